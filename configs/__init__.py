@@ -1,0 +1,1 @@
+"""Settings of every part, and the YAML files that hold them."""

@@ -1,0 +1,88 @@
+"""Reads the settings: a YAML file, overridden by LONGWATCH_* in the environment."""
+
+import os
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+from pydantic_settings import SettingsError as SourceError
+
+from configs.settings import Settings
+
+PREFIX = "LONGWATCH_"
+DELIMITER = "__"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+BUNDLED = Path(__file__).parent
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names the key or variable and what is expected."""
+
+
+def load_settings(config: str | Path | None = None) -> Settings:
+    """The settings of `config` (a YAML path, or the name of a bundled file such as "tiny"), environment on top.
+
+    Without `config`, LONGWATCH_CONFIG names the file; without that, "tiny" is taken.
+    A variable such as LONGWATCH_INGEST__SAMPLE_FPS=2 overrides `ingest: {sample_fps: ...}`.
+    Raises SettingsError naming the file, key or variable at fault.
+    """
+    path = find_config(str(config or os.environ.get(CONFIG_VARIABLE) or "tiny"))
+    _refuse_unknown_variables()
+    try:
+        return _configured(path)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path)) from error
+    except (SourceError, OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise SettingsError(f"cannot read settings from {path} and {PREFIX}* variables: {error}") from error
+
+
+def find_config(name: str) -> Path:
+    """The YAML file called `name`: a path, or a file bundled in this folder. Raises SettingsError."""
+    for path in (Path(name), BUNDLED / f"{name}.yaml"):
+        if path.is_file():
+            return path.absolute()
+    known = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.yaml")))
+    raise SettingsError(f"no settings file {name!r}; give a path, or one of the bundled: {known}")
+
+
+def _configured(path: Path) -> Settings:
+    class Configured(BaseSettings, Settings):
+        model_config = SettingsConfigDict(
+            env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid", frozen=True
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+
+    return Settings.model_validate(Configured().model_dump())
+
+
+def _refuse_unknown_variables() -> None:
+    """pydantic-settings ignores a variable whose first word is no field: a typo would go unnoticed."""
+    known = {f"{PREFIX}{field}".upper() for field in Settings.model_fields} | {CONFIG_VARIABLE}
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable.split(DELIMITER)[0].upper() not in known:
+            parts = ", ".join(Settings.model_fields)
+            raise SettingsError(f"unknown setting in the environment: {variable}; the parts are {parts}")
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = [
+        f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r})"
+        for item in error.errors(include_url=False)
+    ]
+    return f"wrong settings (from {path} and {PREFIX}* variables):\n" + "\n".join(lines)

@@ -1,0 +1,146 @@
+"""The data that crosses processes and is kept in the archive as JSON: videos, questions, answers."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FusionMode = Literal["focused", "sampled", "exact"]
+VideoStatus = Literal["queued", "fetching", "sampling", "ready", "duplicate", "failed"]
+QuestionStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class Document(BaseModel):
+    """A JSON file of ours: immutable (change it with `model_copy(update=...)`), unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problem(Document):
+    """Why something failed: `code` is stable, `message` says what to do."""
+
+    code: str
+    message: str
+
+
+class Video(Document):
+    """A source and what became of it (`video.json`)."""
+
+    id: str
+    kind: Literal["url", "path", "upload"]
+    source: str = Field(description="What the user submitted, without credentials.")
+    location: str = Field(
+        description="What ingest opens: URL or absolute path. Never shown: it may hold a password."
+    )
+    status: VideoStatus = "queued"
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    sample_fps: float
+    mode: Literal["exact", "keyframes"]
+    frames_expected: int | None = Field(None, description="Known once the file is open.")
+    frames_sampled: int | None = Field(None, description="Final; set when sampling has ended.")
+    duration_s: float | None = None
+    width_px: int | None = Field(None, description="As displayed: after rotation.")
+    height_px: int | None = None
+    source_fps: float | None = None
+    codec: str | None = None
+    sha256: str | None = None
+    duplicate_of: str | None = Field(
+        None, description="The video with the same content, which holds the frames."
+    )
+    truncated: str | None = Field(
+        None, description="Where and why the source ended early; what came before is kept."
+    )
+    problem: Problem | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether ingest has nothing left to do."""
+        return self.status in ("ready", "duplicate", "failed")
+
+
+class Progress(Document):
+    """How far a video is; seconds are of this service's work, not of the video."""
+
+    frames_sampled: int
+    frames_expected: int | None
+    frames_encoded: int
+    encoded_until_s: float = Field(
+        description="Everything before this second of the video can be asked about."
+    )
+    eta_s: float | None = Field(None, description="Estimate until all is encoded; empty while unknown.")
+    hot_bytes: int = Field(description="Memory that this video's records take in Redis.")
+    complete: bool
+
+
+class Options(Document):
+    """How an answer is decoded."""
+
+    temperature: float = Field(0.0, ge=0, le=2, description="0: greedy.")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, description="Empty: the configured limit.")
+    seed: int = Field(0, ge=0)
+
+
+class Evidence(Document):
+    """A frame that an answer rests on."""
+
+    t_s: float
+    score: float = Field(description="Share of the question's attention among all frames of the stretch.")
+    picture: str = Field(description="Path of the picture in the API.")
+
+
+class Tokens(Document):
+    """Positions in the LLM's context."""
+
+    text: int
+    vision: int
+    answer: int
+
+
+class Timings(Document):
+    """Seconds each part of answering took; first_token_s and total_s count from when the question was asked."""
+
+    queue_s: float
+    fusion_s: float
+    prefill_s: float
+    first_token_s: float
+    total_s: float
+
+
+class Answer(Document):
+    """What was answered, over what, and on which grounds."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled"]
+    start_s: float
+    end_s: float
+    frames: int = Field(description="Frames of the stretch, all of them in the LLM's context.")
+    fusion: FusionMode
+    fusion_frames: int = Field(description="Frames over which the question's text was fused.")
+    evidence: tuple[Evidence, ...] = ()
+    encoded_until_s: float
+    video_complete: bool = Field(description="False: asked while the video was still being encoded.")
+    tokens: Tokens
+    timings: Timings
+
+
+class Question(Document):
+    """A question about a stretch of a video, and its answer once there is one."""
+
+    id: str
+    video_id: str
+    text: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    fusion: FusionMode
+    options: Options = Options()
+    previous_question_id: str | None = None
+    status: QuestionStatus = "queued"
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    answer: Answer | None = None
+    problem: Problem | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will come."""
+        return self.status in ("done", "failed", "cancelled")

@@ -1,0 +1,116 @@
+"""A worker process: runs allow-listed jobs one after the other in-process, and beats while it does."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+from rq import Queue, SimpleWorker
+from rq.job import Job, get_current_job
+from rq.serializers import JSONSerializer
+
+from configs.settings import QueueSettings, Settings
+from storage.errors import JobNotAllowed
+from storage.hot import connect
+from storage.queues import JOBS
+from storage.reconciler import Reconciler
+from storage.store import Store
+
+log = logging.getLogger(__name__)
+Handlers = Mapping[str, Callable[..., None]]
+
+
+def run_worker(
+    settings: Settings, store: Store, handlers: Handlers, model_fingerprint: str | None = None
+) -> None:
+    """Works on the queues of `handlers` (job name -> function), in their order, until told to stop by a signal.
+
+    Beside the jobs a thread reconciles: any live worker, whatever it works on, brings back the jobs of a dead one.
+    """
+    unknown = set(handlers) - set(JOBS)
+    if unknown:
+        raise JobNotAllowed(f"no such jobs: {sorted(unknown)}; the list is in storage/queues.py")
+    redis = connect(settings.redis_url, settings.redis)
+    queue_names = list(dict.fromkeys(JOBS[name] for name in handlers))
+    worker = Worker(
+        [Queue(name, connection=redis, serializer=JSONSerializer) for name in queue_names],
+        connection=redis,
+        serializer=JSONSerializer,
+        job_class=_bound_job(handlers),
+        maintenance_interval=settings.queues.worker_dead_after_s,
+        log_job_description=False,
+    )
+    worker.settings = settings.queues
+    stop = threading.Event()
+    tasks = [lambda: worker.beat_forever(store, model_fingerprint, stop)]
+    tasks.append(lambda: Reconciler(store, settings.queues).run_forever(stop))
+    threads = [threading.Thread(target=task, daemon=True) for task in tasks]
+    for thread in threads:
+        thread.start()
+    try:
+        worker.work(logging_level="INFO")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=5)
+
+
+def is_last_try() -> bool:
+    """Whether the job at hand will not be retried if it fails now (also true outside a job)."""
+    job = get_current_job()
+    return job is None or not job.retries_left
+
+
+class Worker(SimpleWorker):
+    """RQ's in-process worker with a heartbeat of its own: its job is known to be lost soon after it died.
+
+    RQ's SimpleWorker is silent during a job, so its jobs count as alive until their time-out (shared facts: RQ 2.12).
+    """
+
+    settings: QueueSettings
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        """Seconds after a beat at which the job counts as lost."""
+        return self.settings.worker_dead_after_s
+
+    def beat_forever(self, store: Store, model_fingerprint: str | None, stop: threading.Event) -> None:
+        """Keeps the running job's claim alive, and the model's name known, until `stop` is set."""
+        while not stop.wait(self.settings.heartbeat_interval_s):
+            job, execution = self._running, self.execution
+            try:
+                if job is not None and execution is not None:
+                    self.maintain_heartbeats(job)
+                if model_fingerprint is not None:
+                    store.hot.announce_model(model_fingerprint)
+            except RedisError as error:
+                log.warning("heartbeat failed: %s", error)
+
+    _running: Job | None = None
+
+    def perform_job(self, job: Job, queue: Queue) -> bool:
+        """Runs one job; remembers it for the heartbeat."""
+        self._running = job
+        try:
+            return super().perform_job(job, queue)
+        finally:
+            self._running = None
+
+
+def _bound_job(handlers: Handlers) -> type[Job]:
+    class BoundJob(Job):
+        """A job whose name is looked up in the worker's own list: nothing that Redis says is ever imported."""
+
+        @property
+        def func(self) -> Callable[..., Any]:
+            name = self.func_name
+            if name not in handlers:
+                raise JobNotAllowed(
+                    f"job {self.id} asks for {name!r}; this worker runs {', '.join(handlers)} only"
+                )
+            return handlers[name]
+
+        # RQ would import these by the dotted path that Redis holds.
+        success_callback = failure_callback = stopped_callback = None
+
+    return BoundJob
