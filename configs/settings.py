@@ -30,13 +30,10 @@ class ArchiveSettings(Part):
 class RedisSettings(Part):
     """The hot copy, the queues and the streams of answers."""
 
-    url: str = Field(
-        "", description="redis://, rediss:// or unix:// URL; empty: the private instance of `up`."
-    )
+    url: str = Field("", description="redis://, rediss:// or unix:// URL; empty: the private instance of `up`.")
     connect_timeout_s: PositiveFloat = 5.0
     retries: PositiveInt = 6
     record_ttl_s: PositiveInt = Field(6 * 3600, description="How long a record stays hot after its last use.")
-    counts_ttl_s: PositiveInt = 24 * 3600
     answer_ttl_s: PositiveInt = Field(3600, description="How long the pieces of an answer can be re-read.")
     max_memory_mb: PositiveInt = Field(2048, description="Memory of the private instance (volatile-lru).")
 
@@ -48,12 +45,8 @@ class QueueSettings(Part):
     retries: PositiveInt = 5
     retry_backoff_s: tuple[int, ...] = (1, 2, 5, 15, 30)
     heartbeat_interval_s: PositiveFloat = 3.0
-    worker_dead_after_s: PositiveInt = Field(
-        15, description="A job whose worker is silent this long is retried."
-    )
-    failed_retry_after_s: PositiveInt = Field(
-        3600, description="A job that failed for good is tried again then."
-    )
+    worker_dead_after_s: PositiveInt = Field(15, description="A job whose worker is silent this long is retried.")
+    failed_retry_after_s: PositiveInt = Field(3600, description="A job that failed for good is tried again then.")
     reconcile_interval_s: PositiveFloat = 5.0
     max_pending_segments: PositiveInt = Field(8, description="Encode jobs of one video queued at once.")
 
@@ -102,9 +95,7 @@ class ReasonerSettings(Part):
     """The language half."""
 
     fusion: Literal["focused", "sampled", "exact"] = "focused"
-    sample_frames: PositiveInt = Field(
-        16, description="Even sample over the stretch (DESIGN: focused fusion)."
-    )
+    sample_frames: PositiveInt = Field(16, description="Even sample over the stretch (DESIGN: focused fusion).")
     focus_frames: PositiveInt = Field(16, description="Frames most attended to (DESIGN: K = 16 did best).")
     focus_baseline: bool = Field(False, description="Score relative to a neutral question (attention sinks).")
     evidence_frames: PositiveInt = 4

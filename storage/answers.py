@@ -1,9 +1,9 @@
 """The pieces of an answer on their way: a Redis stream per question, from the reasoner to whoever reads."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from redis import Redis
 
@@ -11,6 +11,7 @@ from configs.settings import RedisSettings
 from storage.hot import redis_errors
 
 PieceKind = Literal["text", "restart", "done", "error"]
+_Streams = Iterable[tuple[bytes, Iterable[tuple[bytes, dict[bytes, bytes]]]]]  # what XREAD answers
 LAST: tuple[PieceKind, ...] = ("done", "error")
 
 
@@ -48,7 +49,7 @@ class Answers:
         block_ms = max(int(wait_s * 1000), 1)
         with redis_errors():
             streams = self._redis.xread({_stream_key(question_id): cursor}, block=block_ms)
-        for _, entries in streams or ():
+        for _, entries in cast(_Streams, streams or ()):
             for entry_id, fields in entries:
                 kind, text = json.loads(fields[b"piece"])
                 yield Piece(entry_id.decode(), kind, text)

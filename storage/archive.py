@@ -83,7 +83,7 @@ class Archive:
         self.files.write(_times_path(video_id, segment), times.encode())
 
     def timestamps_s(self, video_id: str, segment: int) -> list[float]:
-        """The times of the segment's frames; empty where there are none. A damaged file is rebuilt from the pictures."""
+        """The times of the segment's frames, perhaps none. A damaged file is rebuilt from the pictures."""
         path = _times_path(video_id, segment)
         content = self.files.read(path)
         if content is None:
@@ -151,9 +151,7 @@ class Archive:
 
     def _rebuilt_timestamps_s(self, video_id: str, segment: int) -> list[float]:
         video = self.video(video_id)
-        pictures = [
-            name for name in self.files.names(_frames_path(video_id, segment)) if name.endswith(".jpg")
-        ]
+        pictures = [name for name in self.files.names(_frames_path(video_id, segment)) if name.endswith(".jpg")]
         first = segment * SEGMENT_FRAMES
         times = [(first + k + 0.5) / video.sample_fps for k in range(len(pictures))]
         self.files.write(_times_path(video_id, segment), json.dumps({"timestamps_s": times}).encode())

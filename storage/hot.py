@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -23,7 +23,7 @@ MODEL = "model:fingerprint"
 
 
 def connect(url: str, settings: RedisSettings) -> Redis:
-    """A connection that retries with backoff. Raises RedisUnavailable where the URL makes no sense."""
+    """A connection that retries with backoff and answers in bytes. Raises RedisUnavailable where the URL is wrong."""
     try:
         return Redis.from_url(
             url,
@@ -47,6 +47,16 @@ def redis_errors() -> Iterator[None]:
         ) from error
 
 
+def as_text(value: object) -> str:
+    """What Redis holds, as text (connections here answer in bytes)."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def as_bytes(value: object) -> bytes | None:
+    """What Redis holds, as bytes; None where it holds nothing."""
+    return value if isinstance(value, bytes) else None
+
+
 class Hot:
     """Records with a time to live, and the counters behind the progress display. Raises RedisUnavailable."""
 
@@ -64,19 +74,14 @@ class Hot:
     def record(self, video_id: str, segment: int) -> bytes | None:
         """The segment's record as a blob; its life starts anew. None where it was evicted."""
         with redis_errors():
-            blob: bytes | None = self.redis.getex(
-                _record_key(video_id, segment), ex=self._settings.record_ttl_s
-            )
-        return blob
+            return as_bytes(self.redis.getex(_record_key(video_id, segment), ex=self._settings.record_ttl_s))
 
     def put_record(self, video_id: str, segment: int, blob: bytes) -> None:
         """Keeps a copy of the record. A Redis that is full goes without: the archive has it."""
         with redis_errors():
             try:
                 self.redis.set(_record_key(video_id, segment), blob, ex=self._settings.record_ttl_s)
-            except RedisError as error:
-                if "OOM" not in str(error):
-                    raise
+            except OutOfMemoryError:
                 log.warning("Redis is full, segment %s of %s stays in the archive only", segment, video_id)
 
     def drop_record(self, video_id: str, segment: int) -> None:
@@ -97,7 +102,7 @@ class Hot:
         """The video's counters, None where they have to be rebuilt."""
         with redis_errors():
             raw = self.redis.hgetall(_counts_key(video_id))
-        return {name.decode(): int(value) for name, value in raw.items()} if raw else None
+        return {as_text(name): int(value) for name, value in raw.items()} if raw else None
 
     def set_count(self, video_id: str, name: str, value: int) -> None:
         """Sets a counter, unless all are gone: then they are rebuilt from the archive, which has this change."""
@@ -115,7 +120,6 @@ class Hot:
         with redis_errors(), self.redis.pipeline() as pipeline:
             for name, value in counts.items():
                 pipeline.hsetnx(_counts_key(video_id), name, value)
-            pipeline.expire(_counts_key(video_id), self._settings.counts_ttl_s)
             pipeline.execute()
 
     def forget_video(self, video_id: str, segments: int) -> None:
@@ -130,7 +134,7 @@ class Hot:
     def unfinished(self) -> list[str]:
         """The ids of videos and questions that may have work left, oldest first."""
         with redis_errors():
-            return sorted(member.decode() for member in self.redis.smembers(UNFINISHED))
+            return sorted(as_text(member) for member in self.redis.smembers(UNFINISHED))
 
     def mark_unfinished(self, *ids: str) -> None:
         """Has the reconciler look after these videos or questions."""
@@ -151,8 +155,8 @@ class Hot:
     def model(self) -> str | None:
         """The fingerprint of the model that is running, None before any worker has come up."""
         with redis_errors():
-            raw: bytes | None = self.redis.get(MODEL)
-        return raw.decode() if raw else None
+            raw = self.redis.get(MODEL)
+        return as_text(raw) if raw else None
 
     def announce_model(self, fingerprint: str) -> None:
         """Says which model runs. Another one than before makes all counters void: they counted its records."""
@@ -168,9 +172,7 @@ class Hot:
     def lock(self, name: str, hold_s: float, wait_s: float) -> Iterator[bool]:
         """Holds the lock `name` for at most `hold_s`; yields False where it could not be had within `wait_s`."""
         with redis_errors():
-            lock = self.redis.lock(
-                f"lock:{name}", timeout=hold_s, blocking_timeout=wait_s, thread_local=False
-            )
+            lock = self.redis.lock(f"lock:{name}", timeout=hold_s, blocking_timeout=wait_s, thread_local=False)
             got = lock.acquire()
         try:
             yield got

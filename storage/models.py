@@ -29,9 +29,7 @@ class Video(Document):
     id: str
     kind: Literal["url", "path", "upload"]
     source: str = Field(description="What the user submitted, without credentials.")
-    location: str = Field(
-        description="What ingest opens: URL or absolute path. Never shown: it may hold a password."
-    )
+    location: str = Field(description="What ingest opens: URL or absolute path. Never shown: it may hold a password.")
     status: VideoStatus = "queued"
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     sample_fps: float
@@ -44,12 +42,8 @@ class Video(Document):
     source_fps: float | None = None
     codec: str | None = None
     sha256: str | None = None
-    duplicate_of: str | None = Field(
-        None, description="The video with the same content, which holds the frames."
-    )
-    truncated: str | None = Field(
-        None, description="Where and why the source ended early; what came before is kept."
-    )
+    duplicate_of: str | None = Field(None, description="The video with the same content, which holds the frames.")
+    truncated: str | None = Field(None, description="Where and why the source ended early; what came before is kept.")
     problem: Problem | None = None
 
     @property
@@ -64,9 +58,7 @@ class Progress(Document):
     frames_sampled: int
     frames_expected: int | None
     frames_encoded: int
-    encoded_until_s: float = Field(
-        description="Everything before this second of the video can be asked about."
-    )
+    encoded_until_s: float = Field(description="Everything before this second of the video can be asked about.")
     eta_s: float | None = Field(None, description="Estimate until all is encoded; empty while unknown.")
     hot_bytes: int = Field(description="Memory that this video's records take in Redis.")
     complete: bool

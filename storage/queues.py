@@ -14,7 +14,7 @@ from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegis
 from rq.serializers import JSONSerializer
 
 from configs.settings import QueueSettings
-from storage.hot import redis_errors
+from storage.hot import as_text, redis_errors
 
 INGEST, ENCODE, FUSE, ANSWER = "ingest", "encode", "fuse", "answer"
 QUEUES = (INGEST, ENCODE, FUSE, ANSWER)
@@ -48,9 +48,7 @@ class Queues:
     def fuse(self, video_id: str, segment: int, requests: Sequence[FusionRequest]) -> None:
         """Have the segment's record hold these texts' fusions over these frames."""
         digest = hashlib.sha256(json.dumps(requests).encode()).hexdigest()[:16]
-        self._enqueue(
-            f"fuse-{video_id}-{segment}-{digest}", "fuse_segment", video_id, segment, list(requests)
-        )
+        self._enqueue(f"fuse-{video_id}-{segment}-{digest}", "fuse_segment", video_id, segment, list(requests))
 
     def answer(self, question_id: str) -> None:
         """Have the question answered."""
@@ -59,7 +57,7 @@ class Queues:
     def is_live(self, queue_name: str, job_id: str) -> bool:
         """Whether the job waits, runs at a live worker, or failed for good a short while ago.
 
-        Only what is true now counts: a job whose trace was lost (flushed, dropped between queue and worker) is not live.
+        Only what is true now counts: a job whose trace was lost (by a flush, or between queue and worker) is not.
         """
         queue = self._queues[queue_name]
         with redis_errors():
@@ -118,7 +116,7 @@ class Queues:
     def _started(self, queue: Queue) -> set[str]:
         registry = StartedJobRegistry(queue=queue)
         alive = queue.connection.zrangebyscore(registry.key, time.time(), "+inf")
-        return {registry.parse_job_id(entry.decode()) for entry in alive}
+        return {registry.parse_job_id(as_text(entry)) for entry in alive}
 
     def _fetch(self, queue: Queue, job_id: str) -> Job | None:
         try:

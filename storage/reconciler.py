@@ -21,7 +21,7 @@ class Reconciler:
         self._settings = settings
 
     def run_forever(self, stop: threading.Event) -> None:
-        """One pass every `reconcile_interval_s` until `stop` is set; a failing pass is logged and the next one comes."""
+        """One pass every `reconcile_interval_s` until `stop` is set; a failing pass is logged, the next one comes."""
         while not stop.wait(self._settings.reconcile_interval_s):
             try:
                 self.run_once()
@@ -52,9 +52,7 @@ class Reconciler:
         for segment in missing:
             if pending == self._settings.max_pending_segments:
                 break
-            if (
-                video.settled or counts.frames[segment] == SEGMENT_FRAMES
-            ):  # a growing segment can wait until it is full
+            if video.settled or counts.frames[segment] == SEGMENT_FRAMES:  # a growing segment can wait until it is full
                 self._store.queues.encode(video_id, segment)
                 pending += self._store.queues.is_live(ENCODE, encode_job_id(video_id, segment))
 

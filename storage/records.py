@@ -73,9 +73,7 @@ def from_bytes(blob: bytes, path: str, fingerprint: str | None) -> Record:
         metadata = json.loads(blob[8 : 8 + length]).get("__metadata__") or {}
         tensors = load(blob)
         if metadata.get("format") != FORMAT:
-            raise ForeignRecord(
-                f"{path} has format {metadata.get('format')!r}, not {FORMAT}; it will be rebuilt"
-            )
+            raise ForeignRecord(f"{path} has format {metadata.get('format')!r}, not {FORMAT}; it will be rebuilt")
         timestamps_s = tuple(float(t) for t in json.loads(metadata["timestamps_s"]))
         fusions = {_fusion_key(name): tensors[name] for name in json.loads(metadata["order"])}
         record = Record(metadata["fingerprint"], timestamps_s, tensors["tokens"], fusions)

@@ -177,9 +177,7 @@ class Store:
         self.archive.video(video_id)
         leaning = [video.id for video in self.archive.videos() if video.duplicate_of == video_id]
         if leaning:
-            raise Conflict(
-                f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first"
-            )
+            raise Conflict(f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first")
         segments = self.archive.segments(video_id)
         self.queues.drop(video_id)
         self.archive.delete_video(video_id)

@@ -21,9 +21,7 @@ log = logging.getLogger(__name__)
 Handlers = Mapping[str, Callable[..., None]]
 
 
-def run_worker(
-    settings: Settings, store: Store, handlers: Handlers, model_fingerprint: str | None = None
-) -> None:
+def run_worker(settings: Settings, store: Store, handlers: Handlers, model_fingerprint: str | None = None) -> None:
     """Works on the queues of `handlers` (job name -> function), in their order, until told to stop by a signal.
 
     Beside the jobs a thread reconciles: any live worker, whatever it works on, brings back the jobs of a dead one.
@@ -103,11 +101,9 @@ def _bound_job(handlers: Handlers) -> type[Job]:
 
         @property
         def func(self) -> Callable[..., Any]:
-            name = self.func_name
+            name = str(self.func_name)
             if name not in handlers:
-                raise JobNotAllowed(
-                    f"job {self.id} asks for {name!r}; this worker runs {', '.join(handlers)} only"
-                )
+                raise JobNotAllowed(f"job {self.id} asks for {name!r}; this worker runs {', '.join(handlers)} only")
             return handlers[name]
 
         # RQ would import these by the dotted path that Redis holds.

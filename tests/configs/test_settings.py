@@ -1,0 +1,65 @@
+"""Settings: defaults, the order of sources, and messages that name the key."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from configs.loading import BUNDLED, SettingsError, load_settings
+
+
+def test_the_bundled_files_load() -> None:
+    for path in BUNDLED.glob("*.yaml"):
+        assert load_settings(path.stem).model.checkpoint
+
+
+def test_the_environment_overrides_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("ingest: {sample_fps: 2, jpeg_quality: 80}\n")
+    monkeypatch.setenv("LONGWATCH_INGEST__SAMPLE_FPS", "3")
+    ingest = load_settings(file).ingest
+    assert (ingest.sample_fps, ingest.jpeg_quality) == (3.0, 80)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        load_settings().data_dir = Path("elsewhere")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("ingest: {sample_fsp: 1}", "ingest.sample_fsp"),
+        ("ingest: {sample_fps: fast}", "ingest.sample_fps"),
+        ("ingets: {}", "ingets"),
+        ("api: {port: 0}", "api.port"),
+        ("- a list", "mine.yaml"),
+        ("model: [", "mine.yaml"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(text: str, named: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LONGWATCH_INGEST__SAMPLE_FSP", "1"),
+        ("LONGWATCH_INGETS__SAMPLE_FPS", "1"),
+        ("LONGWATCH_INGEST__ALLOWED_ROOTS", "not json"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert variable.split("__", maxsplit=1)[0].removeprefix("LONGWATCH_").lower() in str(caught.value).lower()
+
+
+def test_a_missing_file_lists_what_there_is() -> None:
+    with pytest.raises(SettingsError, match="llava-mini-8b, tiny"):
+        load_settings("nowhere.yaml")
