@@ -1,7 +1,8 @@
 """What a checkpoint's `config.json` says of the model's shape."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from llava_mini.errors import CheckpointError
 
 FEATURE_LAYER = -2  # penultimate CLIP layer: paper 5.1; `mm_vision_select_layer` of the released configuration
+# What this package implements, where the released configuration could say something else.
+IMPLEMENTED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,19 @@ class LlavaMiniConfig:
         return int(self.text.hidden_size)
 
     @property
+    def vocab_size(self) -> int:
+        """Rows of the table of text embeddings."""
+        return int(self.text.vocab_size)
+
+    @property
     def tokens_per_frame(self) -> int:
         """C, compressed tokens per frame."""
         return self.compressor_size**2
+
+    @property
+    def pictures(self) -> int:
+        """Pictures the tower reads per frame: the frame, and at high resolution its crops."""
+        return 1 if self.resolution_ratio == 1 else self.resolution_ratio**2 + 1
 
     @property
     def side_px(self) -> int:
@@ -46,8 +59,39 @@ class LlavaMiniConfig:
 
     @property
     def context(self) -> int:
-        """Positions the LLM was made for."""
+        """Positions the LLM was made for.
+
+        `tokenizer_model_max_length` is no limit of the model: the public code cuts prompts there, silently
+        (golden/SEMANTICS.md, item 7).
+        """
         return int(self.text.max_position_embeddings)
+
+    def with_attention(self, attention: str) -> "LlavaMiniConfig":
+        """A copy whose layers use this attention implementation of transformers."""
+        return replace(
+            self,
+            text=LlamaConfig.from_dict(self.text.to_dict(), attn_implementation=attention),
+            vision=CLIPVisionConfig.from_dict(self.vision.to_dict(), attn_implementation=attention),
+        )
+
+
+def parse_config(values: Mapping[str, Any], tower: Mapping[str, Any], path: Path) -> LlavaMiniConfig:
+    """The configuration from the objects of both `config.json`; raises CheckpointError naming `path`."""
+    for key, known in IMPLEMENTED.items():
+        if values.get(key, known) != known:
+            raise CheckpointError(f"{path}: {key} is {values[key]!r}, but only {known!r} is implemented")
+    try:
+        return LlavaMiniConfig(
+            text=LlamaConfig.from_dict({**values, "model_type": "llama"}),
+            vision=CLIPVisionConfig.from_dict(_vision_values(tower)),
+            vision_tower=str(values["mm_vision_tower"]),
+            compressor_size=int(values["compressor_size"]),
+            prefusion_layers=int(values["prefusion_layer_num"]),
+            resolution_ratio=int(values.get("resolution_ratio", 1)),
+            feature_layer=int(values.get("mm_vision_select_layer", FEATURE_LAYER)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no LLaVA-Mini configuration: {error!r}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -59,3 +103,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold an object")
     return values
+
+
+def _vision_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested = values.get("vision_config")  # a full CLIP checkpoint, as openai/clip-vit-large-patch14-336, nests it
+    return dict(nested if isinstance(nested, dict) else values)

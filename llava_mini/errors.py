@@ -3,8 +3,9 @@
 ModelError
  ├─ CheckpointError   the checkpoint cannot be read, or is not one of this architecture
  ├─ PartMissing       the half that is asked for was not loaded
- ├─ DeviceError       device, attention or quantisation that this machine does not offer
- └─ PromptTooLong     more positions than the context holds; `fits` says how many frames would fit
+ ├─ DeviceError       device, dtype, attention or quantisation that this machine does not offer
+ ├─ InputError        pictures or token ids that this checkpoint cannot take
+ └─ PromptTooLong     more positions than the context holds; `would_fit` says how many frames would
 """
 
 
@@ -27,19 +28,30 @@ class PartMissing(ModelError):
 
 
 class DeviceError(ModelError):
-    """Device, attention or quantisation that this machine does not offer."""
+    """Device, dtype, attention or quantisation that this machine does not offer."""
 
     code = "device"
 
 
+class InputError(ModelError):
+    """Pictures or token ids that this checkpoint cannot take."""
+
+    code = "model-input"
+
+
 class PromptTooLong(ModelError):
-    """The stretch does not fit into the context; nothing is ever cut silently."""
+    """The stretch does not fit into the context; nothing is ever cut silently.
+
+    frames      asked for
+    would_fit   frames that fit beside the same text
+    limit       positions of the context
+    """
 
     code = "stretch-too-long"
 
-    def __init__(self, frames: int, fits: int, context: int) -> None:
-        self.frames, self.fits, self.context = frames, fits, context
+    def __init__(self, frames: int, would_fit: int, limit: int) -> None:
+        self.frames, self.would_fit, self.limit = frames, would_fit, limit
         super().__init__(
-            f"{frames} frames do not fit into the model's context of {context} positions together with the prompt; "
-            f"{fits} frames would: ask about a shorter stretch"
+            f"{frames} frames do not fit into the model's context of {limit} positions together with the prompt; "
+            f"{would_fit} frames would: ask about a shorter stretch"
         )

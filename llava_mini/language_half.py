@@ -1,6 +1,7 @@
 """The half of the model that the reasoner holds: the LLM, a shared prefix, and what a question attends to."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,9 +10,15 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from llava_mini.errors import InputError
+
 
 class LanguageHalf:
-    """An unmodified Llama over embeddings, one sequence at a time. Logits are float32."""
+    """An unmodified Llama over embeddings, one sequence at a time. Logits are float32, on the model's device.
+
+    A cache holds the keys and values of the positions run so far. To answer twice from one prefix, `fork` the cache
+    (no copy is made) or `crop` it back.
+    """
 
     def __init__(self, llm: LlamaForCausalLM) -> None:
         self.llm = llm
@@ -19,48 +26,90 @@ class LanguageHalf:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.llm.device
+        device: torch.device = self.llm.device
+        return device
 
-    def embed(self, token_ids: list[int]) -> Tensor:
-        """Plain text embeddings (L,D)."""
-        return self.llm.model.embed_tokens(torch.tensor(token_ids, dtype=torch.long, device=self.device))
+    def embed(self, token_ids: Sequence[int]) -> Tensor:
+        """Plain text embeddings (L,D); raises InputError."""
+        table: Tensor = self.llm.model.embed_tokens.weight
+        return gather(table, token_ids)
 
     def new_cache(self) -> DynamicCache:
-        """An empty key/value cache."""
+        """An empty cache."""
         return DynamicCache(config=self.llm.config)
 
-    @torch.inference_mode()
-    def advance(self, embeds: Tensor, cache: DynamicCache) -> Tensor:
-        """Runs embeddings (S,D) behind what is in `cache`, which grows by S; the last position's logits (V,)."""
-        hidden = self.llm.model(
-            inputs_embeds=embeds[None].to(self.device, self.llm.dtype), past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        return self.llm.lm_head(hidden[0, -1]).float()
+    @torch.no_grad()
+    def prefill(self, inputs_embeds: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
+        """Runs embeddings (S,D) behind `cache` (or as the first), which grows by S and is returned."""
+        grown = self.new_cache() if cache is None else cache
+        self._run(grown, inputs_embeds)
+        return grown
 
-    def step(self, token_id: int, cache: DynamicCache) -> Tensor:
-        """Runs one generated token; the next one's logits (V,)."""
-        return self.advance(self.embed([token_id]), cache)
+    @torch.no_grad()
+    def advance(self, cache: DynamicCache, inputs_embeds: Tensor) -> Tensor:
+        """As `prefill`, and returns the last position's logits (V,)."""
+        logits: Tensor = self.llm.lm_head(self._run(cache, inputs_embeds)[-1])
+        return logits.float()
 
-    def read(self, embeds: Tensor, cache: DynamicCache, span: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """As `advance`, and where these rows attend among the cache's positions `span`.
+    def step(self, cache: DynamicCache, token_id: int) -> Tensor:
+        """Runs one generated token behind `cache`; the next one's logits (V,)."""
+        return self.advance(cache, self.embed([token_id]))
 
-        Returns logits (V,) and attention (span,) float32: mean over heads, summed over the rows and over all layers
-        but the first (DESIGN: focused fusion). Only these rows' weights are computed, beside the fast path.
+    def score(
+        self, cache: DynamicCache, question_embeds: Tensor, vision_span: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """As `advance` for a question (L,D), and where it attends among the positions `vision_span` (start, stop).
+
+        Returns logits (V,) and attention (stop - start,) float32: mean over heads, summed over the question's rows
+        and over all layers but the first (DESIGN: focused fusion). Only these rows' weights are computed, beside the
+        attention implementation in use, which need not be able to return any.
         """
-        total = torch.zeros(span[1] - span[0], device=self.device)
-        with _weights_of_rows(self.llm.model.layers[1:], cache, span, total):
-            logits = self.advance(embeds, cache)
+        start, stop = vision_span
+        total = torch.zeros(stop - start, device=self.device)
+        with _rows_watched(self.llm.model.layers[1:], cache, vision_span, total):
+            logits = self.advance(cache, question_embeds)
         return logits, total
+
+    def _run(self, cache: DynamicCache, inputs_embeds: Tensor) -> Tensor:
+        """(S,D) -> (S,D), after the last norm."""
+        embeds = inputs_embeds[None].to(self.device, self.llm.model.embed_tokens.weight.dtype)
+        hidden: Tensor = self.llm.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True).last_hidden_state
+        return hidden[0]
+
+
+def gather(table: Tensor, token_ids: Sequence[int]) -> Tensor:
+    """Rows of a table of embeddings (vocabulary,D) -> (L,D); raises InputError."""
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < len(table)):
+        raise InputError(f"a token id is beyond the vocabulary of {len(table)}: the tokenizer is not this checkpoint's")
+    return table[torch.tensor(token_ids, dtype=torch.long, device=table.device)]
+
+
+def length(cache: DynamicCache) -> int:
+    """Positions that a cache holds."""
+    return int(cache.get_seq_length())
+
+
+def crop(cache: DynamicCache, positions: int) -> None:
+    """Forgets all but the first `positions`. (DynamicCache.crop means different things in transformers 5.0 and 5.23.)"""
+    if positions < length(cache):
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, :positions], layer.values[:, :, :positions]
+
+
+def fork(cache: DynamicCache) -> DynamicCache:
+    """A cache that goes its own way from here; the tensors so far are shared (a layer that grows replaces its own)."""
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
 
 
 @contextmanager
-def _weights_of_rows(
-    layers: nn.ModuleList, cache: DynamicCache, span: tuple[int, int], total: Tensor
-) -> Iterator[None]:
-    def add(module: Any, args: tuple[()], kwargs: dict[str, Any], output: object) -> None:
-        total.add_(
-            _weights(module, kwargs["hidden_states"], kwargs["position_embeddings"], cache)[:, span[0] : span[1]].sum(0)
-        )
+def _rows_watched(layers: nn.ModuleList, cache: DynamicCache, span: tuple[int, int], total: Tensor) -> Iterator[None]:
+    """Adds to `total` what the rows run meanwhile attend to within `span`."""
+
+    def add(module: nn.Module, _args: tuple[()], kwargs: dict[str, Any], _output: object) -> None:
+        weights = _weights(module, kwargs["hidden_states"], kwargs["position_embeddings"], cache)
+        total.add_(weights[:, slice(*span)].sum(0))
 
     handles = [layer.self_attn.register_forward_hook(add, with_kwargs=True) for layer in layers]
     try:
@@ -73,15 +122,11 @@ def _weights_of_rows(
 def _weights(attention: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], cache: DynamicCache) -> Tensor:
     """Softmax weights of the rows `hidden` (1,R,D) over all S cached positions, mean over heads: (R,S) float32."""
     queries = attention.q_proj(hidden).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-    queries = apply_rotary_pos_emb(queries, queries, *rope)[0].float()
-    keys = cache.layers[attention.layer_idx].keys.float().repeat_interleave(attention.num_key_value_groups, dim=1)
-    scores = queries @ keys.transpose(2, 3) * attention.scaling  # (1,H,R,S)
-    rows, width = scores.shape[2:]
+    queries = apply_rotary_pos_emb(queries, queries, *rope)[0]
+    keys = cache.layers[attention.layer_idx].keys  # (1, kv heads, S, head width)
+    grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)  # (1, kv heads, group*R, head width)
+    scores = (grouped @ keys.transpose(2, 3)).float() * attention.scaling
+    rows, width = hidden.shape[1], keys.shape[2]
+    scores = scores.unflatten(2, (-1, rows))  # (1, kv heads, group, R, S)
     ahead = torch.ones(rows, width, dtype=torch.bool, device=scores.device).triu(width - rows + 1)
-    return scores.masked_fill(ahead, -torch.inf).softmax(-1)[0].mean(0)
-
-
-def shrink(cache: DynamicCache, length: int) -> None:
-    """Forgets all but the first `length` positions."""
-    for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
+    return scores.masked_fill_(ahead, -torch.inf).softmax(-1).mean((1, 2))[0]

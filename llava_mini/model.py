@@ -1,33 +1,30 @@
-"""The whole model, or one half of it: loading, encoding frames, and a trace of every intermediate."""
+"""The whole model, or one half of it: encoding frames, fusing texts with them, and a trace of every intermediate."""
 
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from llava_mini.checkpoint import Checkpoint, fill
-from llava_mini.errors import DeviceError, PartMissing
-from llava_mini.language_half import LanguageHalf
+from llava_mini.checkpoint import Checkpoint
+from llava_mini.context import require_fit
+from llava_mini.errors import InputError, PartMissing
+from llava_mini.language_half import LanguageHalf, gather
+from llava_mini.loading import load_embeddings, load_language, load_vision
+from llava_mini.placement import Attention, resolve_attention, resolve_device, resolve_dtype
 from llava_mini.preprocess import Pictures, Preprocessor
 from llava_mini.prompt import IMAGE_TOKEN_ID
 from llava_mini.quantize import Weights, quantized
 from llava_mini.vision_half import Stages, VisionHalf
 
 Part = Literal["vision", "language"]
-Attention = Literal["auto", "flash_attention_2", "sdpa", "eager"]
-EMBEDDINGS = "model.embed_tokens.weight"
-TOWER = "vision_model."
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the vision half makes of F frames."""
+    """What the vision half makes of F frames; float32, on the CPU."""
 
     tokens: Tensor  # (F,C,D)
     fused: list[Tensor]  # one (F,L_i,D) per text, the placeholder left out
@@ -52,8 +49,8 @@ class LlavaMini:
         self.config = checkpoint.config
         self.folder = checkpoint.folder
         self.fingerprint = checkpoint.fingerprint()
-        self.preprocessor = Preprocessor(checkpoint.tower_folder, checkpoint.config.resolution_ratio)
         self.device = device
+        self._preprocessor = Preprocessor(checkpoint.tower_folder, checkpoint.config.resolution_ratio)
         self._vision = vision
         self._language = language
         self._embeddings = embeddings
@@ -69,20 +66,19 @@ class LlavaMini:
         parts: Sequence[Part] = ("vision", "language"),
         language_weights: Weights = "full",
     ) -> "LlavaMini":
-        """Loads the chosen parts; the other half's tensors are not read.
+        """Loads the chosen parts; the other half's tensors are not read, but for the text embeddings.
 
         `device` "auto" takes CUDA where there is one. Raises CheckpointError, DeviceError.
         """
-        kind = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        place = _device(device)
+        kind, place = resolve_dtype(dtype), resolve_device(device)
+        chosen = resolve_attention(attention, place, kind)
         checkpoint = Checkpoint(folder_or_hub_id)
-        chosen = resolve_attention(attention, place)
-        embeddings = checkpoint.tensors(lambda name: name == EMBEDDINGS, kind)[EMBEDDINGS]
-        vision = _vision_half(checkpoint, kind, chosen).to(place).eval() if "vision" in parts else None
+        embeddings = load_embeddings(checkpoint, kind)
+        vision = load_vision(checkpoint, kind, chosen).to(place) if "vision" in parts else None
         language = None
         if "language" in parts:
-            llm = _llm(checkpoint, kind, embeddings, chosen)
-            language = LanguageHalf(quantized(llm, language_weights, place).eval())
+            llm = load_language(checkpoint, kind, chosen, embeddings)
+            language = LanguageHalf(quantized(llm, language_weights, place))
         return cls(checkpoint, vision, language, embeddings, place)
 
     @property
@@ -99,54 +95,90 @@ class LlavaMini:
             raise PartMissing('the language half was not loaded: parts=("language",)')
         return self._language
 
+    @property
+    def context_limit(self) -> int:
+        """Positions the LLM was made for."""
+        return self.config.context
+
+    def require_fit(self, frames: int, text_tokens: int, new_tokens: int = 0) -> None:
+        """Raises PromptTooLong, with the number of frames that would fit beside that text and answer."""
+        require_fit(
+            frames,
+            limit=self.context_limit,
+            tokens_per_frame=self.config.tokens_per_frame,
+            text_tokens=text_tokens,
+            new_tokens=new_tokens,
+        )
+
     def embed(self, token_ids: Sequence[int]) -> Tensor:
-        """Plain embeddings (L,D) on the model's device, gathered where the table lies."""
-        return self._embeddings[torch.tensor(token_ids, dtype=torch.long)].to(self.device)
+        """Plain embeddings (L,D) on the CPU, gathered where the table lies; raises InputError."""
+        return gather(self._embeddings, token_ids)
 
     def preprocess(self, frames: Pictures) -> Tensor:
-        """A video's frames (F,h,w,3) uint8 -> (F,pictures,3,S,S) float32."""
-        return self.preprocessor.video(frames)
+        """A video's frames (F,h,w,3) uint8 RGB -> (F,3,S,S) float32, or (F,pictures,3,S,S) at high resolution."""
+        values = self._preprocessor.video(frames)
+        return values[:, 0] if self.config.pictures == 1 else values
 
-    @torch.inference_mode()
+    def preprocess_image(self, image: Pictures) -> Tensor:
+        """A single image (h,w,3) uint8 RGB -> (pictures,3,S,S) float32; it keeps its aspect ratio."""
+        return self._preprocessor.images(image[None])[0]
+
+    @torch.no_grad()
     def encode(
         self, pixel_values: Tensor, texts: Sequence[Sequence[int]] = (), batch_frames: int | None = None
     ) -> Encoded:
         """Frames (F,3,S,S) or (F,pictures,3,S,S) -> tokens (F,C,D) and every text fused with every frame.
 
-        All texts share one pass over a frame's patches. Results are on the CPU, float32.
+        All texts share one pass over a frame's patches. Raises InputError.
         """
-        frames = pixel_values if pixel_values.dim() == 5 else pixel_values[:, None]
-        embedded = [self._embed_visible(text) for text in texts]
-        stages = [self._stages(batch, embedded) for batch in frames.split(batch_frames or max(len(frames), 1))]
-        tokens = torch.cat([stage.tokens.float().cpu() for stage in stages])
-        fused = [torch.cat([stage.fused[i].float().cpu() for stage in stages]) for i in range(len(texts))]
-        return Encoded(tokens, [self._with_hidden_rows(rows, text) for rows, text in zip(fused, texts, strict=True)])
+        batches = [(tokens, fused) for tokens, fused in self._batches(pixel_values, texts, batch_frames)]
+        tokens = torch.cat([tokens for tokens, _ in batches])
+        return Encoded(tokens, [torch.cat([fused[i] for _, fused in batches]) for i in range(len(texts))])
 
-    @torch.inference_mode()
+    def fuse(
+        self, pixel_values: Tensor, texts: Sequence[Sequence[int]], batch_frames: int | None = None
+    ) -> list[Tensor]:
+        """Every text fused with every frame: one (F,L_i,D) per text, float32, on the CPU."""
+        return self.encode(pixel_values, texts, batch_frames).fused
+
+    @torch.no_grad()
+    def fuse_means(
+        self, pixel_values: Tensor, texts: Sequence[Sequence[int]], batch_frames: int | None = None
+    ) -> list[Tensor]:
+        """As `fuse`, averaged over the frames in float32, one batch in memory at a time: one (L_i,D) per text."""
+        sums = [torch.zeros(1)] * len(texts)
+        for _, fused in self._batches(pixel_values, texts, batch_frames):
+            sums = [running + rows.sum(0) for running, rows in zip(sums, fused, strict=True)]
+        return [total / len(pixel_values) for total in sums]
+
+    @torch.no_grad()
     def trace(self, pixel_values: Tensor, input_ids: Tensor, max_new_tokens: int) -> dict[str, Tensor]:
         """Every intermediate of a greedy answer, under the names of docs/parity.md; end tokens are not heeded.
 
         pixel_values (pictures,3,S,S) for an image or (T,pictures,3,S,S) for a video; input_ids (L,) or (1,L) with one
-        placeholder. Needs both halves.
+        placeholder. Needs both halves. Raises InputError, PartMissing, PromptTooLong.
         """
-        frames = pixel_values if pixel_values.dim() == 5 else pixel_values[None]
+        frames = self._frames(pixel_values if pixel_values.dim() == 5 else pixel_values[None])
         ids = input_ids.flatten().tolist()
+        if ids.count(IMAGE_TOKEN_ID) != 1 or max_new_tokens < 1:
+            raise InputError(f"trace needs the placeholder {IMAGE_TOKEN_ID} once, and one new token at least")
+        self.require_fit(len(frames), len(ids) - 1, max_new_tokens)
         place = ids.index(IMAGE_TOKEN_ID)
-        stages = self._stages(frames, [self._embed_visible(ids)])
-        fused = self._with_hidden_rows(stages.fused[0].float().cpu(), ids, keep_placeholder=True)
+        stages = self._stages(frames, [self._visible(ids)])
+        fused = self._with_hidden_rows(stages.fused[0].float().cpu(), ids)
         pooled = pool(fused)
-        tokens = stages.tokens.flatten(0, 1)  # (T,C,D) -> (T*C,D)
-        embeds = torch.cat([pooled[:place], tokens.float().cpu(), pooled[place + 1 :]])
+        tokens = stages.tokens.float().cpu()
+        embeds = torch.cat([pooled[:place], tokens.flatten(0, 1), pooled[place + 1 :]])  # (T*C + L - 1, D)
         steps, generated = self._greedy(embeds, max_new_tokens)
         return {
             "pixel_values": pixel_values,
-            "input_ids": input_ids,
-            "clip_features": stages.features,
-            "compressor_out": stages.compressed,
-            "compressor_attn": stages.attention,
-            "compressed_prefusion_in": stages.projected_tokens,
-            "global_prefusion_in": stages.projected_patches,
-            "compressed_tokens": stages.tokens,
+            "input_ids": input_ids.view(1, -1),
+            "clip_features": stages.features.float().cpu(),
+            "compressor_out": stages.compressed.float().cpu(),
+            "compressor_attn": stages.attention.float().cpu(),
+            "compressed_prefusion_in": stages.projected_tokens.float().cpu(),
+            "global_prefusion_in": stages.projected_patches.float().cpu(),
+            "compressed_tokens": tokens,
             "fused_text": fused,
             "pooled_text": pooled,
             "inputs_embeds": embeds,
@@ -155,33 +187,52 @@ class LlavaMini:
             "generated_ids": torch.tensor(generated),
         }
 
+    def _batches(
+        self, pixel_values: Tensor, texts: Sequence[Sequence[int]], batch_frames: int | None
+    ) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Tokens (B,C,D) and fused texts (B,L_i,D) of one batch of frames after the other, float32, on the CPU."""
+        frames = self._frames(pixel_values if pixel_values.dim() == 5 else pixel_values[:, None])
+        kept = [[i for i in text if i != IMAGE_TOKEN_ID] for text in texts]
+        visible = [self._visible(text) for text in kept]
+        for batch in frames.split(batch_frames or len(frames)):
+            stages = self._stages(batch, visible)
+            fused = [rows.float().cpu() for rows in stages.fused]
+            whole = [self._with_hidden_rows(rows, text) for rows, text in zip(fused, kept, strict=True)]
+            yield stages.tokens.float().cpu(), whole
+
+    def _frames(self, pixel_values: Tensor) -> Tensor:
+        """(F,pictures,3,S,S), checked."""
+        c = self.config
+        expected = (c.pictures, 3, c.side_px, c.side_px)
+        if not len(pixel_values) or tuple(pixel_values.shape[1:]) != expected:
+            raise InputError(f"pixel_values must have shape (frames, {expected}), not {tuple(pixel_values.shape)}")
+        return pixel_values
+
     def _stages(self, frames: Tensor, texts: Sequence[Tensor]) -> Stages:
         dtype = self.vision.mm_projector[0].weight.dtype
         stages: Stages = self.vision(frames.to(self.device, dtype), texts)
         return stages
 
-    def _embed_visible(self, ids: Sequence[int]) -> Tensor:
+    def _visible(self, ids: Sequence[int]) -> Tensor:
         """Rows with id <= 0 are hidden in pre-fusion and not counted in positions: as if they were not there."""
-        return self.embed([i for i in ids if i > 0])
+        return self.embed([i for i in ids if i > 0]).to(self.device)
 
-    def _with_hidden_rows(self, rows: Tensor, ids: Sequence[int], keep_placeholder: bool = False) -> Tensor:
+    def _with_hidden_rows(self, rows: Tensor, ids: Sequence[int]) -> Tensor:
         """Puts the raw embedding of token 0 where it was left out of pre-fusion (golden/SEMANTICS.md, item 1)."""
-        kept = [i for i in ids if keep_placeholder or i != IMAGE_TOKEN_ID]
-        if all(i > 0 for i in kept):
+        if all(i > 0 for i in ids):
             return rows
-        raw = self.embed([max(i, 0) for i in kept]).float().cpu()
-        full = raw.repeat(len(rows), 1, 1)
-        full[:, [place for place, i in enumerate(kept) if i > 0]] = rows
+        full = self.embed([max(i, 0) for i in ids]).float().repeat(len(rows), 1, 1)  # the placeholder's row too
+        full[:, [place for place, i in enumerate(ids) if i > 0]] = rows
         return full
 
     def _greedy(self, embeds: Tensor, max_new_tokens: int) -> tuple[list[Tensor], list[int]]:
         cache = self.language.new_cache()
-        steps, generated = [self.language.advance(embeds, cache)], []
-        while True:
+        steps = [self.language.advance(cache, embeds)]
+        generated = [int(steps[0].argmax())]
+        while len(generated) < max_new_tokens:
+            steps.append(self.language.step(cache, generated[-1]))
             generated.append(int(steps[-1].argmax()))
-            if len(generated) == max_new_tokens:
-                return steps, generated
-            steps.append(self.language.step(generated[-1], cache))
+        return [step.cpu() for step in steps], generated
 
 
 def pool(fused: Tensor) -> Tensor:
@@ -190,55 +241,3 @@ def pool(fused: Tensor) -> Tensor:
     for frame in fused:
         total += frame.float()
     return total / len(fused)
-
-
-def resolve_attention(attention: Attention, device: torch.device) -> str:
-    """The implementation that `auto` stands for; raises DeviceError where the asked one cannot run."""
-    flash = importlib.util.find_spec("flash_attn") is not None and device.type == "cuda"
-    if attention == "auto":
-        return "flash_attention_2" if flash else "sdpa"
-    if attention == "flash_attention_2" and not flash:
-        raise DeviceError("flash_attention_2 needs CUDA and the `gpu` extra (flash-attn); use attention: auto")
-    return attention
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = torch.device(device)
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "model.device is cuda, but torch sees no GPU here; use device: auto, or install torch for CUDA"
-        )
-    return place
-
-
-def _vision_half(checkpoint: Checkpoint, dtype: torch.dtype, attention: str) -> VisionHalf:
-    own = ("model.compressor.", "model.mm_projector.", "model.prefusion_layers.")
-    tensors = {
-        name.removeprefix("model.").replace("prefusion_layers.", "prefusion.layers."): value
-        for name, value in checkpoint.tensors(lambda name: name.startswith(own), dtype).items()
-    }
-    checkpoint.config.vision._attn_implementation = attention
-    with torch.device("meta"):
-        half = VisionHalf(checkpoint.config)
-    wanted = {name.removeprefix("tower.").replace("layers.", "encoder.layers.", 1) for name in half.tower.state_dict()}
-    for name, value in checkpoint.tower_tensors(lambda name: name.removeprefix(TOWER) in wanted, dtype).items():
-        tensors["tower." + name.removeprefix(TOWER).replace("encoder.layers.", "layers.")] = value
-    fill(half, tensors, checkpoint.folder)
-    half.prefusion.rotary = LlamaRotaryEmbedding(checkpoint.config.text)  # computed, not stored
-    half.tower.embeddings.position_ids = torch.arange(checkpoint.config.patches + 1)[None]
-    return half
-
-
-def _llm(checkpoint: Checkpoint, dtype: torch.dtype, embeddings: Tensor, attention: str) -> LlamaForCausalLM:
-    own = ("model.layers.", "model.norm.", "lm_head.")
-    tensors = checkpoint.tensors(lambda name: name.startswith(own), dtype) | {EMBEDDINGS: embeddings}
-    if checkpoint.config.text.tie_word_embeddings:
-        tensors["lm_head.weight"] = embeddings
-    checkpoint.config.text._attn_implementation = attention
-    with torch.device("meta"):
-        llm = LlamaForCausalLM(checkpoint.config.text)
-    fill(llm, tensors, checkpoint.folder)
-    llm.model.rotary_emb = LlamaRotaryEmbedding(checkpoint.config.text)
-    return llm

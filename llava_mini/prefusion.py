@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
 
 Rope = tuple[Tensor, Tensor]  # cos, sin: (1,S,head width)
 
@@ -16,6 +21,9 @@ class PreFusion(nn.Module):
 
     Causality makes three things exact: patches and compressed tokens do not depend on any text; several texts share
     them; and of the last layer's patches only keys and values are needed.
+
+    Attention is PyTorch's fused one (it has flash kernels of its own), or written out where the configuration says
+    `eager`.
     """
 
     def __init__(self, config: LlamaConfig, layers: int) -> None:
@@ -66,12 +74,24 @@ def _advance(layer: nn.Module, hidden: Tensor, rope: Rope, keys: Tensor, values:
     attention = layer.self_attn
     queries = _heads(attention.q_proj(layer.input_layernorm(hidden)), attention)
     queries = apply_rotary_pos_emb(queries, queries, *rope)[0]
-    mask = None if mask is None else mask.to(hidden.device)
-    attended = F.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=keys.shape[1] != queries.shape[1]
-    )
-    hidden = hidden + attention.o_proj(attended.transpose(1, 2).flatten(2))
+    attended = _attend(attention, queries, keys, values, None if mask is None else mask.to(hidden.device))
+    hidden = hidden + attention.o_proj(attended.flatten(2))
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def _attend(attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """(F,heads,R,width) over (F,kv heads,S,width) -> (F,R,heads,width)."""
+    if attention.config._attn_implementation == "eager":
+        rows = queries.shape[2]
+        seen = torch.ones(rows, rows, dtype=torch.bool, device=queries.device).tril() if mask is None else mask
+        bias = torch.zeros_like(seen, dtype=queries.dtype).masked_fill(~seen, torch.finfo(queries.dtype).min)
+        attended: Tensor = eager_attention_forward(attention, queries, keys, values, bias, attention.scaling)[0]
+        return attended
+    grouped = keys.shape[1] != queries.shape[1]
+    fused = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
+    return fused.transpose(1, 2)
 
 
 def _heads(rows: Tensor, attention: nn.Module) -> Tensor:

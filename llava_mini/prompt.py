@@ -1,5 +1,6 @@
-"""Turns questions into token ids by the checkpoint's own chat template, and ids back into text piece by piece."""
+"""Turns conversations into token ids by the checkpoint's own chat template, and ids back into text piece by piece."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,17 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
+from llava_mini.config import read_json
 from llava_mini.errors import CheckpointError
 
 IMAGE_TOKEN_ID = -200  # stands where the frames' tokens go (golden/README.md)
 IMAGE_MARK = "<image>"
-UNFINISHED = "�"  # how a tokenizer shows bytes that are no whole character yet
+UNFINISHED = "\ufffd"  # how a tokenizer shows bytes that are no whole character yet
+# The public implementation's system text for Llama 3.1 (golden/SEMANTICS.md, item 11).
+SYSTEM_TEXT = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
 
 Turn = tuple[str, str | None]  # question, and its answer if it has one
 
@@ -21,7 +28,7 @@ Turn = tuple[str, str | None]  # question, and its answer if it has one
 class PromptIds:
     """Token ids before and after the place of the frames' tokens."""
 
-    before: list[int]  # the system prompt: the same for every question
+    before: list[int]  # the system text: the same for every question
     after: list[int]
 
     @property
@@ -35,32 +42,53 @@ class PromptIds:
         return [*self.before, IMAGE_TOKEN_ID, *self.after]
 
 
-class Prompter:
+class PromptBuilder:
     """The checkpoint's tokenizer and chat template.
 
     With `generation_prompt` the answer's header is part of the prompt; without, the model writes it itself, as the
     public implementation has it (golden/SEMANTICS.md, item 11; the released tokenizer was not at hand to verify).
+    `end_ids` are the tokens that end an answer.
     """
 
-    def __init__(self, folder: Path, system: str, generation_prompt: bool = True) -> None:
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"no usable tokenizer in {folder}: {error}") from error
-        if not self._tokenizer.chat_template:
-            raise CheckpointError(f"the tokenizer in {folder} has no chat template")
+    def __init__(self, tokenizer: Any, end_ids: frozenset[int], system: str, generation_prompt: bool) -> None:
+        self._tokenizer = tokenizer
         self._system = system
         self._generation_prompt = generation_prompt
-        self.end_ids = _end_ids(folder, self._tokenizer)
+        marks = sorted({IMAGE_MARK, *tokenizer.get_added_vocab()}, key=len, reverse=True)
+        self._marks = re.compile("|".join(re.escape(mark) for mark in marks))
+        self.end_ids = end_ids
 
-    def build(self, turns: Sequence[Turn]) -> PromptIds:
-        """The prompt of a conversation whose last turn has no answer yet; the frames stand before the first question."""
-        messages = [{"role": "system", "content": self._system}]
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        system: str = SYSTEM_TEXT,
+        generation_prompt: bool = True,
+        chat_template: str | None = None,
+    ) -> "PromptBuilder":
+        """The tokenizer in a checkpoint's folder; `chat_template` (Jinja) replaces its own. Raises CheckpointError."""
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"no usable tokenizer in {folder}: {error}") from error
+        tokenizer.chat_template = chat_template or tokenizer.chat_template
+        if not tokenizer.chat_template:
+            raise CheckpointError(f"the tokenizer in {folder} has no chat template; give one in the settings")
+        return cls(tokenizer, _end_ids(Path(folder), tokenizer), system, generation_prompt)
+
+    def build(self, turns: Sequence[Turn], system: str | None = None) -> PromptIds:
+        """The prompt of a conversation whose last turn has no answer yet.
+
+        The frames stand before the first question, so `before` depends on the system text alone. What looks like a
+        special token within a question or an answer is taken out. Raises CheckpointError where the template fails.
+        """
+        messages = [{"role": "system", "content": self._system if system is None else system}]
         for number, (question, answer) in enumerate(turns):
-            content = question.replace(IMAGE_MARK, "")
-            messages.append({"role": "user", "content": f"{IMAGE_MARK}\n{content}" if number == 0 else content})
+            mark = f"{IMAGE_MARK}\n" if number == 0 else ""
+            messages.append({"role": "user", "content": mark + self._plain(question)})
             if answer is not None:
-                messages.append({"role": "assistant", "content": answer})
+                messages.append({"role": "assistant", "content": self._plain(answer)})
         try:
             text = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=self._generation_prompt
@@ -75,6 +103,14 @@ class Prompter:
     def stream(self) -> "TextStream":
         """A fresh decoder for one answer."""
         return TextStream(self._tokenizer)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a whole answer, special tokens left out."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def _plain(self, text: str) -> str:
+        return self._marks.sub(" ", text)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
@@ -92,17 +128,24 @@ class TextStream:
     def push(self, token_id: int) -> str:
         """The text that this token completes, perhaps none."""
         self._ids.append(token_id)
+        text = self._decoded()
+        return "" if text.endswith(UNFINISHED) else self._piece(text)
+
+    def finish(self) -> str:
+        """What was held back and will not be completed any more."""
+        return self._piece(self._decoded())
+
+    def _decoded(self) -> str:
         text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        if text.endswith(UNFINISHED):
-            return ""
+        return text
+
+    def _piece(self, text: str) -> str:
         piece, self.text = text[len(self.text) :], text
         return piece
 
 
 def _end_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
     """Tokens that end an answer: the tokenizer's own, and those of generation_config.json (Llama 3.1 has several)."""
-    from llava_mini.config import read_json
-
     path = folder / "generation_config.json"
     named = read_json(path).get("eos_token_id") if path.exists() else None
     ids = [named] if isinstance(named, int) else list(named or ())

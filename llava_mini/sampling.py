@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def next_token(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+def next_token(logits: Tensor, *, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
     """The next token's id from logits (V,): greedy at temperature 0, else drawn from the smallest set of mass `top_p`."""
     if temperature == 0:
         return int(logits.argmax())
