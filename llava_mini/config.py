@@ -50,12 +50,14 @@ class LlavaMiniConfig:
     @property
     def side_px(self) -> int:
         """S, the side of the pictures the tower reads."""
-        return int(self.vision.image_size)
+        side: Any = self.vision.image_size  # a pair of sides is possible in transformers, but not in CLIP's towers
+        return int(side)
 
     @property
     def patches(self) -> int:
         """P, patches per picture."""
-        return int((self.vision.image_size // self.vision.patch_size) ** 2)
+        patch: Any = self.vision.patch_size
+        return (self.side_px // int(patch)) ** 2
 
     @property
     def context(self) -> int:

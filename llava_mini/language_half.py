@@ -90,9 +90,13 @@ def length(cache: DynamicCache) -> int:
 
 
 def crop(cache: DynamicCache, positions: int) -> None:
-    """Forgets all but the first `positions`. (DynamicCache.crop means different things in transformers 5.0 and 5.23.)"""
+    """Forgets all but the first `positions`.
+
+    Not by DynamicCache.crop: its argument has meant two things within transformers 5.
+    """
     if positions < length(cache):
-        for layer in cache.layers:
+        layers: Any = cache.layers
+        for layer in layers:
             layer.keys, layer.values = layer.keys[:, :, :positions], layer.values[:, :, :positions]
 
 
@@ -104,7 +108,7 @@ def fork(cache: DynamicCache) -> DynamicCache:
 
 
 @contextmanager
-def _rows_watched(layers: nn.ModuleList, cache: DynamicCache, span: tuple[int, int], total: Tensor) -> Iterator[None]:
+def _rows_watched(layers: Any, cache: DynamicCache, span: tuple[int, int], total: Tensor) -> Iterator[None]:
     """Adds to `total` what the rows run meanwhile attend to within `span`."""
 
     def add(module: nn.Module, _args: tuple[()], kwargs: dict[str, Any], _output: object) -> None:
@@ -125,8 +129,9 @@ def _weights(attention: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], cache:
     queries = apply_rotary_pos_emb(queries, queries, *rope)[0]
     keys = cache.layers[attention.layer_idx].keys  # (1, kv heads, S, head width)
     grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)  # (1, kv heads, group*R, head width)
-    scores = (grouped @ keys.transpose(2, 3)).float() * attention.scaling
+    scores: Tensor = (grouped @ keys.transpose(2, 3)).float() * attention.scaling
     rows, width = hidden.shape[1], keys.shape[2]
-    scores = scores.unflatten(2, (-1, rows))  # (1, kv heads, group, R, S)
+    scores = scores.view(1, keys.shape[1], -1, rows, width)  # (1, kv heads, group, R, S)
     ahead = torch.ones(rows, width, dtype=torch.bool, device=scores.device).triu(width - rows + 1)
-    return scores.masked_fill_(ahead, -torch.inf).softmax(-1).mean((1, 2))[0]
+    weights: Tensor = scores.masked_fill_(ahead, -torch.inf).softmax(-1)
+    return weights.mean((1, 2))[0]

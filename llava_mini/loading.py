@@ -39,7 +39,7 @@ def load_vision(checkpoint: Checkpoint, dtype: torch.dtype, attention: str) -> V
         tensors[used[name]] = value
     _fill(half, tensors, checkpoint.folder)
     half.prefusion.rotary = LlamaRotaryEmbedding(config.text)  # computed, not stored
-    half.tower.embeddings.position_ids = torch.arange(config.patches + 1)[None]
+    half.tower.embeddings.register_buffer("position_ids", torch.arange(config.patches + 1)[None], persistent=False)
     return half.eval()
 
 
@@ -54,7 +54,8 @@ def load_language(checkpoint: Checkpoint, dtype: torch.dtype, attention: str, em
         llm = LlamaForCausalLM(config)
     _fill(llm, tensors, checkpoint.folder)
     llm.model.rotary_emb = LlamaRotaryEmbedding(config)
-    return llm.eval()
+    llm.train(False)
+    return llm
 
 
 def _stored(name: str) -> str:

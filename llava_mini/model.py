@@ -194,7 +194,7 @@ class LlavaMini:
         frames = self._frames(pixel_values if pixel_values.dim() == 5 else pixel_values[:, None])
         kept = [[i for i in text if i != IMAGE_TOKEN_ID] for text in texts]
         visible = [self._visible(text) for text in kept]
-        for batch in frames.split(batch_frames or len(frames)):
+        for batch in torch.split(frames, batch_frames or len(frames)):
             stages = self._stages(batch, visible)
             fused = [rows.float().cpu() for rows in stages.fused]
             whole = [self._with_hidden_rows(rows, text) for rows, text in zip(fused, kept, strict=True)]
@@ -209,7 +209,7 @@ class LlavaMini:
         return pixel_values
 
     def _stages(self, frames: Tensor, texts: Sequence[Tensor]) -> Stages:
-        dtype = self.vision.mm_projector[0].weight.dtype
+        dtype = self.vision.compressor.query.dtype
         stages: Stages = self.vision(frames.to(self.device, dtype), texts)
         return stages
 

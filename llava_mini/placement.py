@@ -15,7 +15,7 @@ FLASH_DTYPES = (torch.bfloat16, torch.float16)  # what flash-attn's kernels take
 def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A dtype by name; raises DeviceError."""
     kind = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if kind not in DTYPES.values():
+    if kind is None or kind not in DTYPES.values():
         raise DeviceError(f"dtype {dtype} is not one of {', '.join(DTYPES)}")
     return kind
 

@@ -1,6 +1,7 @@
 """Modality pre-fusion: decoder layers in which text reads a frame's patches; patches once, however many texts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,10 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import (
     LlamaDecoderLayer,
     LlamaRotaryEmbedding,
-    apply_rotary_pos_emb,
     eager_attention_forward,
 )
 
-Rope = tuple[Tensor, Tensor]  # cos, sin: (1,S,head width)
+Pair = tuple[Tensor, Tensor]  # cos and sin (1,S,head width), or keys and values (F, kv heads, S, head width)
 
 
 class PreFusion(nn.Module):
@@ -43,57 +43,61 @@ class PreFusion(nn.Module):
         text_rope = self.rotary(vision, positions.to(vision.device)[None])
         mask = text_mask(rows, lengths).to(vision.device)
         for index, layer in enumerate(self.layers):
-            kept = C if index == len(self.layers) - 1 else rows  # the last layer's patches end in keys and values
-            keys, values = _keys_and_values(layer, vision, vision_rope)
-            if lengths:
-                own_keys, own_values = _keys_and_values(layer, text, text_rope)
+            first = rows - C if index == len(self.layers) - 1 else 0  # the last layer's patches end in keys and values
+            queries, keys, values = _project(layer, vision, vision_rope, first)
+            if sum(lengths):
+                own_queries, own_keys, own_values = _project(layer, text, text_rope)
                 both = torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2)
-                text = _advance(layer, text, text_rope, *both, mask)
-            tail = vision_rope[0][:, -kept:], vision_rope[1][:, -kept:]
-            causal = None if kept == rows else torch.ones(kept, rows, dtype=torch.bool).tril(rows - kept)
-            vision = _advance(layer, vision[:, -kept:], tail, keys, values, causal)
-        return vision[:, -C:], list(text.split(lengths, dim=1)) if lengths else []
+                text = _advance(layer, text, own_queries, both, mask)
+            causal = torch.ones(rows - first, rows, dtype=torch.bool, device=vision.device).tril(first)
+            vision = _advance(layer, vision[:, first:], queries, (keys, values), causal if first else None)
+        return vision[:, -C:], list(torch.split(text, lengths, dim=1)) if lengths else []
 
 
 def text_mask(rows: int, lengths: Sequence[int]) -> Tensor:
     """(sum L, rows + sum L): every text row sees all vision rows, and the rows of its own text up to itself."""
-    own = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
-    return torch.cat([torch.ones(sum(lengths), rows, dtype=torch.bool), own.view(sum(lengths), sum(lengths))], dim=1)
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long))
+    own = (owner[:, None] == owner).tril()
+    return torch.cat([torch.ones(len(owner), rows, dtype=torch.bool), own], dim=1)
 
 
-def _keys_and_values(layer: nn.Module, hidden: Tensor, rope: Rope) -> Rope:
-    """(F,S,D) -> keys and values (F, kv heads, S, head width)."""
+def _project(layer: Any, hidden: Tensor, rope: Pair, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(F,S,D) -> queries of the rows from `first` on, keys and values of all: (F, heads, rows, head width)."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
+    queries = _heads(attention.q_proj(normed[:, first:]), attention)
     keys, values = _heads(attention.k_proj(normed), attention), _heads(attention.v_proj(normed), attention)
-    return apply_rotary_pos_emb(keys, keys, *rope)[0], values
+    cos, sin = rope[0][:, None], rope[1][:, None]  # (1,1,S,head width)
+    return _rotate(queries, cos[:, :, first:], sin[:, :, first:]), _rotate(keys, cos, sin), values
 
 
-def _advance(layer: nn.Module, hidden: Tensor, rope: Rope, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions, the halves of a head turned against each other as in transformers' Llama."""
+    left, right = states.chunk(2, dim=-1)
+    return states * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+def _advance(layer: Any, hidden: Tensor, queries: Tensor, seen: Pair, mask: Tensor | None) -> Tensor:
     """The layer's output for the rows `hidden` (F,R,D); without a mask the rows are all there are, causally."""
-    attention = layer.self_attn
-    queries = _heads(attention.q_proj(layer.input_layernorm(hidden)), attention)
-    queries = apply_rotary_pos_emb(queries, queries, *rope)[0]
-    attended = _attend(attention, queries, keys, values, None if mask is None else mask.to(hidden.device))
-    hidden = hidden + attention.o_proj(attended.flatten(2))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    attended = _attend(layer.self_attn, queries, seen, mask)
+    hidden = hidden + layer.self_attn.o_proj(attended.flatten(2))
+    output: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return output
 
 
-def _attend(attention: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def _attend(attention: Any, queries: Tensor, seen: Pair, mask: Tensor | None) -> Tensor:
     """(F,heads,R,width) over (F,kv heads,S,width) -> (F,R,heads,width)."""
     if attention.config._attn_implementation == "eager":
         rows = queries.shape[2]
-        seen = torch.ones(rows, rows, dtype=torch.bool, device=queries.device).tril() if mask is None else mask
-        bias = torch.zeros_like(seen, dtype=queries.dtype).masked_fill(~seen, torch.finfo(queries.dtype).min)
-        attended: Tensor = eager_attention_forward(attention, queries, keys, values, bias, attention.scaling)[0]
+        shown = torch.ones(rows, rows, dtype=torch.bool, device=queries.device).tril() if mask is None else mask
+        bias = torch.zeros_like(shown, dtype=queries.dtype).masked_fill(~shown, torch.finfo(queries.dtype).min)
+        attended: Tensor = eager_attention_forward(attention, queries, *seen, bias, attention.scaling)[0]
         return attended
-    grouped = keys.shape[1] != queries.shape[1]
-    fused = F.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-    )
+    grouped = seen[0].shape[1] != queries.shape[1]
+    fused = F.scaled_dot_product_attention(queries, *seen, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
     return fused.transpose(1, 2)
 
 
-def _heads(rows: Tensor, attention: nn.Module) -> Tensor:
+def _heads(rows: Tensor, attention: Any) -> Tensor:
     """(F,S,heads*width) -> (F,heads,S,width)."""
-    return rows.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    return rows.view(*rows.shape[:2], -1, attention.head_dim).transpose(1, 2)

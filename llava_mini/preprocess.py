@@ -32,7 +32,7 @@ class Preprocessor:
         """Single images of one size (F,h,w,3), not squeezed first -> (F,pictures,3,S,S) float32."""
         pictures = [part for image in images for part in self._parts(image)]
         values = self._processor(pictures, return_tensors="np", input_data_format="channels_last")["pixel_values"]
-        return torch.from_numpy(np.asarray(values)).unflatten(0, (len(images), -1))
+        return torch.from_numpy(np.asarray(values)).view(len(images), -1, *values[0].shape)
 
     def _parts(self, image: Pictures) -> list[Pictures]:
         """The crops row-major and the whole image last (golden/SEMANTICS.md, item 10); at ratio 1 the image alone."""
@@ -53,5 +53,5 @@ def squeezed(frames: Pictures) -> Pictures:
 def nearest_indices(size: int) -> NDArray[np.intp]:
     """Which of `size` rows each of the 336 takes; in float32, for integer arithmetic differs (SEMANTICS, item 8)."""
     scale = np.float32(size) / np.float32(FRAME_SIDE_PX)
-    indices = np.floor(np.arange(FRAME_SIDE_PX, dtype=np.float32) * scale).astype(np.intp)
-    return np.minimum(indices, size - 1)
+    indices: NDArray[np.intp] = np.floor(np.arange(FRAME_SIDE_PX, dtype=np.float32) * scale).astype(np.intp)
+    return indices.clip(max=size - 1)

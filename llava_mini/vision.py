@@ -1,6 +1,5 @@
 """The vision tower: CLIP's ViT up to its penultimate layer, patches only."""
 
-import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionEmbeddings
