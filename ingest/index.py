@@ -1,0 +1,59 @@
+"""Lists a video's packets before any is decoded: their times, keyframes, and which are references."""
+
+from collections.abc import Iterator
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from ingest.sampling import Packet
+
+IDR, LAST_PICTURE_NAL = 5, 5  # H.264 table 7-1: types 1 to 5 are coded pictures
+
+
+def list_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | None]:
+    """Every packet of the stream in decoding order; None for one without a time."""
+    h264 = stream.codec_context.name == "h264"
+    length_bytes = _length_bytes(stream.codec_context.extradata) if h264 else 0
+    for packet in container.demux(stream):
+        if packet.size == 0:
+            continue  # the end
+        pts = packet.pts if packet.pts is not None else packet.dts
+        if pts is None:
+            yield None
+        elif h264:
+            kind, reference = first_picture(memoryview(packet), length_bytes)
+            yield Packet(pts, packet.is_keyframe, reference, kind == IDR)
+        else:
+            yield Packet(pts, packet.is_keyframe)
+
+
+def first_picture(data: memoryview, length_bytes: int) -> tuple[int, bool]:
+    """(NAL type, whether it is a reference) of the first coded picture in an H.264 packet.
+
+    `length_bytes` is the size of the length in front of each NAL unit, 0 for start codes (Annex B). A packet in which
+    none is found counts as a reference: it is decoded.
+    """
+    for header in _lengths(data, length_bytes) if length_bytes else _start_codes(bytes(data)):
+        kind = header & 31
+        if 1 <= kind <= LAST_PICTURE_NAL:
+            return kind, bool(header >> 5 & 3)
+    return 0, True
+
+
+def _lengths(data: memoryview, length_bytes: int) -> Iterator[int]:
+    at = 0
+    while at + length_bytes < len(data):
+        yield data[at + length_bytes]
+        at += length_bytes + int.from_bytes(data[at : at + length_bytes], "big")
+
+
+def _start_codes(data: bytes) -> Iterator[int]:
+    at = data.find(b"\0\0\1")
+    while 0 <= at < len(data) - 3:
+        yield data[at + 3]
+        at = data.find(b"\0\0\1", at + 3)
+
+
+def _length_bytes(extradata: bytes | None) -> int:
+    """avcC (ISO/IEC 14496-15, 5.3.3.1) begins with 1 and gives the length's size in its fifth byte."""
+    return (extradata[4] & 3) + 1 if extradata and len(extradata) > 6 and extradata[0] == 1 else 0

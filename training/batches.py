@@ -1,0 +1,194 @@
+"""Batches of generated videos with their questions, made in processes of their own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.degrade import DRAWN_PX, Degrader
+from training.questions import Question, Stretch, ask
+from training.render import render
+from training.vocabulary import Vocabulary
+from training.world import World, generate
+
+# Videos per batch, frames per video, questions per video, share of batches. About 64 frames a batch.
+LENGTHS = ((48, 1, 4, 0.25), (10, 6, 8, 0.20), (4, 16, 12, 0.33), (1, 64, 14, 0.22))
+QUESTION_TOKENS, ANSWER_TOKENS = 11, 8
+# How often each kind is asked; the last five are reported, not yet required (docs/training.md).
+KIND_WEIGHTS = {
+    "exists": 3.0, "needle": 3.0, "colour": 1.5, "shape": 1.5, "room": 0.4, "left-right": 2.5, "height": 1.2,
+    "now": 1.2, "where": 2.0, "order": 0.5, "direction": 0.5, "count": 0.4, "times": 0.3, "caption": 0.4,
+}  # fmt: skip
+PLAIN_SHARE = 0.12  # of videos whose fused questions are replaced by plain embeddings
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # CLIP's (preprocessor_config.json)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+FARTHEST = 400  # positions of vision tokens are spread up to here in half the videos, for lengths never trained
+BLOCKED = -1e4  # added to the scores of what may not be seen
+
+
+@dataclass
+class Batch:
+    """V videos of T frames with Q questions each; see `training.model` for how the rows are laid out."""
+
+    frames: tuple[int, int]  # V, T
+    pictures: Tensor  # (V*T,3,S,S)
+    before: Tensor  # (B,) ids
+    questions: Tensor  # (V,Q,L) ids
+    answers: Tensor  # (V,Q,A) ids
+    answer_mask: Tensor  # (V,Q,A)
+    answer_rows: Tensor  # (V,Q,A) which row of its block predicts each answer token
+    weights: Tensor  # (V,Q,T) of each frame in the pooled fusion
+    plain: Tensor  # (V,) whether the questions go in unfused
+    fusion_positions: Tensor  # (R,)
+    fusion_bias: Tensor  # (R,R)
+    answer_positions: Tensor  # (V,R')
+    answer_bias: Tensor  # (V,R',R')
+    kinds: list[list[str]]
+
+
+def normalised(pictures: np.ndarray) -> Tensor:
+    """uint8 (N,S,S,3) -> float32 (N,3,S,S), as CLIP's image processor has it."""
+    values = (pictures.astype(np.float32) / 255 - MEAN) / STD
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
+
+
+def stream(seed: int, patches: int, side_px: int, workers: int = 1, start: int = 0) -> Iterator[Batch]:
+    """Endless batches; number `start` of a seed is always the same. Worlds have even seeds: odd ones are for tests."""
+    context = get_context("spawn")
+    queues: list[Any] = [context.Queue(maxsize=8) for _ in range(workers)]
+    processes = [
+        context.Process(target=_work, args=(seed, start + k, workers, side_px, queue), daemon=True)
+        for k, queue in enumerate(queues)
+    ]
+    for process in processes:
+        process.start()
+    number = 0
+    while True:
+        yield assemble(queues[number % workers].get(), patches)
+        number += 1
+
+
+def draw(number: int, seed: int, side_px: int) -> dict[str, Any]:
+    """The raw material of batch `number`: pictures, questions, and what each is about."""
+    rng = np.random.default_rng([seed, number])
+    shares = np.array([share for *_, share in LENGTHS])
+    V, T, Q, _ = LENGTHS[rng.choice(len(LENGTHS), p=shares / shares.sum())]
+    degrade = Degrader(int(rng.integers(2**31)), side_px)
+    worlds = [generate(2 * int(rng.integers(2**40)), T) for _ in range(V)]
+    pictures = [degrade(render(world, k + 0.5, DRAWN_PX)) for world in worlds for k in range(T)]
+    asked = [questions_of(world, rng, Q) for world in worlds]
+    weights = [
+        [_fusion_weights(world, question, rng, T) for question in row] for world, row in zip(worlds, asked, strict=True)
+    ]
+    spread = [np.sort(rng.choice(FARTHEST, T, replace=False)) if rng.random() < 0.5 else np.arange(T) for _ in worlds]
+    return {
+        "pictures": np.stack(pictures), "asked": asked, "weights": np.array(weights, np.float32),
+        "spread": np.stack(spread), "plain": rng.random(V) < PLAIN_SHARE,
+    }  # fmt: skip
+
+
+def questions_of(world: World, rng: np.random.Generator, count: int) -> list[Question]:
+    """`count` questions about the whole world, of kinds drawn by their weights."""
+    stretch = Stretch(world, 0, world.seconds)
+    kinds, weights = list(KIND_WEIGHTS), np.array(list(KIND_WEIGHTS.values()))
+    found: list[Question] = []
+    while len(found) < count:
+        question = ask(stretch, rng, kinds[rng.choice(len(kinds), p=weights / weights.sum())])
+        if question is not None:
+            found.append(question)
+    return found
+
+
+def assemble(raw: dict[str, Any], patches: int) -> Batch:
+    """Tensors from raw material."""
+    vocabulary = Vocabulary()
+    asked: list[list[Question]] = raw["asked"]
+    V, Q, T = raw["weights"].shape
+    L, A = QUESTION_TOKENS, ANSWER_TOKENS
+    questions, answers = torch.zeros(V, Q, L, dtype=torch.long), torch.zeros(V, Q, A, dtype=torch.long)
+    lengths = torch.zeros(V, Q, 2, dtype=torch.long)
+    for v, row in enumerate(asked):
+        for q, question in enumerate(row):
+            text, answer = vocabulary.question(question.text), vocabulary.answer(question.answer)
+            questions[v, q, : len(text)] = torch.tensor(text)
+            answers[v, q, : len(answer)] = torch.tensor(answer)
+            lengths[v, q] = torch.tensor([len(text), len(answer)])
+    before = torch.tensor(vocabulary.before)
+    j = torch.arange(A)
+    rows = torch.where(j == 0, lengths[..., :1] - 1, L + j - 1)
+    positions, bias = answer_layout(len(before), torch.from_numpy(raw["spread"]), lengths[..., 0])
+    fusion_positions, fusion_bias = fusion_layout(patches, len(before), Q)
+    return Batch(
+        frames=(V, T), pictures=normalised(raw["pictures"]), before=before, questions=questions, answers=answers,
+        answer_mask=j < lengths[..., 1:], answer_rows=rows, weights=torch.from_numpy(raw["weights"]),
+        plain=torch.from_numpy(raw["plain"]), fusion_positions=fusion_positions, fusion_bias=fusion_bias,
+        answer_positions=positions, answer_bias=bias, kinds=[[question.kind for question in row] for row in asked],
+    )  # fmt: skip
+
+
+def fusion_layout(patches: int, before: int, Q: int) -> tuple[Tensor, Tensor]:
+    """Positions (R,) and bias (R,R) of [patches, token, before, Q questions]: each question sees all but the others."""
+    L, shared = QUESTION_TOKENS, patches + 1 + before
+    positions = torch.cat([torch.arange(shared), (shared + torch.arange(L)).repeat(Q)])
+    block = torch.cat([torch.full((shared,), -1), torch.arange(Q).repeat_interleave(L)])
+    return positions, _bias(block, torch.ones(len(block), dtype=torch.bool))
+
+
+def answer_layout(before: int, spread: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (V,R') and bias (V,R',R') of [before, T tokens, Q blocks of question and answer].
+
+    spread (V,T): positions of the tokens behind `before`; lengths (V,Q): real tokens of each question.
+    """
+    L, A = QUESTION_TOKENS, ANSWER_TOKENS
+    V, T = spread.shape
+    Q = lengths.shape[1]
+    vision = before + spread
+    start = vision[:, -1:] + 1
+    within = torch.cat([torch.arange(L).expand(V, Q, L), lengths[..., None] + torch.arange(A - 1)], dim=2)
+    positions = torch.cat([torch.arange(before).expand(V, -1), vision, start + within.flatten(1)], dim=1)
+    block = torch.cat([torch.full((before + T,), -1), torch.arange(Q).repeat_interleave(L + A - 1)])
+    real = torch.cat([torch.arange(L) < lengths[..., None], torch.ones(V, Q, A - 1, dtype=torch.bool)], dim=2)
+    visible = torch.cat([torch.ones(V, before + T, dtype=torch.bool), real.flatten(1)], dim=1)
+    return positions, torch.stack([_bias(block, row) for row in visible])
+
+
+def _bias(block: Tensor, visible: Tensor) -> Tensor:
+    """0 where a row may look, BLOCKED elsewhere: back, at shared rows (block -1) and its own block; itself always."""
+    rows = torch.arange(len(block))
+    allowed = (rows[None] <= rows[:, None]) & ((block[None] == -1) | (block[None] == block[:, None])) & visible[None]
+    allowed |= torch.eye(len(block), dtype=torch.bool)
+    return torch.where(allowed, 0.0, BLOCKED)
+
+
+def _fusion_weights(world: World, question: Question, rng: np.random.Generator, T: int) -> np.ndarray:
+    """How the frames are averaged: all alike, a sample, or half a sample and half the frames that matter (`focused`)."""
+    chance = rng.random()
+    if T == 1 or chance < 0.45:
+        return np.full(T, 1 / T, np.float32)
+    sample = np.zeros(T, np.float32)
+    k = min(T, int(rng.integers(4, 17)))
+    sample[(np.arange(k) * T + T // 2) // k] = 1 / k
+    if chance < 0.6:
+        return sample
+    words = question.text.split()
+    matter = [
+        thing for thing in world.things if thing.name in question.text or {thing.colour, thing.shape} & set(words)
+    ]
+    seconds = sorted({second for thing in matter for second in thing.seconds(0, T)})
+    K = min(T, int(rng.integers(2, 13)))
+    chosen = rng.permutation(seconds)[:K] if seconds else np.empty(0, int)
+    chosen = np.concatenate([chosen, rng.permutation(T)[: K - len(chosen)]]).astype(int)
+    focus = np.zeros(T, np.float32)
+    focus[chosen] = 1
+    return (sample + focus / focus.sum()) / 2
+
+
+def _work(seed: int, first: int, step: int, side_px: int, queue: Any) -> None:
+    number = first
+    while True:
+        queue.put(draw(number, seed, side_px))
+        number += step

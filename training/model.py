@@ -1,0 +1,188 @@
+"""The forward pass for training: the modules of `llava_mini`, many questions per video behind one vision prefix.
+
+Attention is written out (softmax of a matrix product): compiled for a CPU its backward pass is about 2.5 times as fast
+as that of PyTorch's fused attention (docs/training.md). A test holds this pass against `llava_mini`'s.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import rotate_half
+
+from llava_mini.config import LlavaMiniConfig
+from llava_mini.vision_half import VisionHalf
+from training.batches import Batch
+
+FEATURE_STD = 0.02
+Layer = Callable[..., Tensor]
+
+
+class TrainingModel(nn.Module):
+    """Both halves, with gradients."""
+
+    def __init__(self, config: LlavaMiniConfig, compiled: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionHalf(config)
+        self.llm = LlamaForCausalLM(config.text)
+        self._clip_layer, self._llama_layer = (
+            (_compiled(_clip_layer), _compiled(_llama_layer)) if compiled else (_clip_layer, _llama_layer)
+        )
+        _initialise(self)
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """(N,3,S,S) -> (N,P,V)."""
+        tower = self.vision.tower
+        hidden: Tensor = tower.pre_layrnorm(tower.embeddings(pictures))
+        for layer in tower.layers:
+            hidden = self._clip_layer(layer, hidden)
+        return hidden[:, 1:]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (V,Q,A,vocabulary) of the answers' tokens."""
+        V, T = batch.frames
+        compressed, _ = self.vision.compressor(features := self.features(batch.pictures))
+        patches, tokens = self.vision.mm_projector(features), self.vision.mm_projector(compressed)
+        tokens, before, after = self._fuse(patches, tokens, batch)
+        D = tokens.shape[-1]
+        tokens = tokens.view(V, T, D)
+        before = before.view(V, T, -1, D).mean(1)
+        fused = torch.einsum("vqt,vtqld->vqld", batch.weights, after.view(V, T, *batch.questions.shape[1:], D).float())
+        plain = self.llm.model.embed_tokens(batch.questions)
+        after = torch.where(batch.plain[:, None, None, None], plain, fused.to(plain.dtype))
+        return self._answer(before, tokens, after, batch)
+
+    def _fuse(self, patches: Tensor, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [patches, token, before, all questions] through pre-fusion; -> (N,1,D), (N,B,D), (N,Q,L,D)."""
+        V, T = batch.frames
+        Q, L = batch.questions.shape[1:]
+        N, P, D = patches.shape
+        embed = self.llm.model.embed_tokens
+        before = embed(batch.before).expand(N, -1, -1)
+        questions = embed(batch.questions).view(V, 1, Q * L, D).expand(-1, T, -1, -1).reshape(N, Q * L, D)
+        hidden = torch.cat([patches, tokens, before, questions], dim=1)
+        rope = _rope(batch.fusion_positions, D // self.config.text.num_attention_heads)
+        for index, layer in enumerate(self.vision.prefusion.layers):
+            first = P if index == len(self.vision.prefusion.layers) - 1 else 0
+            hidden = self._llama_layer(layer, hidden, rope, batch.fusion_bias, first)
+        B = before.shape[1]
+        return hidden[:, :1], hidden[:, 1 : 1 + B], hidden[:, 1 + B :].view(N, Q, L, D)
+
+    def _answer(self, before: Tensor, tokens: Tensor, after: Tensor, batch: Batch) -> Tensor:
+        """Rows [before, tokens, (question, answer) ...] through the LLM -> logits (V,Q,A,vocabulary)."""
+        V, Q, L, D = after.shape
+        A = batch.answers.shape[2]
+        said = self.llm.model.embed_tokens(batch.answers[:, :, :-1])
+        blocks = torch.cat([after, said], dim=2).view(V, Q * (L + A - 1), D)
+        hidden = torch.cat([before, tokens, blocks], dim=1)
+        rope = _rope(batch.answer_positions, D // self.config.text.num_attention_heads)
+        for layer in self.llm.model.layers:
+            hidden = self._llama_layer(
+                layer, hidden, (rope[0][:, None], rope[1][:, None]), batch.answer_bias[:, None], 0
+            )
+        rows = hidden[:, -Q * (L + A - 1) :].view(V, Q, L + A - 1, D)
+        wanted = batch.answer_rows[..., None].expand(-1, -1, -1, D)  # the row before each answer token
+        logits: Tensor = self.llm.lm_head(self.llm.model.norm(rows.gather(2, wanted)))
+        return logits
+
+
+def answer_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross entropy, each question weighted by its answer's length^-0.6; and which questions are wholly right (V,Q)."""
+    targets = batch.answers.masked_fill(~batch.answer_mask, -100)
+    losses = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), reduction="none", ignore_index=-100)
+    lengths = batch.answer_mask.sum(2).clamp(min=1)
+    per_question = losses.view(targets.shape).sum(2) * lengths.float() ** -0.6
+    asked = batch.answer_mask.any(2)
+    right = ((logits.argmax(-1) == batch.answers) | ~batch.answer_mask).all(2) & asked
+    return per_question.sum() / asked.sum(), right
+
+
+def _compiled(function: Layer) -> Layer:
+    """A layer compiled once per shape of batch: a graph of the whole model would take many minutes to compile."""
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(function, dynamic=False)
+
+
+def _clip_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
+    attention = layer.self_attn
+    normed = layer.layer_norm1(hidden)
+    q, k, v = (
+        _heads(part(normed), attention.head_dim) for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    hidden = hidden + attention.out_proj(_attend(q, k, v, None))
+    return hidden + layer.mlp(layer.layer_norm2(hidden))
+
+
+def _llama_layer(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, first: int) -> Tensor:
+    """The layer's output for the rows from `first` on; keys and values are of all rows."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden)
+    q = _turn(
+        _heads(attention.q_proj(normed[:, first:]), attention.head_dim),
+        (rope[0][..., first:, :], rope[1][..., first:, :]),
+    )
+    k = _turn(_heads(attention.k_proj(normed), attention.head_dim), rope)
+    v = _heads(attention.v_proj(normed), attention.head_dim)
+    hidden = hidden[:, first:] + attention.o_proj(_attend(q, k, v, bias[..., first:, :]))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    scores = (q @ k.transpose(-2, -1)).float() / math.sqrt(q.shape[-1])
+    weights = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def _heads(rows: Tensor, width: int) -> Tensor:
+    return rows.unflatten(-1, (-1, width)).transpose(1, 2)
+
+
+def _rope(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Rotary cos and sin (...,S,width) of integer positions (...,S), theta 10,000."""
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2, device=positions.device) / width)
+    angles = positions[..., None].float() * frequencies
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def _turn(rows: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    turned: Tensor = rows * rope[0].to(rows.dtype) + rotate_half(rows) * rope[1].to(rows.dtype)
+    return turned
+
+
+def _initialise(model: TrainingModel) -> None:
+    tower, compressor = model.vision.tower, model.vision.compressor
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            nn.init.ones_(parameter) if "norm" in name or "ln_" in name else nn.init.zeros_(parameter)
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=0.5 / math.sqrt(parameter[0].numel()))
+    nn.init.normal_(model.llm.model.embed_tokens.weight, std=0.5)
+    nn.init.normal_(tower.embeddings.class_embedding, std=FEATURE_STD)
+    nn.init.normal_(compressor.query, std=0.3)
+    for layer in (model.vision.mm_projector[0], model.vision.mm_projector[2]):
+        nn.init.normal_(layer.weight, std=1.4 / math.sqrt(layer.in_features))
+    with torch.no_grad():
+        side = math.isqrt(model.config.patches)
+        width = model.config.vision.hidden_size
+        # Random initial positions keep shapes from being learned (docs/training.md).
+        tower.embeddings.position_embedding.weight[1:] = 0.3 * sincos_2d(side, width)
+        compressor.pos_embed.copy_(sincos_2d(model.config.compressor_size, width))
+        # Average pooling to begin with: what the compressor says is then in the projector's language from the start.
+        compressor.attn.in_proj_weight[2 * width :] = torch.eye(width)
+        compressor.attn.out_proj.weight.copy_(torch.eye(width))
+
+
+def sincos_2d(side: int, width: int) -> Tensor:
+    """Fixed positions of a square grid: (side*side, width), half of them for the column, half for the row."""
+    frequencies = 1.0 / 10000 ** (torch.arange(width // 4) / (width // 4))
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    parts = [part for axis in (x, y) for part in (torch.sin, torch.cos)]
+    axes = [x, x, y, y]
+    return torch.cat([f(a.flatten()[:, None] * frequencies) for f, a in zip(parts, axes, strict=True)], dim=1)

@@ -1,0 +1,211 @@
+"""Asks questions about a stretch of a world, with the true answers: balanced, and with hard negatives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from training.world import COLOURS, HEIGHTS, NEEDLE_FRAMES, ROOMS, SHAPES, STILL, Thing, World
+
+NOTHING = "nothing"
+Picked = TypeVar("Picked")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of one kind, and its answer."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What a question may be about: the things of a world between two whole seconds."""
+
+    world: World
+    start_s: int
+    end_s: int
+
+    @property
+    def things(self) -> list[Thing]:
+        """The things that are there at any time."""
+        return self.world.during(self.start_s, self.end_s)
+
+    def seconds(self, thing: Thing) -> list[int]:
+        """When the thing is there."""
+        return thing.seconds(self.start_s, self.end_s)
+
+
+Rng = np.random.Generator
+PHRASES = {
+    "exists": ("is there a {0} ?", "can you see a {0} ?", "does a {0} appear in the video ?", "was there a {0} ?"),
+    "colour": ("what colour is the {0} ?", "which colour has the {0} ?"),
+    "shape": ("what shape is the {0} thing ?", "which shape has the {0} thing ?"),
+    "room": ("which room is this ?", "where was the video taken ?", "what place is this ?"),
+    "left-right": ("is the {0} left or right ?", "is the {0} on the left or right ?", "on which side is the {0} ?"),
+    "height": ("how high is the {0} ?", "is the {0} top , middle or bottom ?"),
+    "now": ("what is there now ?", "what can you see at the end ?"),
+    "where": ("what is at the {0} {1} ?", "which thing is at the {0} {1} ?"),
+    "order": ("did the {0} come before the {1} ?", "was the {0} there before the {1} ?"),
+    "direction": ("does the {0} move left or right ?", "which way does the {0} move ?"),
+    "count": ("how many things are there ?", "how many things can you see ?"),
+    "times": ("how many times does the {0} appear ?",),
+    "caption": ("describe the video .",),
+}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def ask(stretch: Stretch, rng: Rng, kind: str) -> Question | None:
+    """A question of the kind, None where the stretch offers none."""
+    found = _MAKERS[kind](stretch, rng)
+    if found is None:
+        return None
+    words, answer = found
+    phrases = PHRASES["exists" if kind == "needle" else kind]
+    return Question(kind, str(rng.choice(phrases)).format(*words), answer)
+
+
+def words() -> list[str]:
+    """Every word that a question or an answer can hold, sorted."""
+    texts = [phrase for phrases in PHRASES.values() for phrase in phrases]
+    names = [*COLOURS, *SHAPES, *ROOMS, *HEIGHTS, *NUMBERS, "left", "right", "yes", "then", "a", NOTHING]
+    return sorted({word for text in texts for word in text.split() if "{" not in word} | set(names))
+
+
+Found = tuple[Sequence[str], str] | None
+
+
+def _exists(stretch: Stretch, rng: Rng) -> Found:
+    if stretch.things and rng.random() < 0.5:
+        return (_pick(rng, stretch.things).name,), "yes"
+    return _absent(stretch, rng)
+
+
+def _needle(stretch: Stretch, rng: Rng) -> Found:
+    brief = [thing for thing in stretch.things if len(stretch.seconds(thing)) <= NEEDLE_FRAMES]
+    if not brief or stretch.end_s - stretch.start_s < 2 * NEEDLE_FRAMES:
+        return None
+    return ((_pick(rng, brief).name,), "yes") if rng.random() < 0.6 else _absent(stretch, rng)
+
+
+def _absent(stretch: Stretch, rng: Rng) -> Found:
+    """A thing that is not there; mostly one whose colour and shape are, apart from each other."""
+    there = {thing.name for thing in stretch.things}
+    colours = sorted({thing.colour for thing in stretch.things})
+    shapes = sorted({thing.shape for thing in stretch.things})
+    hard = [name for c in colours for s in shapes if (name := f"{c} {s}") not in there]
+    easy = [name for c in COLOURS for s in SHAPES if (name := f"{c} {s}") not in there]
+    names = hard if hard and rng.random() < 0.6 else easy
+    return ((_pick(rng, names),), "no") if names else None
+
+
+def _colour(stretch: Stretch, rng: Rng) -> Found:
+    thing = _only(stretch.things, rng, lambda thing: thing.shape)
+    return ((thing.shape,), thing.colour) if thing else None
+
+
+def _shape(stretch: Stretch, rng: Rng) -> Found:
+    thing = _only(stretch.things, rng, lambda thing: thing.colour)
+    return ((thing.colour,), thing.shape) if thing else None
+
+
+def _room(stretch: Stretch, rng: Rng) -> Found:
+    return (), stretch.world.room
+
+
+def _left_right(stretch: Stretch, rng: Rng) -> Found:
+    still = [thing for thing in stretch.things if thing.path in STILL]
+    if not still:
+        return None
+    thing = _pick(rng, still)
+    return (thing.name,), thing.path
+
+
+def _height(stretch: Stretch, rng: Rng) -> Found:
+    if not stretch.things:
+        return None
+    thing = _pick(rng, stretch.things)
+    return (thing.name,), HEIGHTS[thing.height]
+
+
+def _now(stretch: Stretch, rng: Rng) -> Found:
+    there = [thing for thing in stretch.things if thing.seconds(stretch.end_s - 1, stretch.end_s)]
+    if len(there) > 1 or (not there and rng.random() < 0.5):
+        return None
+    return (), f"a {there[0].name}" if there else NOTHING
+
+
+def _where(stretch: Stretch, rng: Rng) -> Found:
+    if any(thing.path not in STILL for thing in stretch.things):
+        return None
+    thing = _only(stretch.things, rng, lambda thing: f"{thing.height} {thing.path}")
+    return ((HEIGHTS[thing.height], thing.path), f"a {thing.name}") if thing else None
+
+
+def _order(stretch: Stretch, rng: Rng) -> Found:
+    first = {thing.name: stretch.seconds(thing)[0] for thing in stretch.things}
+    pairs = [(a, b) for a in first for b in first if first[a] != first[b]]
+    if not pairs:
+        return None
+    one, other = pairs[rng.integers(len(pairs))]
+    return (one, other), "yes" if first[one] < first[other] else "no"
+
+
+def _direction(stretch: Stretch, rng: Rng) -> Found:
+    moving = [thing for thing in stretch.things if thing.path not in STILL and len(stretch.seconds(thing)) > 1]
+    if not moving:
+        return None
+    thing = _pick(rng, moving)
+    return (thing.name,), thing.path.removeprefix("moves ")
+
+
+def _count(stretch: Stretch, rng: Rng) -> Found:
+    return ((), NUMBERS[len(stretch.things)]) if len(stretch.things) < len(NUMBERS) else None
+
+
+def _times(stretch: Stretch, rng: Rng) -> Found:
+    if not stretch.things:
+        return None
+    thing = _pick(rng, stretch.things)
+    times = sum(1 for begin, end in thing.spans if begin < stretch.end_s and end > stretch.start_s)
+    return (thing.name,), NUMBERS[times]
+
+
+def _caption(stretch: Stretch, rng: Rng) -> Found:
+    first = sorted((stretch.seconds(thing)[0], thing.name) for thing in stretch.things)[:2]
+    if len({second for second, _ in first}) != len(first):
+        return None  # which came first would be a guess
+    return (), " then ".join(f"a {name}" for _, name in first) or NOTHING
+
+
+_MAKERS: dict[str, Callable[[Stretch, Rng], Found]] = {
+    "exists": _exists,
+    "needle": _needle,
+    "colour": _colour,
+    "shape": _shape,
+    "room": _room,
+    "left-right": _left_right,
+    "height": _height,
+    "now": _now,
+    "where": _where,
+    "order": _order,
+    "direction": _direction,
+    "count": _count,
+    "times": _times,
+    "caption": _caption,
+}
+KINDS = tuple(_MAKERS)
+
+
+def _pick(rng: Rng, items: Sequence[Picked]) -> Picked:
+    return items[rng.integers(len(items))]
+
+
+def _only(things: Sequence[Thing], rng: Rng, trait: Callable[[Thing], str]) -> Thing | None:
+    """A thing that no other shares its trait with."""
+    traits = [trait(thing) for thing in things]
+    alone = [thing for thing in things if traits.count(trait(thing)) == 1]
+    return _pick(rng, alone) if alone else None
