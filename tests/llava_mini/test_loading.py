@@ -1,0 +1,238 @@
+"""Checkpoints: each half alone, one file or many, and clear errors where something is wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.testing import assert_close
+
+from benchmarks.recipe import write_checkpoint
+from llava_mini.checkpoint import EMBEDDINGS, LANGUAGE_PREFIXES, TOWER_COPY, VISION_PREFIXES, Checkpoint, Wanted
+from llava_mini.errors import CheckpointError, DeviceError, PartMissing
+from llava_mini.loading import load_embeddings, load_language, load_vision
+from llava_mini.model import LlavaMini
+from tests.llava_mini.conftest import GOLDEN, METADATA, MakeCheckpoint
+from tests.llava_mini.test_parity import golden
+
+
+class Watched(Checkpoint):
+    """A checkpoint that remembers which tensors were read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.read: set[str] = set()
+        self.read_of_tower: set[str] = set()
+
+    def tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
+        found = super().tensors(wanted, dtype)
+        self.read |= found.keys()
+        return found
+
+    def tower_tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
+        found = super().tower_tensors(wanted, dtype)
+        self.read_of_tower |= found.keys()
+        return found
+
+
+def edited(folder: Path, target: Path, edit: Callable[[dict[str, Tensor]], object]) -> Path:
+    """A copy of a checkpoint whose main tensors were edited."""
+    shutil.copytree(folder, target)
+    tensors = load_file(target / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, target / "model.safetensors", METADATA)
+    return target
+
+
+def sharded(folder: Path, target: Path, shards: int) -> Path:
+    """A copy of a checkpoint whose tensors are spread over files, as `save_pretrained` names them."""
+    shutil.copytree(folder, target)
+    tensors = load_file(target / "model.safetensors")
+    (target / "model.safetensors").unlink()
+    names = sorted(tensors)
+    files = {
+        name: f"model-{i * shards // len(names) + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(names)
+    }
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in names if files[name] == file}, target / file, METADATA)
+    index = {"metadata": {}, "weight_map": files}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return target
+
+
+def test_the_recipe_gives_the_golden_weights_bit_by_bit(tmp_path: Path) -> None:
+    expected = load_file(GOLDEN / "A" / "model.safetensors")
+    positions = expected["model.compressor.pos_embed"].numpy()
+    write_checkpoint(GOLDEN / "A", tmp_path / "made", seed=1001, std=0.10, positions=positions)
+    made = load_file(tmp_path / "made" / "model.safetensors")
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], expected[name]) for name in expected)
+
+
+def test_the_vision_half_reads_its_own_tensors_and_the_embeddings(folder_a: Path) -> None:
+    checkpoint = Watched(folder_a)
+    load_vision(checkpoint, torch.float32, "sdpa")
+    load_embeddings(checkpoint, torch.float32)
+    assert all(name.startswith(VISION_PREFIXES) for name in checkpoint.read - {EMBEDDINGS})
+    last = f"encoder.layers.{checkpoint.config.vision.num_hidden_layers - 1}."
+    assert checkpoint.read_of_tower
+    assert not any(name.startswith((last, "post_layernorm")) for name in checkpoint.read_of_tower)
+
+
+def test_the_language_half_reads_its_own_tensors_and_the_embeddings(folder_a: Path) -> None:
+    checkpoint = Watched(folder_a)
+    load_language(checkpoint, torch.float32, "sdpa", load_embeddings(checkpoint, torch.float32))
+    assert all(name.startswith(LANGUAGE_PREFIXES) for name in checkpoint.read - {EMBEDDINGS})
+    assert not checkpoint.read_of_tower
+
+
+def test_each_half_alone_gives_what_both_give_together(folder_a: Path, model_a: LlavaMini) -> None:
+    expected = golden("A_video")
+    vision = LlavaMini.from_pretrained(folder_a, parts=("vision",))
+    language = LlavaMini.from_pretrained(folder_a, parts=("language",))
+    assert vision.fingerprint == language.fingerprint == model_a.fingerprint
+    pixels, texts = expected["pixel_values"], [expected["input_ids"][0].tolist()]
+    assert_close(vision.encode(pixels, texts).fused[0], model_a.encode(pixels, texts).fused[0], atol=1e-5, rtol=0)
+    embeds = expected["inputs_embeds"]
+    logits = [m.language.advance(m.language.new_cache(), embeds) for m in (language, model_a)]
+    assert_close(*logits, atol=1e-5, rtol=0)
+    with pytest.raises(PartMissing, match="language"):
+        _ = vision.language
+    with pytest.raises(PartMissing, match="vision"):
+        language.encode(pixels)
+
+
+def test_many_files_give_what_one_gives(folder_a: Path, tmp_path: Path, model_a: LlavaMini) -> None:
+    spread = LlavaMini.from_pretrained(sharded(folder_a, tmp_path / "sharded", 4))
+    case = golden("A_image")
+    ours, theirs = (m.trace(case["pixel_values"], case["input_ids"], 2) for m in (spread, model_a))
+    assert spread.fingerprint == model_a.fingerprint
+    for name in theirs:
+        assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
+
+
+def test_the_copy_of_the_tower_is_used_where_its_folder_has_no_weights(
+    folder_a: Path, tmp_path: Path, model_a: LlavaMini
+) -> None:
+    folder = shutil.copytree(folder_a, tmp_path / "copy")
+    (folder / "clip" / "model.safetensors").unlink()
+    pixels = golden("A_video")["pixel_values"]
+    tokens = LlavaMini.from_pretrained(folder).encode(pixels).tokens
+    assert_close(tokens, model_a.encode(pixels).tokens, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["model.prefusion_layers.1.mlp.up_proj.weight", "lm_head.weight"])
+def test_one_changed_number_changes_the_fingerprint(
+    name: str, folder_a: Path, tmp_path: Path, model_a: LlavaMini
+) -> None:
+    other = edited(folder_a, tmp_path / "other", lambda tensors: tensors[name][-1, -1].add_(1e-3))
+    assert Checkpoint(other).fingerprint() != model_a.fingerprint
+
+
+def test_other_configurations_change_the_fingerprint(make_checkpoint: MakeCheckpoint) -> None:
+    prints = {Checkpoint(make_checkpoint(rms_norm_eps=eps)).fingerprint() for eps in (1e-5, 1e-6)}
+    assert len(prints) == 2
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda t: t.pop("model.compressor.query"), "model.safetensors|compressor.query"),
+        (lambda t: t.pop("model.layers.2.mlp.up_proj.weight"), r"layers\.2\.mlp\.up_proj\.weight"),
+        (lambda t: t.pop("model.embed_tokens.weight"), "embed_tokens"),
+        (lambda t: t.update({"model.surprise": torch.zeros(1)}), r"model\.safetensors: model\.surprise"),
+        (lambda t: t.update({"model.layers.9.x": torch.zeros(1)}), r"no place for.*model\.layers\.9\.x"),
+        (lambda t: t.update({"model.compressor.x": torch.zeros(1)}), r"no place for.*compressor\.x"),
+        (lambda t: t.update({"model.norm.weight": torch.zeros(3)}), r"norm\.weight has shape \(3,\)"),
+        (lambda t: t.update({"model.embed_tokens.weight": torch.zeros(3, 64)}), r"embed_tokens\.weight has shape"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    edit: Callable[[dict[str, Tensor]], object], named: str, folder_a: Path, tmp_path: Path
+) -> None:
+    folder = edited(folder_a, tmp_path / "edited", edit)
+    with pytest.raises(CheckpointError, match=named) as caught:
+        LlavaMini.from_pretrained(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "clip/model.safetensors"])
+@pytest.mark.parametrize("length", [0, 5, 3000, -1000])
+def test_a_damaged_file_is_named(file: str, length: int, folder_a: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folder_a, tmp_path / "damaged")
+    data = (folder / file).read_bytes()
+    (folder / file).write_bytes(data[:length])
+    with pytest.raises(CheckpointError, match=file):
+        LlavaMini.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "model.safetensors", "clip/config.json", "clip/preprocessor_config.json"]
+)
+def test_a_missing_file_is_named(file: str, folder_a: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folder_a, tmp_path / "missing")
+    (folder / file).unlink()
+    with pytest.raises(CheckpointError, match=Path(file).name):
+        LlavaMini.from_pretrained(folder)
+
+
+def test_a_missing_shard_is_named(folder_a: Path, tmp_path: Path) -> None:
+    folder = sharded(folder_a, tmp_path / "sharded", 3)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="model-00002-of-00003"):
+        LlavaMini.from_pretrained(folder)
+
+
+def test_a_tower_without_weights_anywhere_is_named(folder_a: Path, tmp_path: Path) -> None:
+    def drop(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(TOWER_COPY)]:
+            del tensors[name]
+
+    folder = edited(folder_a, tmp_path / "blind", drop)
+    (folder / "clip" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="vision tower"):
+        LlavaMini.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"mm_projector_type": "linear"}, "mm_projector_type"), ({"compressor_size": "many"}, "many")],
+)
+def test_a_configuration_that_is_not_implemented_is_refused(
+    changes: dict[str, object], named: str, folder_a: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folder_a, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | changes
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=named):
+        LlavaMini.from_pretrained(folder)
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(CheckpointError, match="/no/such/folder"):
+        LlavaMini.from_pretrained("/no/such/folder")
+
+
+def test_a_machine_without_the_wanted_device_or_library_is_told_so(folder_a: Path) -> None:
+    with pytest.raises(DeviceError, match="flash"):
+        LlavaMini.from_pretrained(folder_a, attention="flash_attention_2")
+    with pytest.raises(DeviceError, match="int8"):
+        LlavaMini.from_pretrained(folder_a, language_weights="int8")
+    with pytest.raises(DeviceError, match="float8"):
+        LlavaMini.from_pretrained(folder_a, dtype="float8")
+    with pytest.raises(DeviceError, match="warp"):
+        LlavaMini.from_pretrained(folder_a, device="warp")
+
+
+def test_half_precision_stays_close_to_full(folder_a: Path) -> None:
+    case = golden("A_video")
+    model = LlavaMini.from_pretrained(folder_a, dtype="bfloat16")
+    trace = model.trace(case["pixel_values"], case["input_ids"], 1)
+    assert all(value.dtype in (torch.float32, torch.int64) for value in trace.values())
+    error = np.abs((trace["inputs_embeds"] - case["inputs_embeds"]).numpy()).mean()
+    assert error < 0.02 * case["inputs_embeds"].abs().mean()
