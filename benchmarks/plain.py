@@ -49,7 +49,8 @@ class PlainVision:
         for index, layer in enumerate(layers):
             layer.load_state_dict(_below(weights, f"prefusion_layers.{index}."))
         tower = CLIPVisionModel.from_pretrained(checkpoint.tower_folder)
-        return cls(tower.eval(), projector, layers, LlamaRotaryEmbedding(text), attention.eval(), weights)
+        tower.train(False)
+        return cls(tower, projector, layers, LlamaRotaryEmbedding(text), attention.eval(), weights)
 
     @torch.no_grad()
     def encode_frame(self, pictures: Tensor, ids: list[int]) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Every intermediate equals the public implementation's (golden data; docs/parity.md)."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_a_trace_equals_every_golden_array(case: str, attention: Attention, fold
     compared = expected.keys() - {"frames", "frame_idx", "resized_336_frame0"}
     assert compared == trace.keys()
     for name in compared:
-        assert_close(trace[name], expected[name], atol=2e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(trace[name], expected[name], atol=2e-5, rtol=1e-5, msg=partial("{}: {}".format, name))
 
 
 def test_a_video_from_its_uint8_frames_equals_golden(model_a: LlavaMini) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -24,9 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(BPE({mark: number for number, mark in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", additional_special_tokens=["<|start|>"]
-    )
+    make: Any = PreTrainedTokenizerFast  # untyped
+    fast = make(tokenizer_object=tokenizer, eos_token="<|end|>", additional_special_tokens=["<|start|>"])
     fast.chat_template = TEMPLATE
     path = tmp_path_factory.mktemp("tokenizer")
     fast.save_pretrained(path)

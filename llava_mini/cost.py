@@ -1,0 +1,172 @@
+"""What a frame and a question cost: operations counted on meta tensors, and bytes of weights, caches and activations.
+
+Multiply-adds count as two. Nothing is allocated: the real 7B and 8B shapes are counted on any machine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+
+from llava_mini.config import LlavaMiniConfig
+from llava_mini.quantize import Weights
+from llava_mini.vision import VisionTower
+from llava_mini.vision_half import VisionHalf
+
+META = torch.device("meta")
+ALL_LAYERS = -1  # a tower that runs its last layer too, as the public implementation's does
+# bitsandbytes: 8 bits and a float32 scale per row; NF4 with a float32 scale per 64 weights.
+INT8_SCALE_BYTES, INT4_BYTES = 4, 0.5 + 4 / 64
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of one picture and one question, in each part of the model."""
+
+    tower: int
+    compressor: int
+    projection: int
+    prefusion: int
+    language: int  # prefill
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.tower + self.compressor + self.projection + self.prefusion + self.language
+
+
+@dataclass(frozen=True)
+class ByteCosts:
+    """Bytes a model takes on a device, by what needs them."""
+
+    vision_weights: int
+    language_weights: int
+    cache_per_position: int  # keys and values in the LLM
+    prefill_per_position: int  # activations while a prefix is run, at their peak
+    encode_per_frame: int  # activations while a batch of frames is encoded, at their peak
+    token_per_frame: int  # compressed tokens in a record (float16)
+
+
+def llava_flops(config: LlavaMiniConfig, text_tokens: int) -> Flops:
+    """LLaVA-1.5 with this tower and LLM: every patch is a token of the LLM."""
+    with META:
+        tower, half = VisionTower(config.vision, ALL_LAYERS), VisionHalf(config)
+    features = _features(config)
+    return Flops(
+        tower=_count(lambda: tower(_picture(config))),
+        compressor=0,
+        projection=_count(lambda: half.mm_projector(features)),
+        prefusion=0,
+        language=_language_flops(config.text, features.shape[1] + text_tokens),
+    )
+
+
+def plain_flops(config: LlavaMiniConfig, text_tokens: int) -> Flops:
+    """LLaVA-Mini as the public implementation runs it: the whole tower, and every row through all of pre-fusion."""
+    with META:
+        tower, half = VisionTower(config.vision, ALL_LAYERS), VisionHalf(config)
+    features, grid, C = _features(config), _grid(config), config.tokens_per_frame
+    return Flops(
+        tower=_count(lambda: tower(_picture(config))),
+        compressor=_count(lambda: half.compressor(grid)),
+        projection=_count(lambda: (half.mm_projector(features), half.mm_projector(features[:, :C]))),
+        prefusion=_stack_flops(config.text, config.prefusion_layers, features.shape[1] + C + text_tokens),
+        language=_language_flops(config.text, C + text_tokens),
+    )
+
+
+def our_flops(config: LlavaMiniConfig, text_tokens: int) -> Flops:
+    """LLaVA-Mini as this package runs it, without what no result depends on."""
+    with META:
+        half = VisionHalf(config)
+    D, C = config.hidden_size, config.tokens_per_frame
+    features, grid = _features(config), _grid(config)
+    patches, tokens, text = _rows(features.shape[1], D), _rows(C, D), _rows(text_tokens, D)[0]
+    return Flops(
+        tower=_count(lambda: half.tower(_picture(config))),
+        compressor=_count(lambda: half.compressor(grid)),
+        projection=_count(lambda: (half.mm_projector(features), half.mm_projector(features[:, :C]))),
+        prefusion=_count(lambda: half.prefusion(patches, tokens, [text])),
+        language=_language_flops(config.text, C + text_tokens),
+    )
+
+
+def byte_costs(config: LlavaMiniConfig, dtype: torch.dtype, weights: Weights, text_tokens: int) -> ByteCosts:
+    """Bytes by purpose, with `text_tokens` fused with every frame.
+
+    Activations are estimates: the widest layer's tensors that live at one time.
+    """
+    with META:
+        half, llm = VisionHalf(config), LlamaForCausalLM(config.text)
+    text: Any = config.text  # transformers types its sizes as optional, and fills them in
+    size, heads = dtype.itemsize, text.num_key_value_heads * text.head_dim
+    # Within a layer's MLP: residual, normed and output rows, gate, up and their product.
+    layer_row = 3 * config.hidden_size + 3 * text.intermediate_size
+    patches = config.pictures * config.patches
+    rows = patches + config.tokens_per_frame + text_tokens
+    kept = patches * (config.vision.hidden_size + config.hidden_size)  # features, and the same projected
+    return ByteCosts(
+        vision_weights=_parameters(half) * size,
+        language_weights=_language_bytes(llm, size, weights),
+        cache_per_position=2 * text.num_hidden_layers * heads * size,
+        prefill_per_position=layer_row * size,
+        encode_per_frame=(rows * layer_row + kept) * size,
+        token_per_frame=config.tokens_per_frame * config.hidden_size * torch.float16.itemsize,
+    )
+
+
+def _language_bytes(llm: LlamaForCausalLM, size: int, weights: Weights) -> int:
+    linear = [module for module in llm.model.layers.modules() if isinstance(module, nn.Linear)]
+    quantised = sum(module.weight.numel() for module in linear)
+    rest = (_parameters(llm) - quantised) * size
+    if weights == "int8":
+        return rest + quantised + INT8_SCALE_BYTES * sum(module.out_features for module in linear)
+    return rest + (int(quantised * INT4_BYTES) if weights == "int4" else quantised * size)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _count(run: Callable[[], object]) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def _picture(config: LlavaMiniConfig) -> Tensor:
+    return torch.empty(config.pictures, 3, config.side_px, config.side_px, device=META)
+
+
+def _features(config: LlavaMiniConfig) -> Tensor:
+    """(1,P',V): the patches of all of a frame's pictures."""
+    return _rows(config.pictures * config.patches, config.vision.hidden_size)
+
+
+def _grid(config: LlavaMiniConfig) -> Tensor:
+    """(1,P',V): what the compressor reads."""
+    return _rows(config.resolution_ratio**2 * config.patches, config.vision.hidden_size)
+
+
+def _rows(count: int, width: int) -> Tensor:
+    return torch.empty(1, count, width, device=META)
+
+
+def _language_flops(text: LlamaConfig, positions: int) -> int:
+    """Prefill, and one row of the head."""
+    head = 2 * text.hidden_size * text.vocab_size
+    return _stack_flops(text, text.num_hidden_layers, positions) + head
+
+
+def _stack_flops(text: LlamaConfig, layers: int, rows: int) -> int:
+    """That many decoder layers over all rows; they cost the same, so that one is counted."""
+    with META:
+        layer, rotary = LlamaDecoderLayer(text, 0), LlamaRotaryEmbedding(text)
+    hidden = _rows(rows, text.hidden_size)
+    rope = rotary(hidden, torch.arange(rows, device=META)[None])
+    return layers * _count(lambda: layer(hidden, position_embeddings=rope))
