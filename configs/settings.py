@@ -81,6 +81,7 @@ class ModelSettings(Part):
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     language_weights: Literal["full", "int8", "int4"] = "full"
     system_prompt: str = PUBLIC_SYSTEM_PROMPT
+    generation_prompt: bool = Field(True, description="Whether the answer's header is part of the prompt.")
 
 
 class EncoderSettings(Part):

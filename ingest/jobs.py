@@ -47,7 +47,7 @@ class IngestJobs:
             self._fail(video_id, error.code, str(error))
         except Exception:
             if is_last_try():
-                self._fail(video_id, "internal", "sampling failed again and again; the log of `worker ingest` says why")
+                self._fail(video_id, "internal", "sampling failed repeatedly; the log of `worker ingest` says why")
             raise
 
     def sweep(self) -> None:

@@ -102,6 +102,10 @@ class Archive:
             raise NotFound(f"video {video_id} has no frame {index}")
         return picture
 
+    def frame_path(self, video_id: str, index: int) -> str:
+        """Where the frame's picture lies, for messages."""
+        return self.files.full(_frame_path(video_id, *locate(index)))
+
     def segments(self, video_id: str) -> list[int]:
         """The numbers of the segments that have frames, ascending."""
         return [int(name) for name in self.files.names(check_video_id(video_id)) if name.isdecimal()]

@@ -1,0 +1,48 @@
+"""The encoder worker process: `python -m encoder_worker`."""
+
+import argparse
+
+import torch
+
+from configs.loading import load_settings
+from configs.settings import Settings
+from encoder_worker.encoder import Encoder
+from encoder_worker.jobs import EncoderJobs
+from llava_mini.model import LlavaMini
+from llava_mini.prompt import PromptBuilder
+from storage.store import Store
+from storage.worker import Handlers, run_worker
+
+
+def load_encoder(settings: Settings) -> Encoder:
+    """The vision half and the tokenizer that the settings name; raises ModelError."""
+    chosen = settings.model
+    model = LlavaMini.from_pretrained(
+        chosen.checkpoint, dtype=chosen.dtype, device=chosen.device, attention=chosen.attention, parts=("vision",)
+    )
+    prompts = PromptBuilder.from_pretrained(
+        model.folder, system=chosen.system_prompt, generation_prompt=chosen.generation_prompt
+    )
+    return Encoder(model, prompts, settings.encoder.batch_frames)
+
+
+def run(settings: Settings) -> None:
+    """Works on the queues until told to stop by a signal; questions go before segments."""
+    if settings.encoder.threads:
+        torch.set_num_threads(settings.encoder.threads)
+    store = Store.open(settings)
+    encoder = load_encoder(settings)
+    jobs = EncoderJobs(settings, store, encoder)
+    handlers: Handlers = {"fuse_segment": jobs.fuse_segment, "encode_segment": jobs.encode_segment}
+    run_worker(settings, store, handlers, encoder.fingerprint)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", help="YAML file, or the name of a bundled one")
+    run(load_settings(parser.parse_args().config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Answers questions over the tokens of a stretch: the language half at work."""

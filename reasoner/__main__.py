@@ -1,0 +1,59 @@
+"""The reasoner process: `python -m reasoner`."""
+
+import argparse
+
+import torch
+
+from configs.loading import load_settings
+from configs.settings import Settings
+from llava_mini.model import LlavaMini
+from llava_mini.prompt import PromptBuilder
+from reasoner.engine import Engine, Limits
+from reasoner.jobs import ReasonerJobs
+from storage.store import Store
+from storage.worker import run_worker
+
+
+def load_engine(settings: Settings) -> Engine:
+    """The language half and the tokenizer that the settings name; raises ModelError."""
+    chosen, reasoner = settings.model, settings.reasoner
+    model = LlavaMini.from_pretrained(
+        chosen.checkpoint,
+        dtype=chosen.dtype,
+        device=chosen.device,
+        attention=chosen.attention,
+        parts=("language",),
+        language_weights=chosen.language_weights,
+    )
+    prompts = PromptBuilder.from_pretrained(
+        model.folder, system=chosen.system_prompt, generation_prompt=chosen.generation_prompt
+    )
+    limits = Limits(
+        sample_frames=reasoner.sample_frames,
+        focus_frames=reasoner.focus_frames,
+        focus_baseline=reasoner.focus_baseline,
+        max_tokens=reasoner.max_tokens,
+        prefix_cache_bytes=reasoner.prefix_cache_mb * 1024**2,
+    )
+    return Engine(model, prompts, limits)
+
+
+def run(settings: Settings) -> None:
+    """Works on the queue of questions until told to stop by a signal."""
+    if settings.reasoner.threads:
+        torch.set_num_threads(settings.reasoner.threads)
+    store = Store.open(settings)
+    engine = load_engine(settings)
+    jobs = ReasonerJobs(settings, store, engine)
+    run_worker(settings, store, {"answer_question": jobs.answer_question}, engine.fingerprint)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", help="YAML file, or the name of a bundled one")
+    run(load_settings(parser.parse_args().config))
+
+
+if __name__ == "__main__":
+    main()
