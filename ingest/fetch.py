@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpcore
 import httpx
 
 from configs.settings import IngestSettings
 from ingest.errors import FetchRefused, SourceError, SourceTooLarge, SourceUnavailable
+from storage.urls import redact
 
 CHUNK_BYTES = 1 << 20
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -45,13 +46,6 @@ def fetch(url: str, into: Path, settings: IngestSettings) -> Fetched:
         return fetched
     finally:
         partial.unlink(missing_ok=True)
-
-
-def redact(url: str) -> str:
-    """The URL without user name, password, query and fragment."""
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else (parts.hostname or "")
-    return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
 
 
 def allowed_address(host: str, port: int, allowed_private_hosts: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -166,6 +167,18 @@ class Hot:
                     self.redis.delete(key)
                 self.redis.delete(SCANNED)
 
+    def announce_worker(self, name: str, queues: list[str], alive_s: int) -> None:
+        """Says that a worker listens to these queues, for `alive_s` seconds."""
+        with redis_errors():
+            self.redis.set(_worker_key(name), ",".join(queues), ex=alive_s)
+
+    def workers(self) -> Counter[str]:
+        """How many live workers listen to each queue."""
+        with redis_errors():
+            keys = list(self.redis.scan_iter(match=_worker_key("*"), count=1000))
+            listening = self.redis.mget(keys) if keys else []
+        return Counter(queue for value in listening if value for queue in as_text(value).split(","))
+
     # locks: they save double work; that results are right does not hang on them
 
     @contextmanager
@@ -186,6 +199,10 @@ class Hot:
 
 def _record_key(video_id: str, segment: int) -> str:
     return f"video:{video_id}:segment:{segment}"
+
+
+def _worker_key(name: str) -> str:
+    return f"worker:{name}"
 
 
 def _counts_key(video_id: str) -> str:

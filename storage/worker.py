@@ -11,7 +11,7 @@ from rq.job import Job, get_current_job
 from rq.serializers import JSONSerializer
 
 from configs.settings import QueueSettings, Settings
-from storage.errors import JobNotAllowed
+from storage.errors import JobNotAllowed, RedisUnavailable
 from storage.hot import connect
 from storage.queues import JOBS
 from storage.reconciler import Reconciler
@@ -74,15 +74,18 @@ class Worker(SimpleWorker):
 
     def beat_forever(self, store: Store, model_fingerprint: str | None, stop: threading.Event) -> None:
         """Keeps the running job's claim alive, and the model's name known, until `stop` is set."""
-        while not stop.wait(self.settings.heartbeat_interval_s):
-            job, execution = self._running, self.execution
+        while True:
             try:
-                if job is not None and execution is not None:
-                    self.maintain_heartbeats(job)
+                store.hot.announce_worker(self.name, self.queue_names(), self.settings.worker_dead_after_s)
                 if model_fingerprint is not None:
                     store.hot.announce_model(model_fingerprint)
-            except RedisError as error:
+                job = self._running
+                if job is not None and self.execution is not None:
+                    self.maintain_heartbeats(job)
+            except (RedisError, RedisUnavailable) as error:
                 log.warning("heartbeat failed: %s", error)
+            if stop.wait(self.settings.heartbeat_interval_s):
+                return
 
     _running: Job | None = None
 

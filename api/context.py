@@ -1,0 +1,24 @@
+"""What every route is handed: the settings and the store of this process."""
+
+from typing import Annotated, NamedTuple
+
+from fastapi import Depends, Request
+
+from configs.settings import Settings
+from storage.store import Store
+
+
+class Service(NamedTuple):
+    """Opened once in `create_app`, passed to every route."""
+
+    settings: Settings
+    store: Store
+
+
+def service_of(request: Request) -> Service:
+    """The service that the request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceNeeded = Annotated[Service, Depends(service_of)]

@@ -1,0 +1,143 @@
+"""What goes into and comes out of the API."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+
+from storage.models import Answer, FusionMode, Problem, Progress, Question, QuestionStatus, Video, VideoStatus
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+VIDEO_EXAMPLE: JsonDict = {"url": "https://example.org/garden.mp4"}
+QUESTION_EXAMPLE: JsonDict = {"question": "Is there a red circle?", "start_s": 60, "end_s": 180}
+
+
+class Request(BaseModel):
+    """A request body: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+
+class VideoRequest(Request):
+    """A video to watch: an address, or a file that this machine has below `ingest.allowed_roots`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [VIDEO_EXAMPLE]})
+
+    url: str | None = Field(None, max_length=4096, description="http or https.")
+    path: str | None = Field(None, max_length=4096, description="A path on the machine of the ingest worker.")
+    mode: Literal["exact", "keyframes"] | None = Field(None, description="Empty: as configured.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "VideoRequest":
+        if (self.url is None) == (self.path is None):
+            raise ValueError("give either url or path")
+        return self
+
+
+class QuestionRequest(Request):
+    """A question about a stretch of a video."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [QUESTION_EXAMPLE]})
+
+    question: str = Field(min_length=1)
+    start_s: Seconds = 0.0
+    end_s: Seconds | None = Field(None, description="Empty: to the end.")
+    fusion: FusionMode | None = Field(None, description="Empty: as configured (focused).")
+    temperature: float = Field(0.0, ge=0, le=2, description="0: greedy.")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, le=4096)
+    seed: int = Field(0, ge=0, lt=2**63)
+    previous_question_id: str | None = Field(None, description="An answered question of the same video to follow up.")
+
+    @model_validator(mode="after")
+    def _forward(self) -> "QuestionRequest":
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ValueError(f"end_s ({self.end_s:g}) must be greater than start_s ({self.start_s:g})")
+        if not self.question.strip():
+            raise ValueError("the question is empty")
+        return self
+
+
+class VideoView(BaseModel):
+    """A video as the API shows it: without where it was fetched from, which may hold a password."""
+
+    id: str
+    kind: Literal["url", "path", "upload"]
+    source: str
+    status: VideoStatus
+    created_at: datetime
+    sample_fps: float
+    mode: Literal["exact", "keyframes"]
+    duration_s: float | None
+    width_px: int | None
+    height_px: int | None
+    source_fps: float | None
+    codec: str | None
+    duplicate_of: str | None
+    truncated: str | None
+    problem: Problem | None
+    progress: Progress | None
+
+    @classmethod
+    def of(cls, video: Video, progress: Progress | None) -> "VideoView":
+        """The view of a video."""
+        return cls.model_validate(video.model_dump(include=set(cls.model_fields)) | {"progress": progress})
+
+
+class VideoPage(BaseModel):
+    """Videos, newest first; `next_cursor` leads to the next page."""
+
+    videos: list[VideoView]
+    next_cursor: str | None
+
+
+class SegmentView(BaseModel):
+    """64 frames of a video, the last segment perhaps fewer."""
+
+    segment: int
+    start_s: float
+    end_s: float
+    frames: int
+    frames_encoded: int
+
+
+class SegmentList(BaseModel):
+    """Segments in the order of time."""
+
+    segments: list[SegmentView]
+
+
+class QuestionView(BaseModel):
+    """A question, and its answer once there is one."""
+
+    id: str
+    video_id: str
+    question: str
+    start_s: float
+    end_s: float | None
+    fusion: FusionMode
+    status: QuestionStatus
+    created_at: datetime
+    previous_question_id: str | None
+    answer: Answer | None
+    problem: Problem | None
+
+    @classmethod
+    def of(cls, question: Question) -> "QuestionView":
+        """The view of a question."""
+        shown = question.model_dump(include=set(cls.model_fields))
+        return cls.model_validate(shown | {"question": question.text})
+
+
+class QuestionList(BaseModel):
+    """Questions, oldest first."""
+
+    questions: list[QuestionView]
+
+
+class Health(BaseModel):
+    """What works."""
+
+    status: Literal["ok"] = "ok"
+    workers: dict[str, int] = Field(default_factory=dict, description="Live workers per queue.")
