@@ -29,33 +29,35 @@ class PlainVision:
     weights: dict[str, Tensor]
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> "PlainVision":
-        """Float32, on the CPU."""
+    def from_pretrained(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "PlainVision":
+        """On the CPU."""
         checkpoint = Checkpoint(folder)
         config = checkpoint.config
         text = LlamaConfig.from_dict(config.text.to_dict(), attn_implementation="sdpa")
         weights = {
             name.removeprefix("model."): value
             for name, value in checkpoint.tensors(
-                lambda name: name.startswith(VISION_PREFIXES) or name == EMBEDDINGS, torch.float32
+                lambda name: name.startswith(VISION_PREFIXES) or name == EMBEDDINGS, dtype
             ).items()
         }
         width, hidden = config.vision.hidden_size, config.hidden_size
-        projector = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        projector = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden)).to(dtype)
         projector.load_state_dict(_below(weights, "mm_projector."))
-        attention = nn.MultiheadAttention(width, HEADS, batch_first=True)
+        attention = nn.MultiheadAttention(width, HEADS, batch_first=True).to(dtype)
         attention.load_state_dict(_below(weights, "compressor.attn."))
         layers = [LlamaDecoderLayer(text, index) for index in range(config.prefusion_layers)]
         for index, layer in enumerate(layers):
-            layer.load_state_dict(_below(weights, f"prefusion_layers.{index}."))
-        tower = CLIPVisionModel.from_pretrained(checkpoint.tower_folder)
+            layer.to(dtype).load_state_dict(_below(weights, f"prefusion_layers.{index}."))
+        tower = CLIPVisionModel.from_pretrained(checkpoint.tower_folder, dtype=dtype)
         tower.train(False)
         return cls(tower, projector, layers, LlamaRotaryEmbedding(text), attention.eval(), weights)
 
     @torch.no_grad()
     def encode_frame(self, pictures: Tensor, ids: list[int]) -> tuple[Tensor, Tensor]:
         """One frame (pictures,3,S,S) and one whole prompt -> token rows (C,D) and fused text (L,D)."""
-        features = self.tower(pictures, output_hidden_states=True).hidden_states[-2][:, 1:]  # (pictures,P,V)
+        features = self.tower(pictures.to(self.tower.dtype), output_hidden_states=True).hidden_states[-2][
+            :, 1:
+        ]  # (pictures,P,V)
         whole = features[-1:]
         grid = whole if len(features) == 1 else _stitched(features[:-1])
         compressed = self._compress(grid)
