@@ -4,7 +4,6 @@ import os
 import shlex
 import sys
 from configparser import ConfigParser
-from importlib.resources import files
 from pathlib import Path
 
 from configs.settings import Settings
@@ -22,7 +21,7 @@ class NoProcfile(LongwatchError):
 
 def find_procfile() -> Path:
     """The Procfile of the working folder, else the project's own; raises NoProcfile."""
-    for path in (Path("Procfile"), Path(str(files("api"))).parent / "Procfile"):
+    for path in (Path("Procfile"), Path(__file__).parent.parent / "Procfile"):
         if path.is_file():
             return path.absolute()
     raise NoProcfile("no Procfile here: run `longwatch up` in the project's folder")

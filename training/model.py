@@ -45,7 +45,9 @@ class TrainingModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Logits (V,Q,A,vocabulary) of the answers' tokens."""
         V, T = batch.frames
-        compressed, _ = self.vision.compressor(features := self.features(batch.pictures))
+        with torch.no_grad():  # the tower knows all there is to see from its own stage; here it would only drift
+            features = self.features(batch.pictures)
+        compressed, _ = self.vision.compressor(features)
         patches, tokens = self.vision.mm_projector(features), self.vision.mm_projector(compressed)
         tokens, before, after = self._fuse(patches, tokens, batch)
         D = tokens.shape[-1]

@@ -39,12 +39,12 @@ class Run:
         if self._path.exists():
             self._load()
 
-    def save(self) -> None:
+    def save(self, name: str = "run") -> None:
         """Keeps everything needed to go on; the old state stays until the new one is whole."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_suffix(".new")
+        new = self._path.with_name(f"{name}.new")
         torch.save(self._parts() | {"done": self.done}, new)
-        new.replace(self._path)
+        new.replace(self._path.with_name(f"{name}.pt"))
 
     def _load(self) -> None:
         state = torch.load(self._path, weights_only=True)
@@ -140,6 +140,8 @@ def main() -> None:
     run = Run(options.work, compiled=not (options.no_compile or options.export_only))
     if not options.export_only:
         run.go("tower", options.tower_steps, TOWER_PEAK, tower_losses(run, options.tower_steps))
+        if run.done["all"] == 0:
+            run.save("tower")
         run.go("all", options.steps, PEAK, answer_losses(run))
     export(run.model, options.out)
     print(f"wrote {options.out} after {run.done['seconds'] / 60:.0f} minutes of training")

@@ -1,0 +1,88 @@
+"""Speaks to a running Longwatch over HTTP, for the command line."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx
+
+from configs.settings import Settings
+from storage.errors import LongwatchError
+
+TIMEOUT = httpx.Timeout(30.0, read=None)  # a stream may be silent for as long as a long video is fused
+
+
+class ServiceError(LongwatchError):
+    """The service does not answer, or answers with a problem."""
+
+    code = "service"
+
+
+class Client:
+    """The routes that the command line uses; raises ServiceError with the problem's own words."""
+
+    def __init__(self, base_url: str) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=TIMEOUT, trust_env=False)
+        self._base_url = base_url
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Client":
+        """A client of the service that `settings` configure on this machine."""
+        host = "127.0.0.1" if settings.api.host in ("0.0.0.0", "::") else settings.api.host  # noqa: S104 - compared only
+        return cls(f"http://{host}:{settings.api.port}")
+
+    def call(self, method: str, path: str, **request: Any) -> Any:
+        """The answer's JSON, None where it is empty."""
+        with self._translated():
+            response = self._http.request(method, path, **request)
+        _raise_problem(response)
+        return response.json() if response.content else None
+
+    def upload(self, path: Path) -> Any:
+        """Submits a file of this machine."""
+        file: BinaryIO
+        with path.open("rb") as file:
+            return self.call("POST", "/v1/videos", files={"file": (path.name, file)})
+
+    def events(self, method: str, path: str, **request: Any) -> Iterator[tuple[str, str]]:
+        """(event, data) of a stream of server-sent events."""
+        headers = {"accept": "text/event-stream"}
+        with self._translated(), self._http.stream(method, path, headers=headers, **request) as response:
+            if response.is_error:
+                response.read()
+            _raise_problem(response)
+            yield from parse_events(response.iter_lines())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise ServiceError(f"{self._base_url} does not answer ({error}); start it with `longwatch up`") from error
+
+
+def parse_events(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """(event, data) from the lines of an event stream (WHATWG HTML, 9.2.6); comments are left out."""
+    event, data = "message", list[str]()
+    for line in lines:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not line:
+            if data:
+                yield event, "\n".join(data)
+            event, data = "message", []
+        elif name == "event":
+            event = value
+        elif name == "data":
+            data.append(value)
+
+
+def _raise_problem(response: httpx.Response) -> None:
+    if response.is_error:
+        try:
+            detail = response.json()["detail"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            detail = f"{response.status_code} {response.reason_phrase}"
+        raise ServiceError(str(detail))

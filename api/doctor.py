@@ -1,0 +1,98 @@
+"""`longwatch doctor`: looks at every part that this installation needs, and says what to do."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.redis_server import find_server
+from configs.settings import Settings
+from storage.errors import LongwatchError
+from storage.files import Files
+from storage.hot import Hot, connect
+
+CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part: whether it works, and what to know or do."""
+
+    part: str
+    fine: bool
+    words: str
+    needed: bool = True  # whether the service cannot do without
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Findings, the essential ones first."""
+    yield _redis(settings)
+    yield _attempt("archive", lambda: _archive(settings))
+    yield _checkpoint(settings)
+    yield _gpu(settings)
+    yield _attention(settings)
+    yield _workers(settings)
+
+
+def _attempt(part: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(part, True, check())
+    except LongwatchError as error:
+        return Finding(part, False, str(error))
+
+
+def _redis(settings: Settings) -> Finding:
+    if settings.redis.url or settings.redis_socket.exists():
+        return _attempt("redis", lambda: _ping(settings))
+    return _attempt("redis", lambda: f"`longwatch up` will run {find_server()}")
+
+
+def _ping(settings: Settings) -> str:
+    Hot(connect(settings.redis_url, settings.redis), settings.redis).check()
+    return f"answers at {settings.redis_url}"
+
+
+def _archive(settings: Settings) -> str:
+    Files(settings.archive_url).check()
+    return f"can be written: {settings.archive_url}"
+
+
+def _checkpoint(settings: Settings) -> Finding:
+    name = settings.model.checkpoint
+    folder = Path(name)
+    if not folder.is_dir():
+        if name.count("/") == 1 and not folder.is_absolute() and not folder.parent.is_dir():
+            return Finding("checkpoint", True, f"{name} will be taken from the hub when a worker starts")
+        return Finding("checkpoint", False, f"there is no folder {name}; correct model.checkpoint")
+    missing = [file for file in CHECKPOINT_FILES if not (folder / file).is_file()]
+    if not list(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        return Finding("checkpoint", False, f"{name} lacks {', '.join(missing)}")
+    return Finding("checkpoint", True, f"{name} is whole")
+
+
+def _gpu(settings: Settings) -> Finding:
+    found = shutil.which("nvidia-smi") is not None
+    wanted = settings.model.device.startswith("cuda")
+    words = "an NVIDIA driver is installed" if found else "none: the model runs on the CPU"
+    if wanted and not found:
+        words = "model.device is cuda, but there is no NVIDIA driver here; install it, or set model.device: auto"
+    return Finding("gpu", found or not wanted, words, needed=wanted)
+
+
+def _attention(settings: Settings) -> Finding:
+    installed = importlib.util.find_spec("flash_attn") is not None
+    wanted = settings.model.attention == "flash_attention_2"
+    words = "flash-attn is installed" if installed else "PyTorch's own (the `gpu` extra brings flash-attn)"
+    return Finding("attention", installed or not wanted, words, needed=wanted)
+
+
+def _workers(settings: Settings) -> Finding:
+    try:
+        workers = Hot(connect(settings.redis_url, settings.redis), settings.redis).workers()
+    except LongwatchError:
+        return Finding("workers", False, "not known without Redis", needed=False)
+    words = ", ".join(f"{queue}: {count}" for queue, count in sorted(workers.items()))
+    return Finding("workers", bool(workers), words or "none alive: `longwatch up` starts them", needed=False)
