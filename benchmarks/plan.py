@@ -6,7 +6,8 @@ import torch
 
 from benchmarks.results import write_json
 from llava_mini.cost import Flops, llava_flops, our_flops, plain_flops
-from llava_mini.plan import TEXT_TOKENS, WEIGHTS, format_plan, plan
+from llava_mini.plan import TEXT_TOKENS, format_plan, plan
+from llava_mini.quantize import WEIGHTS
 from llava_mini.shapes import SHAPES, llava_mini_7b
 from llava_mini.tables import table
 

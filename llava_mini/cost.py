@@ -20,8 +20,8 @@ from llava_mini.vision_half import VisionHalf
 
 META = torch.device("meta")
 ALL_LAYERS = -1  # a tower that runs its last layer too, as the public implementation's does
-# bitsandbytes: 8 bits and a float32 scale per row; NF4 with a float32 scale per 64 weights.
-INT8_SCALE_BYTES, INT4_BYTES = 4, 0.5 + 4 / 64
+# bitsandbytes: 8 bits and a float32 scale per row; NF4 with an 8-bit scale per 64 weights and a float32 per 256 scales.
+INT8_SCALE_BYTES, INT4_BYTES = 4, 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)

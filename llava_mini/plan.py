@@ -15,7 +15,7 @@ from llava_mini.context import frames_that_fit
 from llava_mini.cost import ByteCosts, byte_costs, llava_flops, our_flops, plain_flops
 from llava_mini.errors import ModelError
 from llava_mini.placement import DTYPES, resolve_dtype
-from llava_mini.quantize import Weights
+from llava_mini.quantize import WEIGHTS, Weights
 from llava_mini.shapes import SHAPES
 from llava_mini.tables import table
 
@@ -23,7 +23,6 @@ GB = 10**9
 TEXT_TOKENS = 43  # of the paper's counts (DESIGN, section 1)
 PROMPT_TOKENS, NEW_TOKENS = 256, 512  # a long question with the turns before it, and its answer
 RESERVE_GB = 1.0  # CUDA's own context and kernels, and fragmentation
-WEIGHTS: tuple[Weights, ...] = ("full", "int8", "int4")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from transformers import LlamaForCausalLM
 from llava_mini.errors import DeviceError
 
 Weights = Literal["full", "int8", "int4"]
+WEIGHTS: tuple[Weights, ...] = ("full", "int8", "int4")
+DEVICES = ("cuda", "cpu")  # that bitsandbytes has kernels for
+INT8_THRESHOLD = 6.0  # inputs beyond it are multiplied in 16 bits (LLM.int8(), arXiv 2208.07339, section 3.2)
 
 
 def quantized(llm: LlamaForCausalLM, weights: Weights, device: torch.device) -> LlamaForCausalLM:
@@ -27,10 +30,12 @@ def quantized(llm: LlamaForCausalLM, weights: Weights, device: torch.device) -> 
 
 
 def _require(weights: Weights, device: torch.device) -> None:
+    if weights not in WEIGHTS:
+        raise DeviceError(f"language_weights {weights!r} is not one of {', '.join(WEIGHTS)}")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise DeviceError(f"language_weights: {weights} needs bitsandbytes: install the `gpu` extra, or use full")
-    if device.type != "cuda":
-        raise DeviceError(f"language_weights: {weights} needs a CUDA device, not {device}; use full")
+    if device.type not in DEVICES:
+        raise DeviceError(f"language_weights: {weights} runs on {' or '.join(DEVICES)}, not on {device}; use full")
 
 
 def _linear(plain: nn.Linear, weights: Weights) -> nn.Module:
@@ -39,13 +44,16 @@ def _linear(plain: nn.Linear, weights: Weights) -> nn.Module:
     linear: nn.Module
     shape: dict[str, Any] = {"bias": plain.bias is not None, "device": "cpu"}
     if weights == "int8":
-        linear = bnb.nn.Linear8bitLt(plain.in_features, plain.out_features, has_fp16_weights=False, **shape)
+        linear = bnb.nn.Linear8bitLt(
+            plain.in_features, plain.out_features, has_fp16_weights=False, threshold=INT8_THRESHOLD, **shape
+        )
         linear.weight = bnb.nn.Int8Params(plain.weight.data, requires_grad=False, has_fp16_weights=False)
     else:
+        kind: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}  # QLoRA, arXiv 2305.14314, section 3
         linear = bnb.nn.Linear4bit(
-            plain.in_features, plain.out_features, compute_dtype=plain.weight.dtype, quant_type="nf4", **shape
+            plain.in_features, plain.out_features, compute_dtype=plain.weight.dtype, **kind, **shape
         )
-        linear.weight = bnb.nn.Params4bit(plain.weight.data, requires_grad=False, quant_type="nf4")
+        linear.weight = bnb.nn.Params4bit(plain.weight.data, requires_grad=False, **kind)
     if plain.bias is not None:
         linear.bias = plain.bias
     return linear

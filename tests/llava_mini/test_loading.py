@@ -1,5 +1,6 @@
 """Checkpoints: each half alone, one file or many, and clear errors where something is wrong."""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from llava_mini.checkpoint import EMBEDDINGS, LANGUAGE_PREFIXES, TOWER_COPY, VIS
 from llava_mini.errors import CheckpointError, DeviceError, PartMissing
 from llava_mini.loading import load_embeddings, load_language, load_vision
 from llava_mini.model import LlavaMini
+from llava_mini.quantize import Weights
 from tests.llava_mini.conftest import GOLDEN, METADATA, MakeCheckpoint
 from tests.llava_mini.test_parity import golden
 
@@ -221,12 +223,25 @@ def test_a_folder_that_is_not_there_is_named() -> None:
 def test_a_machine_without_the_wanted_device_or_library_is_told_so(folder_a: Path) -> None:
     with pytest.raises(DeviceError, match="flash"):
         LlavaMini.from_pretrained(folder_a, attention="flash_attention_2")
-    with pytest.raises(DeviceError, match="int8"):
-        LlavaMini.from_pretrained(folder_a, language_weights="int8")
     with pytest.raises(DeviceError, match="float8"):
         LlavaMini.from_pretrained(folder_a, dtype="float8")
     with pytest.raises(DeviceError, match="warp"):
         LlavaMini.from_pretrained(folder_a, device="warp")
+
+
+@pytest.mark.parametrize(("weights", "tolerance"), [("int8", 0.05), ("int4", 0.5)])
+def test_smaller_weights_stay_close_or_say_what_they_need(
+    weights: Weights, tolerance: float, folder_a: Path, model_a: LlavaMini
+) -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(DeviceError, match=f"{weights} needs bitsandbytes"):
+            LlavaMini.from_pretrained(folder_a, language_weights=weights)
+        return
+    language = LlavaMini.from_pretrained(folder_a, language_weights=weights, parts=("language",)).language
+    embeds = golden("A_video")["inputs_embeds"]
+    smaller, full = (half.advance(half.new_cache(), embeds) for half in (language, model_a.language))
+    assert (smaller - full).norm() < tolerance * full.norm()
+    assert "int8" in str(language.llm.model.layers[0].mlp.up_proj.weight.dtype)
 
 
 def test_half_precision_stays_close_to_full(folder_a: Path) -> None:
