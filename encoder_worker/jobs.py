@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -14,8 +15,6 @@ from storage.segments import SEGMENT_FRAMES, mask_of, places_in
 from storage.store import Store
 
 log = logging.getLogger(__name__)
-LOCK_HOLD_S = 600.0  # far longer than a segment takes; a lock that outlives its holder delays, it does not lose
-LOCK_WAIT_S = 120.0
 
 
 class EncoderJobs:
@@ -30,9 +29,8 @@ class EncoderJobs:
     def encode_segment(self, video_id: str, segment: int) -> None:
         """Makes the segment's record cover every frame that is in the archive."""
         try:
-            with self._store.segment_lock(video_id, segment, LOCK_HOLD_S, LOCK_WAIT_S) as got:
-                if got:
-                    self._covering_record(video_id, segment)
+            with self._locked(video_id, segment):
+                self._covering_record(video_id, segment)
             self._reconciler.video(video_id)  # what was held back to bound the queue
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
@@ -40,13 +38,21 @@ class EncoderJobs:
     def fuse_segment(self, video_id: str, segment: int, requests: Sequence[tuple[list[int], int]]) -> None:
         """Makes the segment's record hold these texts' fusions: (token ids, mask of frames) each."""
         try:
-            with self._store.segment_lock(video_id, segment, LOCK_HOLD_S, LOCK_WAIT_S):
+            with self._locked(video_id, segment):
                 record = self._covering_record(video_id, segment)
                 fusions = self._fused(video_id, segment, record, requests)
                 if fusions:
                     self._keep(video_id, segment, record, fusions)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
+
+    def _locked(self, video_id: str, segment: int) -> AbstractContextManager[bool]:
+        """Keeps others off the segment for as long as a worker may be silent: what a dead one held is free soon.
+
+        A slow job may outlive its lock. That costs double work, never a wrong record: each write is a whole one.
+        """
+        hold_s = self._settings.queues.worker_dead_after_s
+        return self._store.segment_lock(video_id, segment, hold_s, wait_s=2 * hold_s)
 
     def _covering_record(self, video_id: str, segment: int) -> Record:
         """The record with all the frames there are, made or completed where necessary."""
