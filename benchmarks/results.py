@@ -10,8 +10,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, object]:
-    """What the numbers depend on."""
-    return {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    """What the numbers depend on; `load` is how many processes wanted a core in the last minute."""
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+    }
 
 
 def write_json(name: str, values: Mapping[str, object]) -> None:

@@ -84,7 +84,7 @@ def parse_config(values: Mapping[str, Any], tower: Mapping[str, Any], path: Path
             raise CheckpointError(f"{path}: {key} is {values[key]!r}, but only {known!r} is implemented")
     try:
         return LlavaMiniConfig(
-            text=LlamaConfig.from_dict({**values, "model_type": "llama"}),
+            text=LlamaConfig.from_dict(_text_values(values)),
             vision=CLIPVisionConfig.from_dict(_vision_values(tower)),
             vision_tower=str(values["mm_vision_tower"]),
             compressor_size=int(values["compressor_size"]),
@@ -105,6 +105,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold an object")
     return values
+
+
+def _text_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With RoPE in the one field that transformers 5 has for it; checkpoints of version 4 have two."""
+    rope = values.get("rope_parameters") or {
+        **(values.get("rope_scaling") or {"rope_type": "default"}),
+        "rope_theta": values.get("rope_theta", 10000.0),
+    }
+    others = {name: value for name, value in values.items() if name not in ("rope_scaling", "rope_theta")}
+    return {**others, "model_type": "llama", "rope_parameters": rope}
 
 
 def _vision_values(values: Mapping[str, Any]) -> dict[str, Any]:

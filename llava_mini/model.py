@@ -153,7 +153,7 @@ class LlavaMini:
 
     @torch.no_grad()
     def trace(self, pixel_values: Tensor, input_ids: Tensor, max_new_tokens: int) -> dict[str, Tensor]:
-        """Every intermediate of a greedy answer, under the names of docs/parity.md; end tokens are not heeded.
+        """Every intermediate of a greedy answer, under the names of golden/README.md; end tokens are not heeded.
 
         pixel_values (pictures,3,S,S) for an image or (T,pictures,3,S,S) for a video; input_ids (L,) or (1,L) with one
         placeholder. Needs both halves. Raises InputError, PartMissing, PromptTooLong.

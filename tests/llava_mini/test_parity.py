@@ -1,4 +1,4 @@
-"""Every intermediate equals the public implementation's (golden data; docs/parity.md)."""
+"""Every intermediate equals the public implementation's (golden/README.md)."""
 
 from functools import partial
 from pathlib import Path
