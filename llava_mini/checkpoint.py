@@ -24,7 +24,7 @@ Wanted = Callable[[str], bool]
 
 
 class Checkpoint:
-    """A folder as the public implementation's `save_pretrained` writes it (golden/README.md); raises CheckpointError."""
+    """A folder as the public code's `save_pretrained` writes it (golden/README.md); raises CheckpointError."""
 
     def __init__(self, folder_or_hub_id: str | Path) -> None:
         self.folder = _folder(str(folder_or_hub_id), ("*.json", "*.safetensors", "*.model", "*.jinja"))
