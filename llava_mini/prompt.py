@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from llava_mini.config import read_json
 from llava_mini.errors import CheckpointError
@@ -67,9 +67,12 @@ class PromptBuilder:
         generation_prompt: bool = True,
         chat_template: str | None = None,
     ) -> "PromptBuilder":
-        """The tokenizer in a checkpoint's folder; `chat_template` (Jinja) replaces its own. Raises CheckpointError."""
+        """The tokenizer.json in a checkpoint's folder; `chat_template` (Jinja) replaces its own.
+
+        Not by AutoTokenizer, which asks config.json for a class and knows none by this name. Raises CheckpointError.
+        """
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+            tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(folder))
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"no usable tokenizer in {folder}: {error}") from error
         tokenizer.chat_template = chat_template or tokenizer.chat_template

@@ -1,6 +1,7 @@
 """Prompts from a chat template, and answers decoded piece by piece; with a tokenizer of bytes made here."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_mini.errors import CheckpointError
 from llava_mini.prompt import IMAGE_TOKEN_ID, SYSTEM_TEXT, PromptBuilder
+from tests.llava_mini.conftest import GOLDEN
 
 TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}"
@@ -31,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
     fast.save_pretrained(path)
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, 300]}), encoding="utf-8")
+    shutil.copy(GOLDEN / "B" / "config.json", path)  # of an architecture that transformers does not know
     return path
 
 
