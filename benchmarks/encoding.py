@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.plain import PlainVision
 from benchmarks.recipe import write_checkpoint
-from benchmarks.results import write_json
+from benchmarks.report import write_json
 from llava_mini.config import read_json
 from llava_mini.model import LlavaMini
 from llava_mini.placement import DTYPES

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import torch
 
-from benchmarks.results import write_json
+from benchmarks.report import write_json
 from llava_mini.cost import Flops, llava_flops, our_flops, plain_flops
 from llava_mini.plan import TEXT_TOKENS, format_plan, plan
 from llava_mini.quantize import WEIGHTS
