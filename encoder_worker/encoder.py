@@ -38,13 +38,14 @@ class Encoder:
 
         Raises DamagedRecord naming the place of a picture that is none.
         """
-        frames = np.stack([_decoded(picture, place) for place, picture in enumerate(pictures)])
+        frames = np.stack([decoded(picture, place) for place, picture in enumerate(pictures)])
         encoded = self._model.encode(self._model.preprocess(frames), texts, self._batch_frames)
         means = [pool(fused).numpy() for fused in encoded.fused]
         return Encodings(encoded.tokens.numpy().astype(np.float16), means)
 
 
-def _decoded(picture: bytes, place: int) -> NDArray[np.uint8]:
+def decoded(picture: bytes, place: int = 0) -> NDArray[np.uint8]:
+    """RGB (h,w,3) of a JPEG; raises DamagedRecord naming its place among others."""
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) if picture else None
     if image is None:
         raise DamagedRecord(f"picture {place} of those to encode is no JPEG")

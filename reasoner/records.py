@@ -38,6 +38,7 @@ class Gatherer:
         self._timeout_s = settings.reasoner.fusion_timeout_s
         self._reconciler = Reconciler(store, settings.queues)
         self._records: dict[int, Record] = {}
+        self._counted: set[int] = set()  # segments known to have been encoded, even if a record is lost meanwhile
 
     def frames(self, start_s: float, end_s: float | None) -> list[Frame]:
         """The encoded frames of the stretch, as far as they are there; waits while there are none at all.
@@ -75,7 +76,8 @@ class Gatherer:
         last_s = sum(counts.frames.values()) / video.sample_fps
         span_s = SEGMENT_FRAMES / video.sample_fps
         found: list[Frame] = []
-        for segment in sorted(segment for segment, encoded in counts.tokens.items() if encoded):
+        self._counted |= {segment for segment, encoded in counts.tokens.items() if encoded}
+        for segment in sorted(self._counted):
             if (segment + 1) * span_s < start_s or (end_s is not None and segment * span_s > end_s):
                 continue
             record = self._store.record(video.id, segment, self._fingerprint)

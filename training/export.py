@@ -68,7 +68,6 @@ def _config(model: TrainingModel) -> dict[str, object]:
         "max_position_embeddings": text.max_position_embeddings,
         "rms_norm_eps": text.rms_norm_eps,
         "rope_theta": 10000.0,
-        "rope_scaling": None,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
