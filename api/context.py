@@ -2,6 +2,7 @@
 
 from typing import Annotated, NamedTuple
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from configs.settings import Settings
@@ -13,6 +14,9 @@ class Service(NamedTuple):
 
     settings: Settings
     store: Store
+    listeners: (
+        CapacityLimiter  # threads that wait for pieces of answers: apart, so that other routes never wait on them
+    )
 
 
 def service_of(request: Request) -> Service:

@@ -6,27 +6,31 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from storage.models import Answer, FusionMode, Problem, Progress, Question, QuestionStatus, Video, VideoStatus
+from api import examples
+from storage.models import Answer, FusionMode, Options, Problem, Progress, Question, QuestionStatus, Video, VideoStatus
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-VIDEO_EXAMPLE: JsonDict = {"url": "https://example.org/garden.mp4"}
-QUESTION_EXAMPLE: JsonDict = {"question": "Is there a red circle?", "start_s": 60, "end_s": 180}
+SamplingMode = Literal["exact", "keyframes"]
+
+
+def _shown(example: JsonDict) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [example]})
 
 
 class Request(BaseModel):
     """A request body: unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid")
 
 
 class VideoRequest(Request):
     """A video to watch: an address, or a file that this machine has below `ingest.allowed_roots`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [VIDEO_EXAMPLE]})
+    model_config = _shown(examples.VIDEO_REQUEST)
 
     url: str | None = Field(None, max_length=4096, description="http or https.")
     path: str | None = Field(None, max_length=4096, description="A path on the machine of the ingest worker.")
-    mode: Literal["exact", "keyframes"] | None = Field(None, description="Empty: as configured.")
+    mode: SamplingMode | None = Field(None, description="Empty: as configured.")
 
     @model_validator(mode="after")
     def _one_source(self) -> "VideoRequest":
@@ -35,10 +39,16 @@ class VideoRequest(Request):
         return self
 
 
+class UploadFields(Request):
+    """What a form may say beside its file."""
+
+    mode: SamplingMode | None = Field(None, description="Empty: as configured.")
+
+
 class QuestionRequest(Request):
     """A question about a stretch of a video."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [QUESTION_EXAMPLE]})
+    model_config = _shown(examples.QUESTION_REQUEST)
 
     question: str = Field(min_length=1)
     start_s: Seconds = 0.0
@@ -62,13 +72,15 @@ class QuestionRequest(Request):
 class VideoView(BaseModel):
     """A video as the API shows it: without where it was fetched from, which may hold a password."""
 
+    model_config = _shown(examples.VIDEO)
+
     id: str
     kind: Literal["url", "path", "upload"]
     source: str
     status: VideoStatus
     created_at: datetime
     sample_fps: float
-    mode: Literal["exact", "keyframes"]
+    mode: SamplingMode
     duration_s: float | None
     width_px: int | None
     height_px: int | None
@@ -77,7 +89,7 @@ class VideoView(BaseModel):
     duplicate_of: str | None
     truncated: str | None
     problem: Problem | None
-    progress: Progress | None
+    progress: Progress | None = Field(description="Empty only where the archive is damaged.")
 
     @classmethod
     def of(cls, video: Video, progress: Progress | None) -> "VideoView":
@@ -111,12 +123,15 @@ class SegmentList(BaseModel):
 class QuestionView(BaseModel):
     """A question, and its answer once there is one."""
 
+    model_config = _shown(examples.QUESTION)
+
     id: str
     video_id: str
     question: str
     start_s: float
     end_s: float | None
     fusion: FusionMode
+    options: Options
     status: QuestionStatus
     created_at: datetime
     previous_question_id: str | None

@@ -1,38 +1,83 @@
 """Server-sent events: the pieces of an answer, and a video's progress."""
 
+import json
+import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
-from anyio import sleep
+from anyio import move_on_after, sleep
 from anyio.to_thread import run_sync
-from sse_starlette import ServerSentEvent
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from api.context import Service
+from api.problems import problem_body
 from api.schemas import QuestionView, VideoView
 from storage.answers import LAST, Piece
+from storage.errors import LongwatchError
 from storage.models import Question
-from storage.store import Store
 
-WAIT_S = 1.0  # per look at the stream of pieces; a client that went away is noticed between two looks
+log = logging.getLogger(__name__)
+
+EVENT_STREAM = "text/event-stream"
+LOOK_S = 1.0  # per look at the stream of pieces; then the archive is asked, in case Redis forgot the last one
 
 
-async def answer_events(store: Store, question: Question) -> AsyncIterator[ServerSentEvent]:
+def answer_stream(service: Service, question: Question) -> EventSourceResponse:
     """`question` first, `text` pieces, `restart` where another worker begins anew, at last `answer` or `error`."""
-    yield _event("question", QuestionView.of(question).model_dump_json())
-    cursor, ended = "0", question.settled
-    while not ended:
-        for piece in await run_sync(_pieces, store, question.id, cursor):
-            cursor = piece.cursor
-            if piece.kind in LAST:
-                ended = True
-            else:
-                yield _event(piece.kind, piece.text)
-        ended = ended or (await run_sync(store.archive.question, question.id)).settled
-    final = QuestionView.of(await run_sync(store.archive.question, question.id))
-    yield _event("error" if final.status == "failed" else "answer", final.model_dump_json())
+    return EventSourceResponse(_ended_by_problem(_answer_events(service, question)))
 
 
-async def progress_events(store: Store, video_id: str, interval_s: float) -> AsyncIterator[ServerSentEvent]:
+def progress_stream(service: Service, video_id: str) -> EventSourceResponse:
     """`progress` with the whole video at every change, until it is complete."""
-    shown = ""
+    return EventSourceResponse(_ended_by_problem(_progress_events(service, video_id)))
+
+
+def described() -> dict[str, Any]:
+    """How OpenAPI describes a stream; each route gets its own copy, because FastAPI writes into it."""
+    return {EVENT_STREAM: {"schema": {"type": "string"}}}
+
+
+async def wait_settled(service: Service, question: Question, wait_s: float) -> Question:
+    """The question once it is settled, or as it is after `wait_s`."""
+    if wait_s <= 0:
+        return question
+    with move_on_after(wait_s):
+        async for _ in _pieces(service, question.id):
+            continue
+    return await run_sync(service.store.archive.question, question.id)
+
+
+async def _answer_events(service: Service, question: Question) -> AsyncIterator[ServerSentEvent]:
+    yield _event("question", QuestionView.of(question).model_dump_json())
+    if not question.settled:
+        async for piece in _pieces(service, question.id):
+            yield _event(piece.kind, piece.text)
+        question = await run_sync(service.store.archive.question, question.id)
+    elif question.answer is not None and question.answer.text:  # who joins late gets the text at once
+        yield _event("text", question.answer.text)
+    yield _event("error" if question.status == "failed" else "answer", QuestionView.of(question).model_dump_json())
+
+
+async def _pieces(service: Service, question_id: str) -> AsyncIterator[Piece]:
+    """What the reasoner has sent and sends, without the last piece; ends once the question is settled."""
+    store, cursor = service.store, "0"
+
+    def look() -> list[Piece]:
+        return list(store.answers.read(question_id, cursor, LOOK_S))
+
+    while True:
+        found = await run_sync(look, limiter=service.listeners, abandon_on_cancel=True)
+        for piece in found:
+            if piece.kind in LAST:
+                return
+            cursor = piece.cursor
+            yield piece
+        if not found and (await run_sync(store.archive.question, question_id)).settled:
+            return
+
+
+async def _progress_events(service: Service, video_id: str) -> AsyncIterator[ServerSentEvent]:
+    store, shown = service.store, ""
     while True:
         video = await run_sync(store.archive.video, video_id)
         progress = await run_sync(store.progress, video)
@@ -42,22 +87,17 @@ async def progress_events(store: Store, video_id: str, interval_s: float) -> Asy
             shown = text
         if progress.complete:
             return
-        await sleep(interval_s)
+        await sleep(service.settings.api.progress_interval_s)
 
 
-async def wait_settled(store: Store, question: Question, wait_s: float) -> Question:
-    """The question once it is settled, or as it is after `wait_s`."""
-    waited_s, step_s = 0.0, 0.05
-    while not question.settled and waited_s < wait_s:
-        await sleep(step_s)
-        waited_s += step_s
-        step_s = min(step_s * 1.5, 0.5)
-        question = await run_sync(store.archive.question, question.id)
-    return question
-
-
-def _pieces(store: Store, question_id: str, cursor: str) -> list[Piece]:
-    return list(store.answers.read(question_id, cursor, WAIT_S))
+async def _ended_by_problem(events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
+    """The events; where storage fails or the video is deleted meanwhile, a last one `problem` with the reason."""
+    try:
+        async for event in events:
+            yield event
+    except LongwatchError as error:
+        log.warning("a stream ended early: %s", error)
+        yield _event("problem", json.dumps(problem_body(error.code, str(error))))
 
 
 def _event(name: str, data: str) -> ServerSentEvent:

@@ -1,28 +1,155 @@
-"""Receives an uploaded file in pieces, within its limit, into the folder that ingest reads."""
+"""Receives an uploaded file as it arrives, hashed on the way, straight into the folder that ingest reads."""
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
-from starlette.datastructures import UploadFile
+from anyio.to_thread import run_sync
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
-from api.problems import TooLarge
+from api.problems import TooLarge, WorkDirUnavailable
+from storage.errors import BadRequest
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20  # written at once, in a thread of its own
+LONGEST_FIELD_BYTES, MOST_FIELDS = 1024, 8
+LONGEST_NAME_CHARS = 200
 
 
-async def receive(upload: UploadFile, into: Path, limit_bytes: int) -> str:
-    """Writes the upload to `into`; its sha256. Raises TooLarge, and leaves nothing behind then."""
-    into.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
+class Upload(NamedTuple):
+    """What arrived: the file's name as the client calls it, its hash, and the form's other fields."""
+
+    name: str
+    sha256: str
+    fields: dict[str, str]
+
+
+async def receive(request: Request, into: Path, limit_bytes: int) -> Upload:
+    """Writes the form's file (field `file`) to `into`; where it raises, nothing is left behind.
+
+    Raises TooLarge, BadRequest, WorkDirUnavailable, and Starlette's ClientDisconnect.
+    """
+    boundary = parse_options_header(request.headers.get("content-type", ""))[1].get(b"boundary")
+    if not boundary:
+        raise BadRequest("the content-type has no boundary: let the HTTP client set it")
+    with _translated(into.parent):
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with into.open("xb") as file:
+            try:
+                return await _received(request, _Form(file, boundary, limit_bytes))
+            except BaseException:
+                into.unlink()
+                raise
+
+
+async def _received(request: Request, form: "_Form") -> Upload:
+    pending = bytearray()
+    async for chunk in request.stream():
+        pending += chunk
+        if len(pending) >= CHUNK_BYTES:
+            await run_sync(form.write, bytes(pending))
+            pending.clear()
+    await run_sync(form.write, bytes(pending))
+    return await run_sync(form.finish)
+
+
+@contextmanager
+def _translated(folder: Path) -> Iterator[None]:
     try:
-        with into.open("wb") as file:
-            while chunk := await upload.read(CHUNK_BYTES):
-                size += len(chunk)
-                if size > limit_bytes:
-                    raise TooLarge(f"the file is larger than {limit_bytes} bytes (api.max_upload_bytes)")
-                digest.update(chunk)
-                file.write(chunk)
-    except BaseException:
-        into.unlink(missing_ok=True)
-        raise
-    return digest.hexdigest()
+        yield
+    except FormParserError as error:
+        raise BadRequest(f"the multipart body cannot be read: {error}") from error
+    except OSError as error:
+        raise WorkDirUnavailable(f"cannot write to {folder}: {error}; check data_dir and its space") from error
+
+
+class _Form:
+    """The parts of a multipart body as they come: one file, which is written through, and short fields."""
+
+    def __init__(self, file: BinaryIO, boundary: bytes, limit_bytes: int) -> None:
+        self._file = file
+        self._limit_bytes = limit_bytes
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._file_name: str | None = None
+        self._fields: dict[str, bytearray] = {}
+        self._field: bytearray | None = None  # None while the part at hand is the file
+        self._header_name, self._header_value, self._disposition = b"", b"", b""
+        self._ended = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_header_field": self._on_header_name,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_part,
+                "on_part_data": self._on_data,
+                "on_end": self._on_end,
+            },
+        )
+
+    def write(self, body: bytes) -> None:
+        """Takes the next bytes of the body."""
+        self._parser.write(body)
+
+    def finish(self) -> Upload:
+        """What arrived, once it is on the disk; raises BadRequest where it is not whole."""
+        if not self._ended:
+            raise BadRequest("the multipart body ended early")
+        if self._file_name is None or not self._size:
+            raise BadRequest("the multipart body has no file in its field `file`, or an empty one")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        fields = {name: value.decode(errors="replace") for name, value in self._fields.items()}
+        return Upload(self._file_name, self._digest.hexdigest(), fields)
+
+    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name, self._header_value = b"", b""
+
+    def _on_part(self) -> None:
+        options = parse_options_header(self._disposition)[1]
+        self._disposition = b""
+        name = options.get(b"name", b"").decode(errors="replace")
+        if b"filename" in options:
+            if name != "file" or self._file_name is not None:
+                raise BadRequest("send one file, in the field `file`")
+            self._file_name = shown_name(options[b"filename"].decode(errors="replace"))
+            self._field = None
+        else:
+            if name in self._fields or len(self._fields) == MOST_FIELDS:
+                raise BadRequest(f"the field {name!r} is one too many")
+            self._field = self._fields[name] = bytearray()
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        piece = data[start:end]
+        if self._field is not None:
+            self._field += piece
+            if len(self._field) > LONGEST_FIELD_BYTES:
+                raise BadRequest(f"a form field is longer than {LONGEST_FIELD_BYTES} bytes")
+            return
+        self._size += len(piece)
+        if self._size > self._limit_bytes:
+            raise TooLarge(f"the file is larger than {self._limit_bytes} bytes (api.max_upload_bytes)")
+        self._digest.update(piece)
+        self._file.write(piece)
+
+    def _on_end(self) -> None:
+        self._ended = True
+
+
+def shown_name(name: str) -> str:
+    """The last part of a file's name as a client spells it, fit to be shown."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(letter for letter in last if letter.isprintable())[:LONGEST_NAME_CHARS] or "upload"

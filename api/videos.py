@@ -1,190 +1,200 @@
 """Routes of videos: submit, list, look at, delete."""
 
+import hashlib
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from sse_starlette import EventSourceResponse
-from starlette.datastructures import UploadFile
 
 from api.context import Service, ServiceNeeded
-from api.problems import SourceRefused, responses
-from api.schemas import VIDEO_EXAMPLE, SegmentList, SegmentView, VideoPage, VideoRequest, VideoView
-from api.streaming import progress_events
+from api.limits import is_multipart, media_type
+from api.problems import responses
+from api.schemas import SegmentList, SegmentView, UploadFields, VideoPage, VideoRequest, VideoView
+from api.sources import from_request, from_upload, upload_path
+from api.streaming import described, progress_stream
 from api.uploads import receive
 from storage.errors import BadRequest, NotFound
-from storage.ids import check_video_id, new_video_id
+from storage.ids import VIDEO_ID, new_video_id
 from storage.models import Video
 from storage.segments import SEGMENT_FRAMES
-from storage.urls import redact
 
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 Seconds = Annotated[float | None, Query(ge=0, allow_inf_nan=False)]
+STORAGE = ("archive-unavailable", "redis-unavailable")
 BODIES = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": VideoRequest.model_json_schema(), "example": VIDEO_EXAMPLE},
+            "application/json": {"schema": VideoRequest.model_json_schema()},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        **UploadFields.model_json_schema()["properties"],
+                    },
                 }
             },
         },
     }
 }
+PICTURE: dict[str, Any] = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @router.post(
-    "", status_code=202, response_model=VideoView, responses=responses(400, 403, 413, 422, 503), openapi_extra=BODIES
+    "",
+    status_code=202,
+    response_model=VideoView,
+    responses={
+        200: {"model": VideoView, "description": "The upload's content is there already: this video has it"},
+        **responses("bad-request", "source-refused", "too-large", "invalid", "work-dir-unavailable", *STORAGE),
+    },
+    openapi_extra=BODIES,
 )
 async def submit(request: Request, service: ServiceNeeded) -> Response:
     """Submits a video: JSON with `url` or `path`, or an upload as multipart field `file`.
 
     Answers 202 with the new video, or 200 where an upload's content is there already.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
+    await run_sync(service.store.hot.check)  # nothing is taken in that could not be queued
+    content_type = request.headers.get("content-type", "")
+    if is_multipart(content_type):
         return await _upload(request, service)
-    if kind != "application/json":
+    if media_type(content_type) != "application/json":
         raise BadRequest("send JSON (content-type: application/json) or a file (multipart/form-data, field `file`)")
     try:
         wanted = VideoRequest.model_validate_json(await request.body())
     except ValidationError as error:
-        raise RequestValidationError(error.errors(include_context=False)) from error
-    video = await run_sync(_new_video, wanted, service)
-    return await _submitted(video, service)
+        raise _invalid(error) from error
+    video = await run_sync(from_request, wanted, service.settings)
+    await run_sync(service.store.add_video, video)
+    return await _answered(video, service, 202)
 
 
-@router.get("", responses=responses(422, 503))
+@router.get("", responses=responses("bad-request", "invalid", *STORAGE))
 def listed(
     service: ServiceNeeded,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
-    limit: Annotated[int | None, Query(ge=1, le=200)] = None,
+    limit: Annotated[int | None, Query(ge=1, le=200, description="Empty: as configured.")] = None,
 ) -> VideoPage:
     """Videos, newest first."""
+    if cursor is not None and not VIDEO_ID.fullmatch(cursor):
+        raise BadRequest("cursor must be the next_cursor of another page")
     size = limit or service.settings.api.page_size
     page: list[VideoView] = []
-    for video in service.store.archive.videos(check_video_id(cursor) if cursor else None):
+    for video in service.store.archive.videos(cursor):
         if len(page) == size:
             return VideoPage(videos=page, next_cursor=page[-1].id)
         page.append(_view(video, service))
     return VideoPage(videos=page, next_cursor=None)
 
 
-@router.get("/{video_id}", responses=responses(404, 503))
+@router.get("/{video_id}", responses=responses("not-found", *STORAGE))
 def one(video_id: str, service: ServiceNeeded) -> VideoView:
     """One video with its progress."""
     return _view(service.store.archive.video(video_id), service)
 
 
-@router.delete("/{video_id}", status_code=204, responses=responses(404, 409, 503))
+@router.delete("/{video_id}", status_code=204, responses=responses("not-found", "conflict", *STORAGE))
 def delete(video_id: str, service: ServiceNeeded) -> Response:
-    """Removes a video with all that belongs to it, and cancels its jobs."""
-    video = service.store.archive.video(video_id)
-    service.store.delete_video(video_id)
+    """Removes a video with all that belongs to it, cancels its jobs and ends its answers.
+
+    409 while other videos of the same content lean on its frames: delete these first.
+    """
+    store = service.store
+    video = store.archive.video(video_id)
+    open_questions = [i for i in store.hot.unfinished() if i.startswith(f"{video_id}_")]
+    store.delete_video(video_id)
+    for question_id in open_questions:
+        store.answers.cancel(question_id)
+        store.hot.mark_finished(question_id)
     if video.kind == "upload":
         Path(video.location).unlink(missing_ok=True)
     return Response(status_code=204)
 
 
-@router.get("/{video_id}/segments", responses=responses(404, 422, 503))
-def segments(video_id: str, service: ServiceNeeded, start_s: Seconds = 0.0, end_s: Seconds = None) -> SegmentList:
+@router.get("/{video_id}/segments", responses=responses("bad-request", "not-found", "invalid", *STORAGE))
+def segments(video_id: str, service: ServiceNeeded, start_s: Seconds = None, end_s: Seconds = None) -> SegmentList:
     """The segments that overlap a stretch."""
+    first_s = start_s or 0.0
+    if end_s is not None and end_s <= first_s:
+        raise BadRequest(f"end_s ({end_s:g}) must be greater than start_s ({first_s:g})")
     video = service.store.holder(video_id)
     counts = service.store.counts(video.id)
     found = []
-    for segment in sorted(counts.frames):
+    for segment, frames in sorted(counts.frames.items()):
         begin = segment * SEGMENT_FRAMES / video.sample_fps
-        end = begin + counts.frames[segment] / video.sample_fps
-        if end > (start_s or 0.0) and (end_s is None or begin < end_s):
+        end = begin + frames / video.sample_fps
+        if end > first_s and (end_s is None or begin < end_s):
             encoded = counts.tokens.get(segment, 0)
-            found.append(
-                SegmentView(
-                    segment=segment, start_s=begin, end_s=end, frames=counts.frames[segment], frames_encoded=encoded
-                )
-            )
+            found.append(SegmentView(segment=segment, start_s=begin, end_s=end, frames=frames, frames_encoded=encoded))
     return SegmentList(segments=found)
 
 
-@router.get("/{video_id}/frames/{t_s}.jpg", responses=responses(404, 422, 503), response_class=Response)
-def frame(video_id: str, t_s: float, service: ServiceNeeded) -> Response:
+@router.get(
+    "/{video_id}/frames/{t_s}.jpg",
+    responses={
+        200: {"content": PICTURE, "description": "The picture"},
+        304: {"description": "As in If-None-Match"},
+        **responses("not-found", "invalid", *STORAGE),
+    },
+    response_class=Response,
+)
+def frame(
+    video_id: str, t_s: float, service: ServiceNeeded, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
     """The sampled frame nearest to second `t_s`, as it was encoded: 336x336 JPEG."""
     video = service.store.holder(video_id)
     frames = sum(service.store.counts(video.id).frames.values())
-    if not frames or not 0 <= t_s <= frames / video.sample_fps:
-        raise NotFound(f"no frame at {t_s:g} s: the video has {frames / video.sample_fps:g} s")
-    index = min(int(t_s * video.sample_fps), frames - 1)
+    last_s = frames / video.sample_fps
+    if not frames or not 0 <= t_s <= last_s:
+        raise NotFound(f"no frame at {t_s:g} s: the video has {last_s:g} s of frames")
+    index = min(int(t_s * video.sample_fps), frames - 1)  # frame k stands for the time (k + 0.5) / sample_fps
     picture = service.store.archive.frame(video.id, index)
-    headers = {"cache-control": "private, max-age=31536000, immutable"}  # a sampled frame never changes
+    etag = f'"{hashlib.sha256(picture).hexdigest()[:32]}"'
+    headers = {"cache-control": "private, max-age=3600", "etag": etag}
+    if if_none_match is not None and etag in if_none_match:
+        return Response(status_code=304, headers=headers)
     return Response(picture, media_type="image/jpeg", headers=headers)
 
 
-@router.get("/{video_id}/events", responses=responses(404, 503), response_class=EventSourceResponse)
+@router.get(
+    "/{video_id}/events",
+    responses={200: {"content": described(), "description": "Events `progress`"}, **responses("not-found", *STORAGE)},
+    response_class=EventSourceResponse,
+)
 async def events(video_id: str, service: ServiceNeeded) -> EventSourceResponse:
-    """Progress as server-sent events, until all is encoded."""
+    """Progress as server-sent events: `progress` with the video at every change, until all is encoded."""
     await run_sync(service.store.archive.video, video_id)
-    return EventSourceResponse(progress_events(service.store, video_id, service.settings.api.progress_interval_s))
+    return progress_stream(service, video_id)
 
 
 async def _upload(request: Request, service: Service) -> Response:
-    async with request.form(max_files=1, max_fields=4) as form:
-        upload = form.get("file")
-        if not isinstance(upload, UploadFile):
-            raise BadRequest("the multipart body has no file in its field `file`")
-        video_id = new_video_id()
-        path = service.settings.work_dir / f"{video_id}.video"
-        sha256 = await receive(upload, path, service.settings.api.max_upload_bytes)
-        name = Path(upload.filename or "upload").name
-    video = _video(service, video_id, "upload", name, str(path)).model_copy(update={"sha256": sha256})
-    known = await run_sync(service.store.same_content, video)
-    if known is not None:
-        path.unlink()
-        return await _answered(await run_sync(service.store.archive.video, known), service, 200)
-    return await _submitted(video, service)
-
-
-def _new_video(wanted: VideoRequest, service: Service) -> Video:
-    mode = wanted.mode
-    if wanted.path is not None:
-        path = Path(wanted.path).resolve()
-        if not any(path.is_relative_to(root.resolve()) for root in service.settings.ingest.allowed_roots):
-            raise SourceRefused(f"{wanted.path} lies below none of the folders in ingest.allowed_roots")
-        return _video(service, new_video_id(), "path", path.name, str(path), mode)
-    url = wanted.url or ""
+    store, settings = service.store, service.settings
+    video_id = new_video_id()
+    path = upload_path(video_id, settings)
+    upload = await receive(request, path, settings.api.max_upload_bytes)
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise BadRequest("url must be an http or https address; upload local files, or use `path`")
-    return _video(service, new_video_id(), "url", redact(url), url, mode)
-
-
-def _video(service: Service, video_id: str, kind: str, source: str, location: str, mode: str | None = None) -> Video:
-    ingest = service.settings.ingest
-    return Video.model_validate(
-        {
-            "id": video_id,
-            "kind": kind,
-            "source": source,
-            "location": location,
-            "sample_fps": ingest.sample_fps,
-            "mode": mode or ingest.mode,
-        }
-    )
-
-
-async def _submitted(video: Video, service: Service) -> JSONResponse:
-    await run_sync(service.store.add_video, video)
+        fields = UploadFields.model_validate(upload.fields)
+        video = from_upload(video_id, path, upload, fields.mode, settings)
+        known = await run_sync(store.same_content, video)
+        if known is not None:
+            path.unlink()
+            return await _answered(await run_sync(store.archive.video, known), service, 200)
+        await run_sync(store.add_video, video)
+    except ValidationError as error:
+        path.unlink(missing_ok=True)
+        raise _invalid(error) from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return await _answered(video, service, 202)
 
 
@@ -195,4 +205,12 @@ async def _answered(video: Video, service: Service, status: int) -> JSONResponse
 
 
 def _view(video: Video, service: Service) -> VideoView:
-    return VideoView.of(video, service.store.progress(video))
+    try:
+        return VideoView.of(video, service.store.progress(video))
+    except NotFound:  # a duplicate whose holder's file is damaged: the log names it
+        return VideoView.of(video, None)
+
+
+def _invalid(error: ValidationError) -> RequestValidationError:
+    found = error.errors(include_context=False)
+    return RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in found])

@@ -1,0 +1,62 @@
+"""The examples in the OpenAPI description; tests send the requests and validate the rest."""
+
+from pydantic.config import JsonDict
+
+_VIDEO_ID, _QUESTION_ID = "20261121-020851123-4f2a9c", "20261121-020851123-4f2a9c_20261121-021544871-9be01d"
+
+VIDEO_REQUEST: JsonDict = {"url": "https://example.org/garden.mp4"}
+QUESTION_REQUEST: JsonDict = {"question": "Is there a red circle?", "start_s": 60, "end_s": 180}
+
+VIDEO: JsonDict = {
+    "id": _VIDEO_ID,
+    "kind": "url",
+    "source": "https://example.org/garden.mp4",
+    "status": "sampling",
+    "created_at": "2026-11-21T02:08:51.123Z",
+    "sample_fps": 1.0,
+    "mode": "exact",
+    "duration_s": 600.0,
+    "width_px": 1280,
+    "height_px": 720,
+    "source_fps": 30.0,
+    "codec": "h264",
+    "duplicate_of": None,
+    "truncated": None,
+    "problem": None,
+    "progress": {
+        "frames_sampled": 192,
+        "frames_expected": 600,
+        "frames_encoded": 128,
+        "encoded_until_s": 128.0,
+        "eta_s": 29.5,
+        "hot_bytes": 2097152,
+        "complete": False,
+    },
+}
+QUESTION: JsonDict = {
+    "id": _QUESTION_ID,
+    "video_id": _VIDEO_ID,
+    "question": "Is there a red circle?",
+    "start_s": 60.0,
+    "end_s": 180.0,
+    "fusion": "focused",
+    "options": {"temperature": 0.0, "top_p": 1.0, "max_tokens": None, "seed": 0},
+    "status": "done",
+    "created_at": "2026-11-21T02:15:44.871Z",
+    "previous_question_id": None,
+    "answer": {
+        "text": "yes",
+        "finish_reason": "stop",
+        "start_s": 60.5,
+        "end_s": 127.5,
+        "frames": 68,
+        "fusion": "focused",
+        "fusion_frames": 32,
+        "evidence": [{"t_s": 71.5, "score": 0.21, "picture": f"/v1/videos/{_VIDEO_ID}/frames/71.5.jpg"}],
+        "encoded_until_s": 128.0,
+        "video_complete": False,
+        "tokens": {"text": 41, "vision": 68, "answer": 2},
+        "timings": {"queue_s": 0.01, "fusion_s": 0.4, "prefill_s": 0.2, "first_token_s": 0.7, "total_s": 0.8},
+    },
+    "problem": None,
+}
