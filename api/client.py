@@ -1,7 +1,7 @@
 """Speaks to a running Longwatch over HTTP, for the command line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,7 +53,7 @@ class Client:
             if response.is_error:
                 response.read()
             _raise_problem(response)
-            yield from parse_events(response.iter_lines())
+            yield from parse_events(split_lines(response.iter_text()))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -63,7 +63,7 @@ class Client:
             raise ServiceError(f"{self._base_url} does not answer ({error}); start it with `longwatch up`") from error
 
 
-def parse_events(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     """(event, data) from the lines of an event stream (WHATWG HTML, 9.2.6); comments are left out."""
     event, data = "message", list[str]()
     for line in lines:
@@ -77,6 +77,15 @@ def parse_events(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
             event = value
         elif name == "data":
             data.append(value)
+
+
+def split_lines(texts: Iterable[str]) -> Iterator[str]:
+    """Whole lines, ended by a newline as in an event stream; httpx would also split at separators inside a text."""
+    rest = ""
+    for text in texts:
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            yield line.removesuffix("\r")
 
 
 def _raise_problem(response: httpx.Response) -> None:
