@@ -12,7 +12,7 @@ VIDEO: JsonDict = {
     "kind": "url",
     "source": "https://example.org/garden.mp4",
     "status": "sampling",
-    "created_at": "2026-11-21T02:08:51.123Z",
+    "created_at": "2026-11-21T02:08:51.123000Z",
     "sample_fps": 1.0,
     "mode": "exact",
     "duration_s": 600.0,
@@ -42,7 +42,7 @@ QUESTION: JsonDict = {
     "fusion": "focused",
     "options": {"temperature": 0.0, "top_p": 1.0, "max_tokens": None, "seed": 0},
     "status": "done",
-    "created_at": "2026-11-21T02:15:44.871Z",
+    "created_at": "2026-11-21T02:15:44.871000Z",
     "previous_question_id": None,
     "answer": {
         "text": "yes",

@@ -102,7 +102,9 @@ def install(app: FastAPI) -> None:
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     """How OpenAPI describes the problems, named by code, that a route can answer with."""
-    described: dict[int | str, dict[str, Any]] = {}
+    described: dict[int | str, dict[str, Any]] = {
+        "default": {"description": "Any other error", "content": {MEDIA_TYPE: {"schema": SCHEMA}}}
+    }
     for code in (*codes, "internal"):
         status, title = KINDS[code]
         known = described.setdefault(

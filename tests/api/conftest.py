@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from configs.settings import ApiSettings, Settings
@@ -31,17 +33,17 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"api": api})
 
 
-@pytest.fixture
-def address(settings: Settings, store: Store) -> Iterator[str]:
-    """Where the service answers."""
-    config = uvicorn.Config(create_app(settings, store), port=0, log_config=None, timeout_graceful_shutdown=3)
-    server = uvicorn.Server(config)
+@contextmanager
+def serving(app: FastAPI) -> Iterator[httpx.Client]:
+    """A client of `app`, which runs under a real server meanwhile."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=3))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         wait_until(lambda: server.started, step_s=0.01)
         host, port = server.servers[0].sockets[0].getsockname()
-        yield f"http://{host}:{port}"
+        with httpx.Client(base_url=f"http://{host}:{port}", timeout=30, trust_env=False) as client:
+            yield client
     finally:
         server.should_exit = True
         thread.join(timeout=20)
@@ -49,9 +51,9 @@ def address(settings: Settings, store: Store) -> Iterator[str]:
 
 
 @pytest.fixture
-def http(address: str) -> Iterator[httpx.Client]:
+def http(settings: Settings, store: Store) -> Iterator[httpx.Client]:
     """A client of the service."""
-    with httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
+    with serving(create_app(settings, store)) as client:
         yield client
 
 

@@ -233,11 +233,13 @@ def test_a_client_that_goes_away_leaves_no_work_behind(http: httpx.Client, seed:
 
 
 def _silent(store: Store) -> bool:
-    blocked = store.hot.redis.info("clients")["blocked_clients"]
-    before = store.hot.redis.info("commandstats").get("cmdstat_hgetall", {}).get("calls")
+    def looks() -> list[object]:
+        statistics = store.hot.redis.info("commandstats")
+        return [statistics.get(f"cmdstat_{command}", {}).get("calls") for command in ("hgetall", "xread")]
+
+    before = looks()
     threading.Event().wait(0.3)  # six intervals of progress
-    after = store.hot.redis.info("commandstats").get("cmdstat_hgetall", {}).get("calls")
-    return blocked == 0 and before == after
+    return before == looks() and not store.hot.redis.info("clients")["blocked_clients"]
 
 
 def test_a_waiting_question_is_cancelled_at_once_and_a_running_one_asked_to_stop(
