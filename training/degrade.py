@@ -1,5 +1,7 @@
 """Makes a drawn picture look as it does behind the service's path: video codec, JPEG, resize."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +27,10 @@ class Degrader:
         rng = self._rng
         noise = np.roll(self._noise[rng.integers(BANK)], int(rng.integers(DRAWN_PX)), axis=int(rng.integers(2)))
         values: NDArray[np.float32] = picture + noise * rng.uniform(0, 6)
-        degraded = np.clip(values, 0, 255).astype(np.uint8)
+        degraded: NDArray[Any] = np.clip(values, 0, 255).astype(np.uint8)
         if rng.random() < 0.3:
             degraded = cv2.GaussianBlur(degraded, (3, 3), 0)
         if rng.random() < 0.4:
             quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 96))]
-            degraded = cv2.imdecode(cv2.imencode(".jpg", degraded, quality)[1], cv2.IMREAD_COLOR)
+            degraded = np.asarray(cv2.imdecode(cv2.imencode(".jpg", degraded, quality)[1], cv2.IMREAD_COLOR))
         return np.asarray(Image.fromarray(degraded).resize((self._side_px, self._side_px), Image.Resampling.BICUBIC))

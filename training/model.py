@@ -6,12 +6,12 @@ as that of PyTorch's fused attention (docs/training.md). A test holds this pass 
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import rotate_half
 
 from llava_mini.config import LlavaMiniConfig
 from llava_mini.vision_half import VisionHalf
@@ -29,9 +29,9 @@ class TrainingModel(nn.Module):
         self.config = config
         self.vision = VisionHalf(config)
         self.llm = LlamaForCausalLM(config.text)
-        self._clip_layer, self._llama_layer = (
-            (_compiled(_clip_layer), _compiled(_llama_layer)) if compiled else (_clip_layer, _llama_layer)
-        )
+        ready: Callable[[Layer], Layer] = _compiled if compiled else _as_it_is
+        self._clip_layer: Layer = ready(_clip_layer)
+        self._llama_layer: Layer = ready(_llama_layer)
         _initialise(self)
 
     def features(self, pictures: Tensor) -> Tensor:
@@ -109,17 +109,22 @@ def _compiled(function: Layer) -> Layer:
     return torch.compile(function, dynamic=False)
 
 
-def _clip_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
+def _as_it_is(function: Layer) -> Layer:
+    return function
+
+
+def _clip_layer(layer: Any, hidden: Tensor) -> Tensor:
     attention = layer.self_attn
     normed = layer.layer_norm1(hidden)
     q, k, v = (
         _heads(part(normed), attention.head_dim) for part in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     hidden = hidden + attention.out_proj(_attend(q, k, v, None))
-    return hidden + layer.mlp(layer.layer_norm2(hidden))
+    advanced: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
+    return advanced
 
 
-def _llama_layer(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, first: int) -> Tensor:
+def _llama_layer(layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, first: int) -> Tensor:
     """The layer's output for the rows from `first` on; keys and values are of all rows."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
@@ -130,7 +135,8 @@ def _llama_layer(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], 
     k = _turn(_heads(attention.k_proj(normed), attention.head_dim), rope)
     v = _heads(attention.v_proj(normed), attention.head_dim)
     hidden = hidden[:, first:] + attention.o_proj(_attend(q, k, v, bias[..., first:, :]))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    advanced: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return advanced
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -140,7 +146,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _heads(rows: Tensor, width: int) -> Tensor:
-    return rows.unflatten(-1, (-1, width)).transpose(1, 2)
+    return rows.view(*rows.shape[:-1], -1, width).transpose(1, 2)
 
 
 def _rope(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -152,8 +158,8 @@ def _rope(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _turn(rows: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    turned: Tensor = rows * rope[0].to(rows.dtype) + rotate_half(rows) * rope[1].to(rows.dtype)
-    return turned
+    first, second = rows.chunk(2, dim=-1)
+    return rows * rope[0].to(rows.dtype) + torch.cat([-second, first], dim=-1) * rope[1].to(rows.dtype)
 
 
 def _initialise(model: TrainingModel) -> None:
@@ -168,8 +174,9 @@ def _initialise(model: TrainingModel) -> None:
     nn.init.normal_(model.llm.model.embed_tokens.weight, std=0.5)
     nn.init.normal_(tower.embeddings.class_embedding, std=FEATURE_STD)
     nn.init.normal_(compressor.query, std=0.3)
-    for layer in (model.vision.mm_projector[0], model.vision.mm_projector[2]):
-        nn.init.normal_(layer.weight, std=1.4 / math.sqrt(layer.in_features))
+    for layer in model.vision.mm_projector:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=1.4 / math.sqrt(layer.in_features))
     with torch.no_grad():
         side = math.isqrt(model.config.patches)
         width = model.config.vision.hidden_size

@@ -112,7 +112,7 @@ def _shape(stretch: Stretch, rng: Rng) -> Found:
     return ((thing.colour,), thing.shape) if thing else None
 
 
-def _room(stretch: Stretch, rng: Rng) -> Found:
+def _room(stretch: Stretch, _: Rng) -> Found:
     return (), stretch.world.room
 
 
@@ -150,7 +150,7 @@ def _order(stretch: Stretch, rng: Rng) -> Found:
     pairs = [(a, b) for a in first for b in first if first[a] != first[b]]
     if not pairs:
         return None
-    one, other = pairs[rng.integers(len(pairs))]
+    one, other = pairs[int(rng.integers(len(pairs)))]
     return (one, other), "yes" if first[one] < first[other] else "no"
 
 
@@ -162,7 +162,7 @@ def _direction(stretch: Stretch, rng: Rng) -> Found:
     return (thing.name,), thing.path.removeprefix("moves ")
 
 
-def _count(stretch: Stretch, rng: Rng) -> Found:
+def _count(stretch: Stretch, _: Rng) -> Found:
     return ((), NUMBERS[len(stretch.things)]) if len(stretch.things) < len(NUMBERS) else None
 
 
@@ -174,7 +174,7 @@ def _times(stretch: Stretch, rng: Rng) -> Found:
     return (thing.name,), NUMBERS[times]
 
 
-def _caption(stretch: Stretch, rng: Rng) -> Found:
+def _caption(stretch: Stretch, _: Rng) -> Found:
     first = sorted((stretch.seconds(thing)[0], thing.name) for thing in stretch.things)[:2]
     if len({second for second, _ in first}) != len(first):
         return None  # which came first would be a guess
@@ -201,7 +201,7 @@ KINDS = tuple(_MAKERS)
 
 
 def _pick(rng: Rng, items: Sequence[Picked]) -> Picked:
-    return items[rng.integers(len(items))]
+    return items[int(rng.integers(len(items)))]
 
 
 def _only(things: Sequence[Thing], rng: Rng, trait: Callable[[Thing], str]) -> Thing | None:

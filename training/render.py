@@ -33,7 +33,7 @@ GROUNDS = {
 def render(world: World, t_s: float, side_px: int) -> Picture:
     """The picture at `t_s` seconds: (side_px, side_px, 3) RGB."""
     ground = room(world.room, side_px)
-    picture = np.clip(ground.astype(np.float32) * world.light, 0, 255).astype(np.uint8)
+    picture: Picture = np.clip(ground.astype(np.float32) * world.light, 0, 255).astype(np.uint8)
     for thing in world.things:
         centre = thing.at(t_s)
         if centre is not None:
@@ -55,13 +55,13 @@ def room(name: str, side_px: int) -> Picture:
         "beach": np.clip((y - 0.5) * 8, -1, 1),
     }
     mix = (waves[name] + 1)[..., None] / 2
-    return (first * mix + second * (1 - mix)).astype(np.uint8)
+    return np.asarray(first * mix + second * (1 - mix), np.uint8)
 
 
 def shape_outline(shape: str, centre: tuple[float, float], radius: float, side_px: int) -> NDArray[np.int32]:
     """Corners (n,2) of the shape in 1/16 pixels."""
     corners = _unit_outline(shape) * radius + np.array(centre)
-    return np.round(corners * side_px * 2**SUBPIXEL_BITS).astype(np.int32)
+    return np.asarray(np.round(corners * side_px * 2**SUBPIXEL_BITS), np.int32)
 
 
 @lru_cache(maxsize=8)

@@ -24,7 +24,6 @@ def tiny_config(vocabulary: int) -> LlavaMiniConfig:
         eos_token_id=2,
         pad_token_id=0,
         tie_word_embeddings=False,
-        attn_implementation="eager",
     )
     vision = CLIPVisionConfig(
         hidden_size=128,
@@ -34,6 +33,5 @@ def tiny_config(vocabulary: int) -> LlavaMiniConfig:
         image_size=SIDE_PX,
         patch_size=PATCH_PX,
         hidden_act="quick_gelu",
-        attn_implementation="eager",
     )
     return LlavaMiniConfig(text, vision, TOWER_FOLDER, 1, 2, 1, -2)

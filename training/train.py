@@ -19,7 +19,7 @@ from training.tower import Heads, learning_rate, noise_at, pictures
 from training.vocabulary import Vocabulary
 
 SEED = 20261121
-TOWER_STEPS, STEPS = 2000, 4600
+TOWER_STEPS, STEPS = 1000, 5000
 TOWER_PEAK, PEAK = 2e-3, 1.3e-3
 SAVE_INTERVAL_S = 120.0
 BETAS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.98), 0.02, 1.0  # docs/training.md
@@ -34,7 +34,8 @@ class Run:
         self.heads = Heads(self.model.config.vision.hidden_size, SIDE_PX // PATCH_PX)
         parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.optimiser = torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
-        self.done = {"tower": 0, "all": 0, "seconds": 0.0}
+        self.done = {"tower": 0, "all": 0}  # steps of each stage
+        self.seconds = 0.0
         self._path = work / "run.pt"
         if self._path.exists():
             self._load()
@@ -43,18 +44,20 @@ class Run:
         """Keeps everything needed to go on; the old state stays until the new one is whole."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_name(f"{name}.new")
-        torch.save(self._parts() | {"done": self.done}, new)
+        torch.save(self._parts() | {"done": self.done, "seconds": self.seconds}, new)
         new.replace(self._path.with_name(f"{name}.pt"))
 
     def _load(self) -> None:
         state = torch.load(self._path, weights_only=True)
-        for name, part in self._parts(live=True).items():
+        for name, part in self._live().items():
             part.load_state_dict(state[name])
-        self.done = state["done"]
+        self.done, self.seconds = state["done"], state["seconds"]
 
-    def _parts(self, live: bool = False) -> dict[str, Any]:
-        parts = {"model": self.model, "heads": self.heads, "optimiser": self.optimiser}
-        return parts if live else {name: part.state_dict() for name, part in parts.items()}
+    def _live(self) -> dict[str, Any]:
+        return {"model": self.model, "heads": self.heads, "optimiser": self.optimiser}
+
+    def _parts(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._live().items()}
 
     def go(self, stage: str, steps: int, peak: float, losses: Iterable[tuple[Tensor, str]]) -> None:
         """Runs the stage to its end; `losses` yields each step's loss and what to print of it."""
@@ -64,23 +67,21 @@ class Run:
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(self.done[stage] / steps, peak)
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
             self.optimiser.step()
             recent.append(loss.item())
             self.done[stage] += 1
             now = time.monotonic()
             if self.done[stage] % 50 == 0:
-                minutes = (self.done["seconds"] + now - began) / 60
-                print(
-                    f"{stage} {self.done[stage]}/{steps}  {minutes:.1f} min  loss {sum(recent) / len(recent):.3f}  {note}",
-                    flush=True,
-                )
+                minutes = (self.seconds + now - began) / 60
+                mean = sum(recent) / len(recent)
+                print(f"{stage} {self.done[stage]}/{steps}  {minutes:.1f} min  loss {mean:.3f}  {note}", flush=True)
             if now - saved > SAVE_INTERVAL_S:
-                self.done["seconds"] += now - began
+                self.seconds += now - began
                 began = saved = now
                 self.save()
-        self.done["seconds"] += time.monotonic() - began
+        self.seconds += time.monotonic() - began
         self.save()
 
 
@@ -144,7 +145,7 @@ def main() -> None:
             run.save("tower")
         run.go("all", options.steps, PEAK, answer_losses(run))
     export(run.model, options.out)
-    print(f"wrote {options.out} after {run.done['seconds'] / 60:.0f} minutes of training")
+    print(f"wrote {options.out} after {run.seconds / 60:.0f} minutes of training")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The small model's tokenizer: one token per word of the world, and a chat template."""
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -52,7 +53,8 @@ class Vocabulary:
         tokenizer = Tokenizer(WordLevel(self.ids, unk_token=UNKNOWN))
         tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        fast = PreTrainedTokenizerFast(
+        wrap: Any = PreTrainedTokenizerFast
+        fast = wrap(
             tokenizer_object=tokenizer,
             pad_token=PAD,
             bos_token=BEGIN,

@@ -1,0 +1,56 @@
+"""Starts the whole service beside the demo, and stops it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from api.client import Client, ServiceError
+
+READY_WITHIN_S = 120.0
+STOP_WITHIN_S = 20.0
+
+
+@contextmanager
+def running(data_dir: Path, keep: bool) -> Iterator[tuple[Client, str]]:
+    """`longwatch up` with its own data and a free port, once it is ready: (client, address). Left up with `keep`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "LONGWATCH_DATA_DIR": str(data_dir),
+        "LONGWATCH_API__PORT": str(port),
+        "LONGWATCH_INGEST__ALLOWED_PRIVATE_HOSTS": '["127.0.0.1"]',
+    }
+    process = subprocess.Popen([sys.executable, "-m", "api.cli", "up"], env=environment, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    finished = False
+    try:
+        client = Client(address)
+        _wait_ready(client, process, data_dir)
+        yield client, address
+        finished = True
+    finally:
+        if not (keep and finished):
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_WITHIN_S)
+
+
+def _wait_ready(client: Client, process: subprocess.Popen[bytes], data_dir: Path) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while True:
+        try:
+            client.call("GET", "/readyz")
+        except ServiceError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ServiceError(
+                    f"the service does not come up ({error}); its logs are in {data_dir / 'logs'}"
+                ) from error
+            time.sleep(0.3)
+        else:
+            return
