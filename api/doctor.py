@@ -1,7 +1,9 @@
 """`longwatch doctor`: looks at every part that this installation needs, and says what to do."""
 
 import importlib.util
-import shutil
+import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,11 @@ from configs.settings import Settings
 from storage.errors import LongwatchError
 from storage.files import Files
 from storage.hot import Hot, connect
+from storage.urls import redact
 
+log = logging.getLogger(__name__)
+
+TORCH_SEES_CUDA = "import torch; print(torch.cuda.is_available())"  # apart: the API's process never loads torch
 CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -50,7 +56,7 @@ def _redis(settings: Settings) -> Finding:
 
 def _ping(settings: Settings) -> str:
     Hot(connect(settings.redis_url, settings.redis), settings.redis).check()
-    return f"answers at {settings.redis_url}"
+    return f"answers at {redact(settings.redis_url)}"
 
 
 def _archive(settings: Settings) -> str:
@@ -74,12 +80,26 @@ def _checkpoint(settings: Settings) -> Finding:
 
 
 def _gpu(settings: Settings) -> Finding:
-    found = shutil.which("nvidia-smi") is not None
     wanted = settings.model.device.startswith("cuda")
-    words = "an NVIDIA driver is installed" if found else "none: the model runs on the CPU"
-    if wanted and not found:
-        words = "model.device is cuda, but there is no NVIDIA driver here; install it, or set model.device: auto"
-    return Finding("gpu", found or not wanted, words, needed=wanted)
+    cards = "; ".join(_said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines())
+    if not wanted:
+        return Finding("gpu", True, cards or "none: the model runs on the CPU", needed=False)
+    if not cards:
+        words = f"model.device is {settings.model.device}, but nvidia-smi finds no card; install it, or set auto"
+        return Finding("gpu", False, words)
+    if _said(sys.executable, "-c", TORCH_SEES_CUDA) != "True":
+        return Finding("gpu", False, f"{cards}, but this PyTorch cannot use it: install its CUDA build (`gpu` extra)")
+    return Finding("gpu", True, cards)
+
+
+def _said(*line: str) -> str:
+    """What another program prints; nothing where it is not there or fails."""
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603 - no shell
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("%s: %s", line[0], error)
+        return ""
+    return done.stdout.strip()
 
 
 def _attention(settings: Settings) -> Finding:

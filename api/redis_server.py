@@ -1,7 +1,9 @@
 """Finds a Redis server on this machine, and runs a private one on a socket in the data folder."""
 
+import fcntl
 import os
 import shutil
+from pathlib import Path
 
 from configs.settings import Settings
 from storage.errors import LongwatchError
@@ -51,7 +53,18 @@ def command(settings: Settings) -> list[str]:
 
 
 def run(settings: Settings) -> None:
-    """Becomes the private server."""
+    """Becomes the private server; raises NoRedisServer where that is impossible, or one runs in the folder already."""
     line = command(settings)
     settings.redis_socket.parent.mkdir(parents=True, exist_ok=True)
+    _claim(settings.redis_socket.with_name("lock"))
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours
+
+
+def _claim(lock: Path) -> None:
+    """Locks the folder for as long as this process lives, whatever it becomes: two servers would mix their files."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise NoRedisServer(f"a Redis of Longwatch runs in {lock.parent} already: stop it first") from error
+    os.set_inheritable(descriptor, True)

@@ -2,40 +2,35 @@
 
 import os
 import shlex
+import socket
 import sys
 from configparser import ConfigParser
 from pathlib import Path
 
+from api import redis_server
 from configs.settings import Settings
 from storage.errors import LongwatchError
 
+PROCFILE = Path(__file__).parent.parent / "Procfile"
 REDIS = "redis"
 STOP_WAIT_S = 5  # jobs are level-triggered: what a killed worker had in hand is done again
 
 
-class NoProcfile(LongwatchError):
-    """There is no Procfile to run."""
+class CannotStart(LongwatchError):
+    """What `longwatch up` needs is not there, or taken."""
 
-    code = "procfile"
-
-
-def find_procfile() -> Path:
-    """The Procfile of the working folder, else the project's own; raises NoProcfile."""
-    for path in (Path("Procfile"), Path(__file__).parent.parent / "Procfile"):
-        if path.is_file():
-            return path.absolute()
-    raise NoProcfile("no Procfile here: run `longwatch up` in the project's folder")
+    code = "cannot-start"
 
 
 def parse_procfile(text: str) -> dict[str, str]:
-    """Process name -> command line; raises NoProcfile where a line is neither that nor a comment."""
+    """Process name -> command line; raises CannotStart where a line is neither that nor a comment."""
     lines = (line.strip() for line in text.splitlines())
     processes = {}
     for line in lines:
         name, colon, command = line.partition(":")
         if line and not line.startswith("#"):
             if not (colon and name.strip() and command.strip()):
-                raise NoProcfile(f"a line of the Procfile is not `name: command`: {line!r}")
+                raise CannotStart(f"a line of the Procfile is not `name: command`: {line!r}")
             processes[name.strip()] = command.strip()
     return processes
 
@@ -43,6 +38,7 @@ def parse_procfile(text: str) -> dict[str, str]:
 def supervisor_config(processes: dict[str, str], folder: Path, logs: Path) -> ConfigParser:
     """What supervisord reads: each process restarted when it ends, its output in `logs`."""
     config = ConfigParser(interpolation=None)
+    folder, logs = (Path(str(place).replace("%", "%%")) for place in (folder, logs))  # supervisord expands %(...)s
     config["supervisord"] = {
         "nodaemon": "true",
         "logfile": str(logs / "supervisord.log"),
@@ -68,11 +64,17 @@ def supervisor_config(processes: dict[str, str], folder: Path, logs: Path) -> Co
     return config
 
 
-def up(settings: Settings) -> None:
-    """Becomes supervisord with the processes of the Procfile; the private Redis only where none is configured."""
-    processes = parse_procfile(find_procfile().read_text(encoding="utf-8"))
+def up(settings: Settings, procfile: Path | None = None) -> None:
+    """Becomes supervisord with the processes of the Procfile; the private Redis only where none is configured.
+
+    Raises CannotStart, and NoRedisServer where one is needed and cannot be run.
+    """
+    processes = parse_procfile(_read(procfile or PROCFILE))
     if settings.redis.url:
         processes.pop(REDIS, None)
+    elif REDIS in processes:
+        redis_server.command(settings)
+    _require_free(settings.api.host, settings.api.port)
     folder, logs = settings.data_dir.absolute() / "supervisor", settings.data_dir.absolute() / "logs"
     for place in (folder, logs):
         place.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,26 @@ def up(settings: Settings) -> None:
     print(f"http://{settings.api.host}:{settings.api.port}  (logs in {logs}; Ctrl-C stops)", flush=True)  # noqa: T201
     line = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(path)]
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours
+
+
+def _read(procfile: Path) -> str:
+    try:
+        return procfile.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CannotStart(f"cannot read {procfile}: {error}; `longwatch up` needs a clone of the project") from error
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises CannotStart where something listens there already: most likely this very service."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise CannotStart(
+                f"cannot listen on {host} port {port}: {error}; stop what runs there, or set api.port"
+            ) from error
 
 
 def _own_command(command: str) -> str:

@@ -1,5 +1,6 @@
 """The real service under a real server, over an archive that a test fills as ingest, encoder and reasoner would."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,15 @@ def http(settings: Settings, store: Store) -> Iterator[httpx.Client]:
     """A client of the service."""
     with serving(create_app(settings, store)) as client:
         yield client
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port on which nobody listened a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @pytest.fixture
