@@ -38,7 +38,6 @@ def parse_procfile(text: str) -> dict[str, str]:
 def supervisor_config(processes: dict[str, str], folder: Path, logs: Path) -> ConfigParser:
     """What supervisord reads: each process restarted when it ends, its output in `logs`."""
     config = ConfigParser(interpolation=None)
-    folder, logs = (Path(str(place).replace("%", "%%")) for place in (folder, logs))  # supervisord expands %(...)s
     config["supervisord"] = {
         "nodaemon": "true",
         "logfile": str(logs / "supervisord.log"),
@@ -75,7 +74,10 @@ def up(settings: Settings, procfile: Path | None = None) -> None:
     elif REDIS in processes:
         redis_server.command(settings)
     _require_free(settings.api.host, settings.api.port)
-    folder, logs = settings.data_dir.absolute() / "supervisor", settings.data_dir.absolute() / "logs"
+    data = settings.data_dir.absolute()
+    if any(letter in str(data) for letter in "%;#"):
+        raise CannotStart(f"supervisord cannot keep its logs in {data}: choose a data_dir without %, ; and #")
+    folder, logs = data / "supervisor", data / "logs"
     for place in (folder, logs):
         place.mkdir(parents=True, exist_ok=True)
     path = folder / "supervisord.conf"

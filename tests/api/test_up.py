@@ -32,7 +32,7 @@ def folder() -> Iterator[Path]:
 def config(folder: Path, unused_port: int) -> Path:
     """Settings without a Redis of their own."""
     path = folder / "up.yaml"
-    path.write_text(yaml.safe_dump({"data_dir": str(folder / "100% data"), "api": {"port": unused_port}}))
+    path.write_text(yaml.safe_dump({"data_dir": str(folder / "my data"), "api": {"port": unused_port}}))
     return path
 
 
@@ -43,7 +43,8 @@ def test_everything_starts_is_brought_back_and_stops_with_ctrl_c(folder: Path, c
     process = spawn(config, "up", "--procfile", str(procfile), start_new_session=True)
     with httpx.Client(base_url=f"http://127.0.0.1:{unused_port}", trust_env=False) as http:
         try:
-            wait_until(lambda: missing(http) == ["ingest", "encode", "reason"])
+            wait_until(lambda: missing(http) == ["ingest", "encode", "reason"] or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[1]
             first = pid_in(folder / "beat")
             os.kill(first, signal.SIGKILL)
             wait_until(lambda: pid_in(folder / "beat") != first)
@@ -57,7 +58,8 @@ def test_everything_starts_is_brought_back_and_stops_with_ctrl_c(folder: Path, c
                 process.send_signal(signal.SIGINT)
                 out, err = process.communicate(timeout=60)
         finally:
-            process.kill()
+            process.terminate()
+            process.wait(timeout=30)
     assert process.returncode == 0, err
     assert f"http://127.0.0.1:{unused_port}" in out
     assert not alive(pid_in(folder / "beat"))
@@ -86,6 +88,8 @@ def test_what_up_cannot_start_with_is_said_beforehand(folder: Path, unused_port:
     settings = Settings(data_dir=folder / "d", api=ApiSettings(port=unused_port))
     with pytest.raises(CannotStart, match="nothing-here"):
         up(settings, folder / "nothing-here")
+    with pytest.raises(CannotStart, match="100%"):
+        up(settings.model_copy(update={"data_dir": folder / "100%"}))
     deep = settings.model_copy(update={"data_dir": folder / ("x" * 100)})
     with pytest.raises(redis_server.NoRedisServer, match="shorter data_dir"):
         up(deep)
