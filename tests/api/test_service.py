@@ -1,6 +1,8 @@
 """What holds for every route: health, limits, problems, the description."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -87,6 +89,12 @@ def test_every_error_of_ours_has_a_kind_or_is_internal() -> None:
         assert kind.code in problems.KINDS
     assert problems.problem_body(LongwatchError.code, "?")["status"] == 500
     assert problems.problem_body("record-damaged", "?")["type"] == "urn:longwatch:problem:record-damaged"
+
+
+def test_the_documents_list_every_problem_with_its_status() -> None:
+    text = (Path(__file__).parent.parent.parent / "docs" / "api.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \|", text, re.MULTILINE)
+    assert rows == [(code, str(status)) for code, (status, _) in problems.KINDS.items()]
 
 
 def test_the_description_shows_every_route_its_examples_and_problems(http: httpx.Client) -> None:

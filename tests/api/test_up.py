@@ -48,7 +48,8 @@ def test_everything_starts_is_brought_back_and_stops_with_ctrl_c(folder: Path, c
             first = pid_in(folder / "beat")
             os.kill(first, signal.SIGKILL)
             wait_until(lambda: pid_in(folder / "beat") != first)
-            with http.stream("GET", "/openapi.json"):  # a client that stays does not hold it up
+            video = http.post("/v1/videos", json={"url": "https://example.org/a.mp4"}).json()
+            with http.stream("GET", f"/v1/videos/{video['id']}/events"):  # a client that stays does not hold it up
                 twice = spawn(config, "up", "--procfile", str(procfile))
                 out, err = twice.communicate(timeout=60)
                 assert (twice.returncode, out) == (1, "")
