@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from llava_mini.language_half import fork, length
+from llava_mini.language_half import fork
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder, PromptIds, Turn
 from llava_mini.sampling import next_token
@@ -30,6 +31,11 @@ class Stretch:
     tokens: Array
     system: Array
 
+    @property
+    def positions(self) -> int:
+        """How many of the LLM's positions the frames take: n*C."""
+        return int(self.tokens.shape[0] * self.tokens.shape[1])
+
 
 @dataclass
 class Outcome:
@@ -38,17 +44,28 @@ class Outcome:
     fusion_frames: int = 0
     scores: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # (n,) attention per frame
     text_tokens: int = 0
+    vision_tokens: int = 0
     answer_tokens: int = 0
-    finish_reason: str = "length"
+    finish_reason: Literal["stop", "length"] = "length"
     fusion_s: float = 0.0
-    prefill_s: float = 0.0
-    first_token_s: float | None = None  # from the beginning of `answer`
+    prefill_s: float = 0.0  # both passes of a focused question included
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds an answer (see `configs.settings.ReasonerSettings`)."""
+
+    sample_frames: int
+    focus_frames: int
+    focus_baseline: bool
+    max_tokens: int
+    prefix_cache_bytes: int
 
 
 class Engine:
     """The LLM with its prefix cache; one question at a time."""
 
-    def __init__(self, model: LlavaMini, prompts: PromptBuilder, limits: "Limits") -> None:
+    def __init__(self, model: LlavaMini, prompts: PromptBuilder, limits: Limits) -> None:
         self._model = model
         self._prompts = prompts
         self._limits = limits
@@ -63,79 +80,72 @@ class Engine:
         """Raises PromptTooLong, with the number of frames that would fit."""
         self._model.require_fit(frames, len(prompt.text), max_tokens)
 
+    def first_look(self, mode: FusionMode, count: int) -> list[int]:
+        """Which of a stretch's `count` frames the prompt is fused with first; `focused` then asks for more."""
+        return even_sample(count, count if mode == "exact" else self._limits.sample_frames)
+
     def answer(
         self, stretch: Stretch, prompt: PromptIds, mode: FusionMode, options: Options, fuse: Fuse, outcome: Outcome
     ) -> Iterator[str]:
         """Yields the answer in pieces; `outcome` is complete once it ends. The caller may stop at any piece."""
-        began = time.monotonic()
-        cache = self._prefix(stretch, outcome)
-        start = length(cache) - stretch.tokens.shape[0] * stretch.tokens.shape[1]
-        question = self._question(stretch, prompt, mode, fuse, cache, start, outcome)
-        outcome.text_tokens = len(prompt.text)
-        logits, attention = self._model.language.score(cache, question, (start, start + _positions(stretch)))
-        outcome.scores = _per_frame(attention, stretch)
-        yield from self._decode(logits, cache, options, outcome, began)
+        began, fused_s = time.monotonic(), outcome.fusion_s
+        outcome.text_tokens, outcome.vision_tokens = len(prompt.text), stretch.positions
+        cache = self._prefix(stretch)
+        rows = self._question(stretch, prompt, mode, fuse, cache, outcome)
+        logits, outcome.scores = self._scored(rows, cache, stretch)
+        outcome.prefill_s = time.monotonic() - began - (outcome.fusion_s - fused_s)
+        yield from self._decode(logits, cache, options, outcome)
 
-    def _prefix(self, stretch: Stretch, outcome: Outcome) -> DynamicCache:
+    def _prefix(self, stretch: Stretch) -> DynamicCache:
         """[system prompt, tokens] as keys and values, shared by all questions over the stretch."""
-        began = time.monotonic()
 
         def make() -> DynamicCache:
             tokens = stretch.tokens.reshape(-1, stretch.tokens.shape[-1])
             return self._model.language.prefill(torch.from_numpy(np.concatenate([stretch.system, tokens])))
 
-        cache = self._prefixes.get(stretch.key, make)
-        outcome.prefill_s += time.monotonic() - began
-        return cache
+        return self._prefixes.get(stretch.key, make)
 
     def _question(
-        self,
-        stretch: Stretch,
-        prompt: PromptIds,
-        mode: FusionMode,
-        fuse: Fuse,
-        cache: DynamicCache,
-        start: int,
-        outcome: Outcome,
+        self, stretch: Stretch, prompt: PromptIds, mode: FusionMode, fuse: Fuse, cache: DynamicCache, outcome: Outcome
     ) -> Tensor:
         """The question's rows as they go into the LLM (L,D): fused over all frames, a sample, or where it looks."""
-        count = len(stretch.tokens)
+        seen: set[int] = set()
 
         def after(places: Sequence[int]) -> Array:
             began = time.monotonic()
             rows = fuse(places)[len(prompt.before) :]
             outcome.fusion_s += time.monotonic() - began
-            outcome.fusion_frames = len(seen.union(places))
             seen.update(places)
+            outcome.fusion_frames = len(seen)
             return rows
 
-        seen: set[int] = set()
-        if mode == "exact":
-            return torch.from_numpy(after(range(count)))
-        sample = after(even_sample(count, self._limits.sample_frames))
-        if mode == "sampled":
+        count = len(stretch.tokens)
+        sample = after(self.first_look(mode, count))
+        if mode != "focused":
             return torch.from_numpy(sample)
-        scores = self._scores(torch.from_numpy(sample), cache, start, stretch)
+        scores = self._interest(torch.from_numpy(sample), cache, stretch)
         if self._limits.focus_baseline:
-            neutral = self._model.language.embed(self._prompts.build([(NEUTRAL_QUESTION, None)]).after)
-            scores = as_float(scores - self._scores(neutral, cache, start, stretch))
+            neutral = self._model.embed(self._prompts.build([(NEUTRAL_QUESTION, None)]).after)
+            scores = as_float(scores - self._interest(neutral, cache, stretch))
         focus = after(top_places(scores, focus_count(count, self._limits.focus_frames)))
         return torch.from_numpy(halved(sample, focus))
 
-    def _scores(self, rows: Tensor, cache: DynamicCache, start: int, stretch: Stretch) -> Array:
-        """Where the rows attend among the frames (n,), per row."""
-        _, attention = self._model.language.score(fork(cache), rows, (start, start + _positions(stretch)))
-        return as_float(_per_frame(attention, stretch) / len(rows))
+    def _interest(self, rows: Tensor, cache: DynamicCache, stretch: Stretch) -> Array:
+        """Where the rows attend among the frames (n,), per row; the cache stays as it is."""
+        return as_float(self._scored(rows, fork(cache), stretch)[1] / len(rows))
 
-    def _decode(
-        self, logits: Tensor, cache: DynamicCache, options: Options, outcome: Outcome, began: float
-    ) -> Iterator[str]:
+    def _scored(self, rows: Tensor, cache: DynamicCache, stretch: Stretch) -> tuple[Tensor, Array]:
+        """Runs the rows (L,D) behind the prefix: the last one's logits (V,), and what all attend to, per frame (n,)."""
+        start = len(stretch.system)
+        logits, attention = self._model.language.score(cache, rows, (start, start + stretch.positions))
+        per_frame = attention.cpu().view(stretch.tokens.shape[:2]).sum(1)  # (n*C,) -> (n,)
+        return logits, as_float(per_frame.numpy())
+
+    def _decode(self, logits: Tensor, cache: DynamicCache, options: Options, outcome: Outcome) -> Iterator[str]:
         generator = torch.Generator().manual_seed(options.seed)
         stream = self._prompts.stream()
         for _ in range(options.max_tokens or self._limits.max_tokens):
             token = next_token(logits, temperature=options.temperature, top_p=options.top_p, generator=generator)
-            if outcome.first_token_s is None:
-                outcome.first_token_s = time.monotonic() - began
             if token in self._prompts.end_ids:
                 outcome.finish_reason = "stop"
                 break
@@ -143,23 +153,3 @@ class Engine:
             yield stream.push(token)
             logits = self._model.language.step(cache, token)
         yield stream.finish()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What bounds an answer (see `configs.settings.ReasonerSettings`)."""
-
-    sample_frames: int
-    focus_frames: int
-    focus_baseline: bool
-    max_tokens: int
-    prefix_cache_bytes: int
-
-
-def _positions(stretch: Stretch) -> int:
-    return int(stretch.tokens.shape[0] * stretch.tokens.shape[1])
-
-
-def _per_frame(attention: Tensor, stretch: Stretch) -> Array:
-    """(n*C,) -> (n,)."""
-    return as_float(attention.cpu().view(stretch.tokens.shape[:2]).sum(1).numpy())

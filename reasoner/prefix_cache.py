@@ -10,7 +10,7 @@ from llava_mini.language_half import fork
 
 
 class PrefixCache:
-    """Least recently used prefixes, bounded in bytes."""
+    """Least recently used prefixes, bounded in bytes; one that is larger by itself is not kept."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -21,9 +21,10 @@ class PrefixCache:
         cache = self._kept.pop(key, None)
         if cache is None:
             cache = make()
-        self._kept[key] = cache
-        while len(self._kept) > 1 and sum(map(size_bytes, self._kept.values())) > self._limit_bytes:
-            self._kept.popitem(last=False)
+        if size_bytes(cache) <= self._limit_bytes:
+            self._kept[key] = cache
+            while sum(map(size_bytes, self._kept.values())) > self._limit_bytes:
+                self._kept.popitem(last=False)
         return fork(cache)
 
 

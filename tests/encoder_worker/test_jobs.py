@@ -9,14 +9,14 @@ import pytest
 
 from configs.settings import Settings
 from encoder_worker.__main__ import load_encoder
-from encoder_worker.encoder import Encoder
+from encoder_worker.encoder import Encoder, Frames, decoded
 from encoder_worker.jobs import EncoderJobs
 from ingest.pictures import encode_jpeg
 from storage.errors import DamagedRecord
 from storage.models import Video
 from storage.queues import ENCODE
 from storage.records import Record, text_id
-from storage.segments import mask_of
+from storage.segments import mask_of, places_in
 from storage.store import Store
 from tests.storage.test_archive import new_video
 from tests.tiny import with_tiny
@@ -30,6 +30,11 @@ TEXT = [4, 20, 21, 22, 5]
 def pictures() -> list[bytes]:
     world = generate(3, 64)
     return [encode_jpeg(render(world, k + 0.5, 336), 90) for k in range(64)]
+
+
+@pytest.fixture(scope="session")
+def frames(pictures: list[bytes]) -> Frames:
+    return np.stack([decoded(picture) for picture in pictures])
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +66,9 @@ def record(store: Store, video: Video, encoder: Encoder) -> Record:
 
 
 def test_a_record_that_grew_equals_one_made_at_once(
-    jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes]
+    jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes], frames: Frames
 ) -> None:
-    whole = encoder.encode(pictures[:40], [encoder.system_text])
+    whole = encoder.encode(frames[:40], [(encoder.system_text, range(40))])
     put(store, video, pictures[:10])
     jobs.encode_segment(video.id, 0)
     put(store, video, pictures[10:40], first=10)
@@ -90,18 +95,20 @@ def test_running_twice_changes_nothing(
     assert store.progress(video).complete
 
 
-def test_a_fusion_is_the_mean_over_just_the_frames_asked_for(
-    jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes]
+def test_each_fusion_is_the_mean_over_just_the_frames_asked_for(
+    jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes], frames: Frames
 ) -> None:
     put(store, video, pictures)
-    jobs.fuse_segment(video.id, 0, [(TEXT, 0b1010), ([*TEXT, 6], 0b1010)])  # also encodes what was not yet
+    longer = [*TEXT, 6]
+    requests = [(TEXT, 0b1010), (TEXT, 1 << 63), (longer, 0b1010), (list(encoder.system_text), 0b0111)]
+    jobs.fuse_segment(video.id, 0, requests)  # also encodes what was not yet
     held = record(store, video, encoder)
     assert len(held) == 64
-    alone = [encoder.encode([pictures[k]], [TEXT]).means[0] for k in (1, 3)]
-    np.testing.assert_allclose(
-        held.fusions[text_id(TEXT), 0b1010].astype(np.float32), np.mean(alone, axis=0), atol=2e-2, rtol=2e-3
-    )
-    assert (text_id([*TEXT, 6]), 0b1010) in held.fusions
+    for ids, mask in requests:
+        alone = [encoder.encode(frames[[k]], [(ids, [0])]).means[0] for k in places_in(mask)]
+        mean = held.fusions[text_id(ids), mask].astype(np.float32)
+        np.testing.assert_allclose(mean, np.mean(alone, axis=0), atol=2e-2, rtol=2e-3)
+    assert (encoder.system_id, mask_of(range(64))) in held.fusions
 
 
 def test_two_encoders_at_once_make_one_right_record(
@@ -129,10 +136,72 @@ def test_another_models_record_is_made_anew(
     assert record(store, video, encoder).tokens.shape == (3, 1, 192)
 
 
-def test_a_damaged_picture_is_named(jobs: EncoderJobs, store: Store, video: Video, pictures: list[bytes]) -> None:
-    put(store, video, [pictures[0], b"garbage"])
+def test_another_system_prompts_mean_is_made_anew(
+    jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes]
+) -> None:
+    put(store, video, pictures[:5])
+    tokens = np.zeros((3, 1, 192), np.float16)
+    other = {("another prompt's", 0b111): np.zeros((2, 192), np.float16)}
+    store.put_record(video.id, 0, Record(encoder.fingerprint, (0.5, 1.5, 2.5), tokens, other))
+    jobs.encode_segment(video.id, 0)
+    held = record(store, video, encoder)
+    assert len(held) == 5
+    assert held.tokens.any(axis=(1, 2)).all()
+    assert held.fusions.keys() == {*other, (encoder.system_id, 0b11111)}
+
+
+def test_a_record_whose_count_was_lost_is_counted_again(
+    jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes]
+) -> None:
+    put(store, video, pictures[:3])
+    jobs.encode_segment(video.id, 0)
+    whole = record(store, video, encoder)
+    store.archive.files.write(f"{video.id}/000000/tokens.safetensors", b"garbage")  # while the hot copy is well
+    store.hot.set_count(video.id, "tokens:0", 0)
+    jobs.encode_segment(video.id, 0)
+    assert store.progress(video).complete
+    np.testing.assert_array_equal(record(store, video, encoder).tokens, whole.tokens)
+
+
+def test_a_segment_without_frames_asks_for_nothing(jobs: EncoderJobs, store: Store, video: Video) -> None:
+    jobs.encode_segment(video.id, 0)
+    assert store.archive.segments(video.id) == []
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "small", "missing"])
+def test_a_damaged_picture_is_named(
+    damage: str, jobs: EncoderJobs, store: Store, video: Video, pictures: list[bytes]
+) -> None:
+    small = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
+    bad = {"garbage": b"garbage", "cut": pictures[1][:-200], "small": small, "missing": b""}[damage]
+    put(store, video, [pictures[0], bad])
+    if damage == "missing":
+        store.archive.files.delete(f"{video.id}/000000/frames/01.jpg")
     with pytest.raises(DamagedRecord, match=r"000000/frames/01\.jpg"):
         jobs.encode_segment(video.id, 0)
+
+
+def test_frames_that_are_not_there_cannot_be_fused(
+    jobs: EncoderJobs, store: Store, video: Video, pictures: list[bytes]
+) -> None:
+    put(store, video, pictures[:2])
+    for mask in (0, 0b100):
+        with pytest.raises(ValueError, match="does not have"):
+            jobs.fuse_segment(video.id, 0, [(TEXT, mask)])
+
+
+def test_while_another_is_at_the_segment_encoding_leaves_it_and_fusing_waits(
+    jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes]
+) -> None:
+    put(store, video, pictures[:2])
+    fusing = threading.Thread(target=jobs.fuse_segment, args=(video.id, 0, [(TEXT, 0b11)]))
+    with store.segment_lock(video.id, 0, hold_s=60, wait_s=0) as got:
+        assert got
+        jobs.encode_segment(video.id, 0)
+        fusing.start()
+        assert store.archive.record(video.id, 0, None) is None
+    fusing.join()
+    assert (text_id(TEXT), 0b11) in record(store, video, encoder).fusions
 
 
 def test_a_deleted_video_stays_deleted(jobs: EncoderJobs, store: Store, video: Video, pictures: list[bytes]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from configs.settings import ReasonerSettings, Settings
 from encoder_worker.__main__ import load_encoder
@@ -14,18 +16,21 @@ from encoder_worker.encoder import Encoder, decoded
 from encoder_worker.jobs import EncoderJobs
 from ingest.pictures import encode_jpeg
 from llava_mini.model import LlavaMini
+from llava_mini.prompt import PromptBuilder
 from reasoner.__main__ import load_engine
 from reasoner.engine import Engine
 from reasoner.jobs import ReasonerJobs
+from reasoner.records import Gatherer
 from storage.errors import NotFound
 from storage.ids import new_question_id
 from storage.models import Options, Question, Video
-from storage.queues import FUSE
-from storage.reconciler import Reconciler
+from storage.queues import ENCODE, FUSE
 from storage.records import Record
 from storage.store import Store
+from storage.worker import Handlers
 from tests.storage.test_archive import new_video
 from tests.tiny import TINY, with_tiny
+from tests.waiting import wait_until
 from training.render import render
 from training.world import generate
 
@@ -59,15 +64,15 @@ def jobs(settings: Settings, store: Store, engine: Engine) -> ReasonerJobs:
 def encoding(settings: Settings, store: Store, encoder: Encoder) -> Iterator[EncoderJobs]:
     """An encoder that works off the queues beside the test, as its worker would."""
     encoder_jobs = EncoderJobs(settings, store, encoder)
+    handlers: Handlers = {"fuse_segment": encoder_jobs.fuse_segment, "encode_segment": encoder_jobs.encode_segment}
+    queues = [Queue(name, connection=store.hot.redis, serializer=JSONSerializer) for name in (FUSE, ENCODE)]
     stop = threading.Event()
 
     def work() -> None:
         while not stop.wait(0.02):
-            for queue in (store.queues._queues["fuse"], store.queues._queues["encode"]):
-                for job in queue.jobs:
-                    handler = getattr(encoder_jobs, str(job.func_name))
-                    handler(*job.args)
-                    job.delete()
+            for job in (job for queue in queues for job in queue.jobs):
+                handlers[str(job.func_name)](*job.args)
+                job.delete()
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -88,6 +93,26 @@ def video(store: Store, encoding: EncoderJobs, encoder: Encoder, pictures: list[
     return video
 
 
+@pytest.fixture
+def unencoded(store: Store, encoder: Encoder) -> Video:
+    """One frame, and no encoder anywhere."""
+    store.hot.announce_model(encoder.fingerprint)
+    video = new_video(status="ready")
+    store.add_video(video)
+    store.put_frames(video.id, 0, [b"x"], [0.5])
+    return video
+
+
+@pytest.fixture
+def patient(settings: Settings, store: Store, engine: Engine) -> ReasonerJobs:
+    """Waits for longer than any test runs."""
+    return ReasonerJobs(settings, store, engine)
+
+
+def gatherer(settings: Settings, store: Store, engine: Engine, video: Video) -> Gatherer:
+    return Gatherer(settings, store, engine.fingerprint, video, lambda: None)
+
+
 def ask(jobs: ReasonerJobs, store: Store, video: Video, **values: Any) -> Question:
     base = {"id": new_question_id(video.id), "video_id": video.id, "text": TEXT, "fusion": "focused"}
     question = Question.model_validate(base | values)
@@ -97,19 +122,44 @@ def ask(jobs: ReasonerJobs, store: Store, video: Video, **values: Any) -> Questi
 
 
 def test_exact_fusion_is_the_model_itself(
-    jobs: ReasonerJobs, store: Store, video: Video, engine: Engine, pictures: list[bytes]
+    settings: Settings, jobs: ReasonerJobs, store: Store, video: Video, engine: Engine, pictures: list[bytes]
 ) -> None:
-    asked = ask(jobs, store, video, fusion="exact", start_s=10, end_s=90, options=Options(max_tokens=4))
+    """Over a stretch whose edges cut segments: the same rows go into the LLM, and the same answer comes out."""
+    asked = ask(jobs, store, video, fusion="exact", start_s=10, end_s=90, options=Options(max_tokens=8))
     assert asked.answer is not None
     model = LlavaMini.from_pretrained(TINY)
     frames = np.stack([decoded(picture) for picture in pictures[10:90]])
     prompt = engine.prompt([(TEXT, None)])
-    trace = model.trace(model.preprocess(frames)[:, None], torch.tensor([prompt.ids]), 4)
-    stream = engine._prompts.stream()
+    trace = model.trace(model.preprocess(frames)[:, None], torch.tensor([prompt.ids]), 8)
+    prompts = PromptBuilder.from_pretrained(TINY)
     ids = trace["generated_ids"].tolist()
-    ended = next((k for k, i in enumerate(ids) if i in engine._prompts.end_ids), len(ids))
-    assert asked.answer.text == "".join([stream.push(i) for i in ids[:ended]]) + stream.finish()
+    ended = next((k for k, i in enumerate(ids) if i in prompts.end_ids), len(ids))
+    assert asked.answer.text == prompts.decode(ids[:ended])
     assert (asked.answer.frames, asked.answer.fusion_frames) == (80, 80)
+
+    gather = gatherer(settings, store, engine, video)
+    covered = gather.covered(10, 90)
+    before, whole = (gather.fusion(ids, covered.frames) for ids in (prompt.before, prompt.text))
+    pooled = np.delete(trace["pooled_text"].numpy(), len(prompt.before), axis=0)  # the placeholder's row
+    np.testing.assert_allclose(whole, pooled, atol=2e-2, rtol=2e-3)  # float16
+    np.testing.assert_allclose(before, pooled[: len(before)], atol=2e-2, rtol=2e-3)
+    tokens = gather.tokens(covered.frames)
+    np.testing.assert_allclose(tokens, trace["compressed_tokens"].numpy(), atol=2e-2, rtol=2e-3)
+    rows = np.concatenate([before, tokens[:, 0], whole[len(before) :]])
+    logits = model.language.advance(model.language.new_cache(), torch.from_numpy(rows))
+    torch.testing.assert_close(logits, trace["logits_last"], atol=5e-2, rtol=1e-2)
+
+
+def test_a_focus_on_all_frames_is_the_exact_mean(
+    settings: Settings, jobs: ReasonerJobs, store: Store, video: Video
+) -> None:
+    """Up to four frames are sampled whole and focused on whole."""
+    focused, exact = (ask(jobs, store, video, fusion=mode, start_s=62, end_s=66) for mode in ("focused", "exact"))
+    assert focused.answer is not None
+    assert exact.answer is not None
+    assert (focused.answer.frames, focused.answer.fusion_frames) == (4, 4)
+    assert focused.answer.text == exact.answer.text
+    assert [e.t_s for e in focused.answer.evidence] == [e.t_s for e in exact.answer.evidence]
 
 
 @pytest.mark.parametrize(("mode", "frames"), [("focused", (16, 28)), ("sampled", (16, 16)), ("exact", (100, 100))])
@@ -155,6 +205,7 @@ def test_a_settled_question_is_left_alone(jobs: ReasonerJobs, store: Store, vide
 
 
 def test_cancelling_keeps_what_was_said(jobs: ReasonerJobs, store: Store, video: Video) -> None:
+    ask(jobs, store, video)  # so that nothing is left to wait for
     question_id = new_question_id(video.id)
     store.answers.cancel(question_id)
     asked = ask(jobs, store, video, id=question_id)
@@ -162,6 +213,30 @@ def test_cancelling_keeps_what_was_said(jobs: ReasonerJobs, store: Store, video:
     assert asked.answer is not None
     assert asked.answer.finish_reason == "cancelled"
     assert list(store.answers.read(question_id))[-1].kind == "done"
+
+
+def test_a_question_that_waits_for_an_encoder_can_be_cancelled(
+    patient: ReasonerJobs, store: Store, unencoded: Video
+) -> None:
+    question_id = new_question_id(unencoded.id)
+    store.answers.cancel(question_id)
+    asked = ask(patient, store, unencoded, id=question_id)
+    assert (asked.status, asked.answer) == ("cancelled", None)
+    assert [piece.kind for piece in store.answers.read(question_id)] == ["done"]
+
+
+def test_a_video_deleted_while_a_question_waits_stays_deleted(
+    patient: ReasonerJobs, store: Store, unencoded: Video
+) -> None:
+    question = Question(id=new_question_id(unencoded.id), video_id=unencoded.id, text=TEXT, fusion="focused")
+    store.archive.put_question(question)
+    answering = threading.Thread(target=patient.answer_question, args=(question.id,))
+    answering.start()
+    wait_until(lambda: store.archive.question(question.id).status == "running")
+    store.delete_video(unencoded.id)
+    answering.join()
+    assert store.archive.video_ids() == []
+    assert [piece.kind for piece in store.answers.read(question.id)] == ["error"]
 
 
 def test_a_second_try_tells_readers_to_begin_anew(jobs: ReasonerJobs, store: Store, video: Video) -> None:
@@ -175,6 +250,7 @@ def test_a_second_try_tells_readers_to_begin_anew(jobs: ReasonerJobs, store: Sto
     ("values", "code"),
     [
         ({"start_s": 500.0}, "bad-request"),
+        ({"start_s": 1.6, "end_s": 2.4}, "bad-request"),
         ({"options": Options(max_tokens=4090)}, "stretch-too-long"),
         ({"previous_question_id": "20261121-020851123-4f2a9c_20261121-020851123-4f2a9c"}, "not-found"),
     ],
@@ -186,6 +262,8 @@ def test_what_cannot_be_answered_says_why(
     assert asked.status == "failed"
     assert asked.problem is not None
     assert asked.problem.code == code
+    if code == "bad-request":
+        assert "one every 1 s from 0.5 s to 99.5 s" in asked.problem.message
     assert list(store.answers.read(asked.id))[-1].kind == "error"
 
 
@@ -203,32 +281,79 @@ def test_a_video_still_being_encoded_is_answered_as_far_as_it_is(
     assert (asked.answer.frames, asked.answer.encoded_until_s, asked.answer.video_complete) == (64, 64.0, False)
 
 
+@pytest.mark.parametrize("loss", ["damaged", "gone", "foreign"])
 def test_a_lost_record_is_made_again_while_the_question_waits(
-    settings: Settings, jobs: ReasonerJobs, store: Store, video: Video
+    loss: str, jobs: ReasonerJobs, store: Store, video: Video
 ) -> None:
     wanted = ask(jobs, store, video, fusion="sampled")
-    store.archive.files.write(f"{video.id}/000001/tokens.safetensors", b"garbage")
+    path = f"{video.id}/000001/tokens.safetensors"
+    if loss == "gone":
+        store.archive.files.delete(path)
+    elif loss == "damaged":
+        store.archive.files.write(path, b"garbage")
+    else:
+        store.archive.put_record(video.id, 1, Record("another", (0.5,), np.zeros((1, 1, 8), np.float16)))
     store.hot.drop_record(video.id, 1)
-    Reconciler(store, settings.queues).video(video.id)
     asked = ask(jobs, store, video, fusion="sampled")
     assert wanted.answer is not None
     assert asked.answer is not None
     assert (asked.answer.frames, asked.answer.text) == (FRAMES, wanted.answer.text)
 
 
-def test_without_an_encoder_the_question_says_so(
-    settings: Settings, store: Store, engine: Engine, encoder: Encoder
+def test_a_fusion_asked_for_is_asked_for_again_once_redis_forgot(
+    settings: Settings, store: Store, engine: Engine, encoder: Encoder, video: Video
 ) -> None:
-    store.hot.announce_model(encoder.fingerprint)
-    video = new_video(status="ready")
-    store.add_video(video)
-    store.put_frames(video.id, 0, [b"x"], [0.5])
-    store.put_record(video.id, 0, Record(encoder.fingerprint, (0.5,), np.zeros((1, 1, 192), np.float16)))
+    gather = gatherer(settings, store, engine, video)
+    frames = gather.covered(20, 30).frames
+    gather.order([(encoder.system_text, frames)])
+    store.hot.redis.flushall()
+    assert gather.fusion(encoder.system_text, frames).shape == (len(encoder.system_text), 192)
+
+
+def test_what_one_pass_can_make_is_one_job(
+    settings: Settings, store: Store, engine: Engine, encoder: Encoder, unencoded: Video
+) -> None:
+    store.put_record(unencoded.id, 0, Record(encoder.fingerprint, (0.5,), np.zeros((1, 1, 192), np.float16)))
+    gather = gatherer(settings, store, engine, unencoded)
+    frames = gather.covered(0, None).frames
+    for _ in range(2):
+        gather.order([([1, 2], frames), ([3], frames)])
+    assert store.queues.depths()[FUSE] == 1
+
+
+def test_without_an_encoder_the_question_says_so(
+    settings: Settings, store: Store, engine: Engine, unencoded: Video
+) -> None:
     impatient = settings.model_copy(update={"reasoner": ReasonerSettings(fusion_timeout_s=0.5)})
-    asked = ask(ReasonerJobs(impatient, store, engine), store, video)
+    asked = ask(ReasonerJobs(impatient, store, engine), store, unencoded)
     assert asked.problem is not None
     assert asked.problem.code == "encoder-missing"
     assert "longwatch worker encode" in asked.problem.message
+
+
+def test_an_encoder_that_does_not_deliver_is_told_from_a_missing_one(
+    settings: Settings, store: Store, engine: Engine, unencoded: Video
+) -> None:
+    store.hot.announce_worker("stuck", [FUSE, ENCODE], 60)
+    impatient = settings.model_copy(update={"reasoner": ReasonerSettings(fusion_timeout_s=0.5)})
+    asked = ask(ReasonerJobs(impatient, store, engine), store, unencoded)
+    assert asked.problem is not None
+    assert "alive: 1" in asked.problem.message
+
+
+def test_what_nobody_foresaw_is_recorded_and_raised(
+    jobs: ReasonerJobs, store: Store, unencoded: Video, encoder: Encoder
+) -> None:
+    too_narrow = np.zeros((1, 1, 8), np.float16)
+    fusions = {(encoder.system_id, 1): np.zeros((len(encoder.system_text), 8), np.float16)}
+    store.put_record(unencoded.id, 0, Record(encoder.fingerprint, (0.5,), too_narrow, fusions))
+    question = Question(id=new_question_id(unencoded.id), video_id=unencoded.id, text=TEXT, fusion="sampled")
+    store.archive.put_question(question)
+    with pytest.raises(RuntimeError):
+        jobs.answer_question(question.id)
+    asked = store.archive.question(question.id)
+    assert asked.problem is not None
+    assert asked.problem.code == "internal"
 
 
 def test_a_deleted_question_is_no_error(jobs: ReasonerJobs, store: Store, video: Video) -> None:
