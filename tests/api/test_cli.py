@@ -67,7 +67,7 @@ def test_a_file_and_an_address_are_submitted_and_listed(longwatch: Longwatch, st
 
 def test_waiting_shows_progress_and_how_it_ended(longwatch: Longwatch, config: Path, store: Store) -> None:
     process = spawn(config, "add", "--wait", "--json", "https://example.org/a.mp4")
-    wait_until(store.archive.video_ids)
+    wait_until(lambda: list(store.archive.videos()))
     (video_id,) = store.archive.video_ids()
     store.put_frames(video_id, 0, [JPEG % 0], [0.5])
     store.hot.set_count(video_id, "tokens:0", 1)
@@ -80,7 +80,7 @@ def test_waiting_shows_progress_and_how_it_ended(longwatch: Longwatch, config: P
     assert "cut off at 1 s" in err
 
     failing = spawn(config, "add", "--wait", "https://example.org/b.mp4")
-    wait_until(lambda: len(store.archive.video_ids()) == 2)
+    wait_until(lambda: len(list(store.archive.videos())) == 2)
     failed = store.archive.video(store.archive.video_ids()[1])
     problem = Problem(code="source-unavailable", message="nobody answers there")
     store.archive.put_video(failed.model_copy(update={"status": "failed", "problem": problem}))
