@@ -215,9 +215,10 @@ def test_progress_is_streamed_until_all_is_encoded(http: httpx.Client, seed: See
         wait_until(lambda: reader.events)
         store.hot.set_count(video.id, "tokens:0", encoded)
         if encoded < 10:
-            wait_until(lambda: len(reader.events) == 2)
+            wait_until(lambda: len(reader.events) >= 2)
     assert reader.finish()["progress"]["complete"]
-    assert [json.loads(data)["progress"]["frames_encoded"] for _, data in reader.events] == [0, 3, 10]
+    encoded_so_far = [json.loads(data)["progress"]["frames_encoded"] for _, data in reader.events]
+    assert list(dict.fromkeys(encoded_so_far)) == [0, 3, 10]  # the estimate of time may change in between
     assert set(reader.names) == {"progress"}
 
 
