@@ -42,7 +42,6 @@ format: setup  ## Put the code into shape
 bench: setup  ## All benchmarks: tables here, JSON in benchmarks/results/
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.encoding
-	$(BIN)/python -m benchmarks.sampling
 
 tiny: setup  ## Train the shipped checkpoint from nothing (about an hour on two cores; resumable)
 	$(BIN)/python -m training.train --out checkpoints/tiny
