@@ -42,7 +42,7 @@ def test_the_light_parts_never_load_the_model(package: str) -> None:
 def test_importing_a_module_does_nothing() -> None:
     names = [name for package in PACKAGES for name in modules(package)]
     code = (
-        "import cv2, transformers\n"  # which set variables of their own
+        "import cv2, transformers.models.llama.modeling_llama\n"  # which set variables of their own
         "import os, sys, logging\n"
         "before = dict(os.environ), list(logging.getLogger().handlers)\n"
         f"import {', '.join(names)}\n"
