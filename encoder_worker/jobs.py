@@ -74,7 +74,6 @@ class EncoderJobs:
             record = self._grown(video_id, segment, record, times)
         elif self._store.counts(video_id).tokens.get(segment, 0) == len(times):
             return record  # all is as it should be
-        self._store.archive.video(video_id)  # NotFound once it was deleted: leave nothing behind
         self._store.put_record(video_id, segment, record)
         return record
 

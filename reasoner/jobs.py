@@ -179,11 +179,10 @@ class ReasonerJobs:
         """Keeps the question's end, unless it was deleted meanwhile: then nothing may bring it back."""
         try:
             self._store.archive.question(question.id)
+            self._store.settle_question(question)
         except NotFound:
             log.info("question %s was deleted meanwhile", question.id)
             self._store.answers.send(question.id, "error")
-        else:
-            self._store.settle_question(question)
 
 
 def _picture(video_id: str, t_s: float) -> str:

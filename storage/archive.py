@@ -72,6 +72,7 @@ class Archive:
         """Appends frames of one segment: JPEG pictures (336x336) and their times, from index `first_index` on.
 
         The times are written last: a frame counts once its time is there, so a killed ingest leaves no half frame.
+        Raises NotFound once the video was deleted.
         """
         segment, place = locate(first_index)
         kept = self.timestamps_s(video_id, segment)[:place]
@@ -81,6 +82,7 @@ class Archive:
             self.files.write(_frame_path(video_id, segment, k), picture)
         times = json.dumps({"timestamps_s": [*kept, *timestamps_s]})
         self.files.write(_times_path(video_id, segment), times.encode())
+        self._require_kept(video_id)
 
     def timestamps_s(self, video_id: str, segment: int) -> list[float]:
         """The times of the segment's frames, perhaps none. A damaged file is rebuilt from the pictures."""
@@ -113,8 +115,9 @@ class Archive:
     # records
 
     def put_record(self, video_id: str, segment: int, record: Record) -> None:
-        """Writes the segment's record."""
+        """Writes the segment's record; raises NotFound once the video was deleted."""
         self.files.write(_record_path(video_id, segment), record.to_bytes())
+        self._require_kept(video_id)
 
     def record(self, video_id: str, segment: int, fingerprint: str | None) -> Record | None:
         """The segment's record, None where there is none.
@@ -128,8 +131,9 @@ class Archive:
     # questions
 
     def put_question(self, question: Question) -> None:
-        """Writes the question with its answer, if there is one yet."""
+        """Writes the question with its answer, if there is one yet; raises NotFound once the video was deleted."""
         self.files.write(_question_path(question.id), question.model_dump_json(indent=1).encode())
+        self._require_kept(video_of(question.id))
 
     def question(self, question_id: str) -> Question:
         """The question called `question_id`; raises NotFound."""
@@ -142,6 +146,16 @@ class Archive:
         """The ids of the questions asked about the video, oldest first."""
         names = (name.removesuffix(".json") for name in self.files.names(_questions_path(video_id)))
         return [name for name in names if QUESTION_ID.fullmatch(name)]
+
+    def _require_kept(self, video_id: str) -> None:
+        """Raises NotFound once the video was deleted, and removes again what has just been written.
+
+        To be called after a write: `delete_video` takes `video.json` first, so that of a write and a deletion at the
+        same time one or the other removes the file.
+        """
+        if self.files.read(_video_path(video_id)) is None:
+            self.files.delete(video_id)
+            raise NotFound(f"video {video_id} was deleted meanwhile")
 
     def _document(self, path: str, kind: type[Kept]) -> Kept | None:
         content = self.files.read(path)

@@ -160,11 +160,15 @@ class Store:
     # videos and questions
 
     def add_video(self, video: Video) -> None:
-        """Keeps a new video and has it ingested."""
+        """Keeps a new video and has it ingested.
+
+        The reconciler is told first: where Redis is away nothing was kept, and where it goes away now nothing waits
+        for ever.
+        """
+        self.hot.mark_unfinished(video.id)
         self.archive.put_video(video)
         self.hot.begin_counts(video.id)
         self.hot.fill_counts(video.id, {"base": 0})
-        self.hot.mark_unfinished(video.id)
         self.queues.ingest(video.id)
 
     def holder(self, video_id: str) -> Video:
@@ -184,9 +188,9 @@ class Store:
         self.hot.forget_video(video_id, max(segments, default=-1) + 1)
 
     def add_question(self, question: Question) -> None:
-        """Keeps a new question and has it answered."""
-        self.archive.put_question(question)
+        """Keeps a new question and has it answered; raises NotFound. The reconciler is told first, as of a video."""
         self.hot.mark_unfinished(question.id)
+        self.archive.put_question(question)
         self.queues.answer(question.id)
 
     def settle_question(self, question: Question) -> None:

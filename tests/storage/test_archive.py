@@ -1,14 +1,17 @@
 """The archive: atomic, complete without Redis, and never brought down by a damaged file."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from storage.archive import Archive
 from storage.errors import ArchiveUnavailable, NotFound
 from storage.ids import new_question_id, new_video_id
 from storage.models import Question, Video
+from storage.records import Record
 
 
 def new_video(**values: object) -> Video:
@@ -38,6 +41,24 @@ def test_videos_frames_and_questions_are_found_again(archive: Archive) -> None:
     assert archive.video_ids() == []
     with pytest.raises(NotFound):
         archive.frame(video.id, 0)
+
+
+@pytest.mark.parametrize("late", ["frames", "record", "question"])
+def test_a_write_that_comes_after_the_deletion_leaves_nothing(late: str, archive: Archive) -> None:
+    video = new_video()
+    archive.put_video(video)
+    archive.delete_video(video.id)
+    record = Record("model", (0.5,), np.zeros((1, 1, 8), np.float16))
+    writes: dict[str, Callable[[], None]] = {
+        "frames": lambda: archive.put_frames(video.id, 0, [b"one"], [0.5]),
+        "record": lambda: archive.put_record(video.id, 0, record),
+        "question": lambda: archive.put_question(
+            Question(id=new_question_id(video.id), video_id=video.id, text="?", fusion="exact")
+        ),
+    }
+    with pytest.raises(NotFound, match="deleted meanwhile"):
+        writes[late]()
+    assert archive.video_ids() == []
 
 
 def test_frames_appended_twice_are_there_once(archive: Archive) -> None:

@@ -122,8 +122,22 @@ def test_only_what_is_encoded_without_a_gap_can_be_asked_about() -> None:
     assert Counts({}, {}, 0, 0).contiguous() == 0
 
 
-def test_a_missing_redis_says_what_to_do(settings: Settings) -> None:
+@pytest.fixture
+def absent(settings: Settings) -> Store:
+    """A store whose Redis is away."""
     redis = RedisSettings(url="redis://127.0.0.1:1/0", retries=1, connect_timeout_s=0.5)
-    absent = Store.open(settings.model_copy(update={"redis": redis}))
+    return Store.open(settings.model_copy(update={"redis": redis}))
+
+
+def test_a_missing_redis_says_what_to_do(absent: Store) -> None:
     with pytest.raises(RedisUnavailable, match="longwatch up"):
         absent.hot.check()
+
+
+def test_nothing_is_kept_of_what_could_not_be_accepted(absent: Store, store: Store, video: Video) -> None:
+    with pytest.raises(RedisUnavailable):
+        absent.add_video(new_video())
+    with pytest.raises(RedisUnavailable):
+        absent.add_question(Question(id=new_question_id(video.id), video_id=video.id, text="?", fusion="exact"))
+    assert store.archive.video_ids() == [video.id]
+    assert store.archive.question_ids(video.id) == []
