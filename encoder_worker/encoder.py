@@ -14,7 +14,6 @@ from storage.errors import DamagedRecord
 from storage.records import Half, text_id
 
 SIDE_PX = 336  # the archive's frames, whatever the model (DESIGN 2)
-START, END = b"\xff\xd8", b"\xff\xd9"  # a JPEG's first and last bytes
 
 Frames = NDArray[np.uint8]  # (n,336,336,3) RGB
 Mean = NDArray[np.float32]  # (L,D) fused text, averaged over frames
@@ -62,8 +61,7 @@ class Encoder:
 
 def decoded(picture: bytes, where: str = "the picture") -> NDArray[np.uint8]:
     """RGB (336,336,3) of a JPEG; raises DamagedRecord saying `where` it lies."""
-    whole = picture.startswith(START) and picture.endswith(END)  # OpenCV takes many a cut picture for a grey one
-    image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) if whole else None
+    image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) if picture else None
     if image is None or image.shape != (SIDE_PX, SIDE_PX, 3):
         raise DamagedRecord(f"{where} is no whole JPEG of {SIDE_PX}x{SIDE_PX}; restore it, or add the video anew")
     return np.asarray(image[..., ::-1], np.uint8)

@@ -136,13 +136,15 @@ def test_another_models_record_is_made_anew(
     assert record(store, video, encoder).tokens.shape == (3, 1, 192)
 
 
+@pytest.mark.parametrize("held_before", [3, 5])
 def test_another_system_prompts_mean_is_made_anew(
-    jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes]
+    held_before: int, jobs: EncoderJobs, store: Store, video: Video, encoder: Encoder, pictures: list[bytes]
 ) -> None:
     put(store, video, pictures[:5])
-    tokens = np.zeros((3, 1, 192), np.float16)
-    other = {("another prompt's", 0b111): np.zeros((2, 192), np.float16)}
-    store.put_record(video.id, 0, Record(encoder.fingerprint, (0.5, 1.5, 2.5), tokens, other))
+    tokens = np.zeros((held_before, 1, 192), np.float16)
+    other = {("another prompt's", mask_of(range(held_before))): np.zeros((2, 192), np.float16)}
+    times = tuple(k + 0.5 for k in range(held_before))
+    store.put_record(video.id, 0, Record(encoder.fingerprint, times, tokens, other))
     jobs.encode_segment(video.id, 0)
     held = record(store, video, encoder)
     assert len(held) == 5

@@ -149,6 +149,21 @@ def test_exact_fusion_is_the_model_itself(
     logits = model.language.advance(model.language.new_cache(), torch.from_numpy(rows))
     torch.testing.assert_close(logits, trace["logits_last"], atol=5e-2, rtol=1e-2)
 
+    shares = attended(trace["inputs_embeds"], len(prompt.before), 80)
+    found = {int(evidence.t_s) - 10: evidence.score for evidence in asked.answer.evidence}
+    np.testing.assert_allclose(list(found.values()), shares[list(found)], rtol=5e-3)  # float16
+    assert min(found.values()) >= np.sort(shares)[-4] * (1 - 5e-3)
+
+
+def attended(embeds: torch.Tensor, start: int, frames: int) -> np.ndarray[Any, Any]:
+    """Share of the question's attention per frame, from a full pass of eager attention over the model's own input."""
+    eager = LlavaMini.from_pretrained(TINY, attention="eager", parts=("language",))
+    with torch.no_grad():
+        weights = eager.language.llm.model(inputs_embeds=embeds[None], output_attentions=True).attentions[1:]
+    stop = start + frames
+    per_frame = sum(layer[0].mean(0)[stop:, start:stop].sum(0) for layer in weights).numpy()
+    return np.asarray(per_frame / per_frame.sum())
+
 
 def test_a_focus_on_all_frames_is_the_exact_mean(
     settings: Settings, jobs: ReasonerJobs, store: Store, video: Video
@@ -226,13 +241,14 @@ def test_a_question_that_waits_for_an_encoder_can_be_cancelled(
 
 
 def test_a_video_deleted_while_a_question_waits_stays_deleted(
-    patient: ReasonerJobs, store: Store, unencoded: Video
+    patient: ReasonerJobs, store: Store, unencoded: Video, encoder: Encoder
 ) -> None:
+    store.put_record(unencoded.id, 0, Record(encoder.fingerprint, (0.5,), np.zeros((1, 1, 192), np.float16)))
     question = Question(id=new_question_id(unencoded.id), video_id=unencoded.id, text=TEXT, fusion="focused")
     store.archive.put_question(question)
     answering = threading.Thread(target=patient.answer_question, args=(question.id,))
     answering.start()
-    wait_until(lambda: store.archive.question(question.id).status == "running")
+    wait_until(lambda: store.queues.depths()[FUSE])  # from here on it waits for the fusion
     store.delete_video(unencoded.id)
     answering.join()
     assert store.archive.video_ids() == []
