@@ -16,9 +16,11 @@ from transformers import LlamaForCausalLM
 from llava_mini.config import LlavaMiniConfig
 from llava_mini.vision_half import VisionHalf
 from training.batches import Batch
+from training.vocabulary import PAD_ID
 
 FEATURE_STD = 0.02
-Layer = Callable[..., Tensor]
+ENOUGH_EVIDENCE = 0.5  # of a question's attention to the frames; more would be at the cost of what else it may need
+Layer = Callable[..., Any]
 
 
 class TrainingModel(nn.Module):
@@ -32,6 +34,7 @@ class TrainingModel(nn.Module):
         ready: Callable[[Layer], Layer] = _compiled if compiled else _as_it_is
         self._clip_layer: Layer = ready(_clip_layer)
         self._llama_layer: Layer = ready(_llama_layer)
+        self._watched_layer: Layer = ready(_watched_layer)
         _initialise(self)
 
     def features(self, pictures: Tensor) -> Tensor:
@@ -42,8 +45,11 @@ class TrainingModel(nn.Module):
             hidden = self._clip_layer(layer, hidden)
         return hidden[:, 1:]
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits (V,Q,A,vocabulary) of the answers' tokens."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (V,Q,A,vocabulary) of the answers' tokens, and how much each question attends to each frame (V,Q,T).
+
+        The attention is summed as `LanguageHalf.score` does, whose sums choose the frames of a focused question.
+        """
         V, T = batch.frames
         with torch.no_grad():  # the tower knows all there is to see from its own stage; here it would only drift
             features = self.features(batch.pictures)
@@ -74,22 +80,26 @@ class TrainingModel(nn.Module):
         B = before.shape[1]
         return hidden[:, :1], hidden[:, 1 : 1 + B], hidden[:, 1 + B :].view(N, Q, L, D)
 
-    def _answer(self, before: Tensor, tokens: Tensor, after: Tensor, batch: Batch) -> Tensor:
-        """Rows [before, tokens, (question, answer) ...] through the LLM -> logits (V,Q,A,vocabulary)."""
+    def _answer(self, before: Tensor, tokens: Tensor, after: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows [before, tokens, (question, answer) ...] through the LLM -> (V,Q,A,vocabulary), (V,Q,T)."""
         V, Q, L, D = after.shape
-        A = batch.answers.shape[2]
+        A, B, T = batch.answers.shape[2], before.shape[1], tokens.shape[1]
         said = self.llm.model.embed_tokens(batch.answers[:, :, :-1])
         blocks = torch.cat([after, said], dim=2).view(V, Q * (L + A - 1), D)
         hidden = torch.cat([before, tokens, blocks], dim=1)
         rope = _rope(batch.answer_positions, D // self.config.text.num_attention_heads)
+        rope, bias = (rope[0][:, None], rope[1][:, None]), batch.answer_bias[:, None]
+        watched = []
         for layer in self.llm.model.layers:
-            hidden = self._llama_layer(
-                layer, hidden, (rope[0][:, None], rope[1][:, None]), batch.answer_bias[:, None], 0
-            )
-        rows = hidden[:, -Q * (L + A - 1) :].view(V, Q, L + A - 1, D)
+            hidden, weights = self._watched_layer(layer, hidden, rope, bias, B, B + T)
+            watched.append(weights)
+        attention = torch.stack(watched[1:]).sum(0)[:, B + T :].view(V, Q, L + A - 1, T)[:, :, :L]
+        asked = (batch.questions != PAD_ID).float()
+        attention = torch.einsum("vqlt,vql->vqt", attention, asked)
+        rows = hidden[:, B + T :].view(V, Q, L + A - 1, D)
         wanted = batch.answer_rows[..., None].expand(-1, -1, -1, D)  # the row before each answer token
         logits: Tensor = self.llm.lm_head(self.llm.model.norm(rows.gather(2, wanted)))
-        return logits
+        return logits, attention
 
 
 def answer_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -101,6 +111,13 @@ def answer_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     asked = batch.answer_mask.any(2)
     right = ((logits.argmax(-1) == batch.answers) | ~batch.answer_mask).all(2) & asked
     return per_question.sum() / asked.sum(), right
+
+
+def evidence_loss(attention: Tensor, batch: Batch) -> Tensor:
+    """What is missing to ENOUGH_EVIDENCE, in nats: a focused question must look at the frames that show its answer."""
+    shares = (attention * batch.evidence).sum(2) / attention.sum(2)
+    shown = batch.evidence.any(2)
+    return F.relu(math.log(ENOUGH_EVIDENCE) - shares[shown].clamp(min=1e-6).log()).sum() / shown.numel()
 
 
 def _compiled(function: Layer) -> Layer:
@@ -119,13 +136,27 @@ def _clip_layer(layer: Any, hidden: Tensor) -> Tensor:
     q, k, v = (
         _heads(part(normed), attention.head_dim) for part in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    hidden = hidden + attention.out_proj(_attend(q, k, v, None))
+    hidden = hidden + attention.out_proj(_attend(q, k, v, None)[0])
     advanced: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
     return advanced
 
 
 def _llama_layer(layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, first: int) -> Tensor:
     """The layer's output for the rows from `first` on; keys and values are of all rows."""
+    return _with_weights(layer, hidden, rope, bias, first)[0]
+
+
+def _watched_layer(
+    layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
+    """The layer's output, and each row's attention to the rows `start` to `stop`, mean over heads (V,R,stop-start)."""
+    advanced, weights = _with_weights(layer, hidden, rope, bias, 0)
+    return advanced, weights[..., start:stop].float().mean(1)
+
+
+def _with_weights(
+    layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, first: int
+) -> tuple[Tensor, Tensor]:
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
     q = _turn(
@@ -134,15 +165,16 @@ def _llama_layer(layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: 
     )
     k = _turn(_heads(attention.k_proj(normed), attention.head_dim), rope)
     v = _heads(attention.v_proj(normed), attention.head_dim)
-    hidden = hidden[:, first:] + attention.o_proj(_attend(q, k, v, bias[..., first:, :]))
-    advanced: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return advanced
+    attended, weights = _attend(q, k, v, bias[..., first:, :])
+    hidden = hidden[:, first:] + attention.o_proj(attended)
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden)), weights
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Heads (...,R,S) of queries, keys and values -> rows (...,R,D), and the weights (...,heads,R,S)."""
     scores = (q @ k.transpose(-2, -1)).float() / math.sqrt(q.shape[-1])
     weights = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype)
-    return (weights @ v).transpose(1, 2).flatten(2)
+    return (weights @ v).transpose(1, 2).flatten(2), weights
 
 
 def _heads(rows: Tensor, width: int) -> Tensor:

@@ -14,11 +14,12 @@ Picked = TypeVar("Picked")
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one kind, and its answer."""
+    """A question of one kind, its answer, and the whole seconds that show it: none where no second tells more."""
 
     kind: str
     text: str
     answer: str
+    seconds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Stretch:
         """The things that are there at any time."""
         return self.world.during(self.start_s, self.end_s)
 
-    def seconds(self, thing: Thing) -> list[int]:
-        """When the thing is there."""
-        return thing.seconds(self.start_s, self.end_s)
+    def seconds(self, *things: Thing) -> list[int]:
+        """When any of the things is there."""
+        return sorted({second for thing in things for second in thing.seconds(self.start_s, self.end_s)})
 
 
 Rng = np.random.Generator
@@ -63,9 +64,9 @@ def ask(stretch: Stretch, rng: Rng, kind: str) -> Question | None:
     found = _MAKERS[kind](stretch, rng)
     if found is None:
         return None
-    words, answer = found
+    words, answer, seconds = found
     phrases = PHRASES["exists" if kind == "needle" else kind]
-    return Question(kind, str(rng.choice(phrases)).format(*words), answer)
+    return Question(kind, str(rng.choice(phrases)).format(*words), answer, tuple(seconds))
 
 
 def words() -> list[str]:
@@ -75,12 +76,12 @@ def words() -> list[str]:
     return sorted({word for text in texts for word in text.split() if "{" not in word} | set(names))
 
 
-Found = tuple[Sequence[str], str] | None
+Found = tuple[Sequence[str], str, Sequence[int]] | None  # words for the phrase, answer, seconds that show it
 
 
 def _exists(stretch: Stretch, rng: Rng) -> Found:
     if stretch.things and rng.random() < 0.5:
-        return (_pick(rng, stretch.things).name,), "yes"
+        return _present(stretch, _pick(rng, stretch.things))
     return _absent(stretch, rng)
 
 
@@ -88,7 +89,11 @@ def _needle(stretch: Stretch, rng: Rng) -> Found:
     brief = [thing for thing in stretch.things if len(stretch.seconds(thing)) <= NEEDLE_FRAMES]
     if not brief or stretch.end_s - stretch.start_s < 2 * NEEDLE_FRAMES:
         return None
-    return ((_pick(rng, brief).name,), "yes") if rng.random() < 0.6 else _absent(stretch, rng)
+    return _present(stretch, _pick(rng, brief)) if rng.random() < 0.6 else _absent(stretch, rng)
+
+
+def _present(stretch: Stretch, thing: Thing) -> Found:
+    return (thing.name,), "yes", stretch.seconds(thing)
 
 
 def _absent(stretch: Stretch, rng: Rng) -> Found:
@@ -99,21 +104,25 @@ def _absent(stretch: Stretch, rng: Rng) -> Found:
     hard = [name for c in colours for s in shapes if (name := f"{c} {s}") not in there]
     easy = [name for c in COLOURS for s in SHAPES if (name := f"{c} {s}") not in there]
     names = hard if hard and rng.random() < 0.6 else easy
-    return ((_pick(rng, names),), "no") if names else None
+    if not names:
+        return None
+    name = _pick(rng, names)
+    alike = [thing for thing in stretch.things if thing.colour in name or thing.shape in name]
+    return (name,), "no", stretch.seconds(*alike)
 
 
 def _colour(stretch: Stretch, rng: Rng) -> Found:
     thing = _only(stretch.things, rng, lambda thing: thing.shape)
-    return ((thing.shape,), thing.colour) if thing else None
+    return ((thing.shape,), thing.colour, stretch.seconds(thing)) if thing else None
 
 
 def _shape(stretch: Stretch, rng: Rng) -> Found:
     thing = _only(stretch.things, rng, lambda thing: thing.colour)
-    return ((thing.colour,), thing.shape) if thing else None
+    return ((thing.colour,), thing.shape, stretch.seconds(thing)) if thing else None
 
 
 def _room(stretch: Stretch, _: Rng) -> Found:
-    return (), stretch.world.room
+    return (), stretch.world.room, ()
 
 
 def _left_right(stretch: Stretch, rng: Rng) -> Found:
@@ -121,37 +130,38 @@ def _left_right(stretch: Stretch, rng: Rng) -> Found:
     if not still:
         return None
     thing = _pick(rng, still)
-    return (thing.name,), thing.path
+    return (thing.name,), thing.path, stretch.seconds(thing)
 
 
 def _height(stretch: Stretch, rng: Rng) -> Found:
     if not stretch.things:
         return None
     thing = _pick(rng, stretch.things)
-    return (thing.name,), HEIGHTS[thing.height]
+    return (thing.name,), HEIGHTS[thing.height], stretch.seconds(thing)
 
 
 def _now(stretch: Stretch, rng: Rng) -> Found:
     there = [thing for thing in stretch.things if thing.seconds(stretch.end_s - 1, stretch.end_s)]
     if len(there) > 1 or (not there and rng.random() < 0.5):
         return None
-    return (), f"a {there[0].name}" if there else NOTHING
+    return (), f"a {there[0].name}" if there else NOTHING, (stretch.end_s - 1,)
 
 
 def _where(stretch: Stretch, rng: Rng) -> Found:
     if any(thing.path not in STILL for thing in stretch.things):
         return None
     thing = _only(stretch.things, rng, lambda thing: f"{thing.height} {thing.path}")
-    return ((HEIGHTS[thing.height], thing.path), f"a {thing.name}") if thing else None
+    return ((HEIGHTS[thing.height], thing.path), f"a {thing.name}", stretch.seconds(thing)) if thing else None
 
 
 def _order(stretch: Stretch, rng: Rng) -> Found:
-    first = {thing.name: stretch.seconds(thing)[0] for thing in stretch.things}
-    pairs = [(a, b) for a in first for b in first if first[a] != first[b]]
+    things = stretch.things
+    pairs = [(a, b) for a in things for b in things if stretch.seconds(a)[0] != stretch.seconds(b)[0]]
     if not pairs:
         return None
     one, other = pairs[int(rng.integers(len(pairs)))]
-    return (one, other), "yes" if first[one] < first[other] else "no"
+    first = stretch.seconds(one)[0] < stretch.seconds(other)[0]
+    return (one.name, other.name), "yes" if first else "no", stretch.seconds(one, other)
 
 
 def _direction(stretch: Stretch, rng: Rng) -> Found:
@@ -159,11 +169,12 @@ def _direction(stretch: Stretch, rng: Rng) -> Found:
     if not moving:
         return None
     thing = _pick(rng, moving)
-    return (thing.name,), thing.path.removeprefix("moves ")
+    return (thing.name,), thing.path.removeprefix("moves "), stretch.seconds(thing)
 
 
 def _count(stretch: Stretch, _: Rng) -> Found:
-    return ((), NUMBERS[len(stretch.things)]) if len(stretch.things) < len(NUMBERS) else None
+    things = stretch.things
+    return ((), NUMBERS[len(things)], stretch.seconds(*things)) if len(things) < len(NUMBERS) else None
 
 
 def _times(stretch: Stretch, rng: Rng) -> Found:
@@ -171,14 +182,14 @@ def _times(stretch: Stretch, rng: Rng) -> Found:
         return None
     thing = _pick(rng, stretch.things)
     times = sum(1 for begin, end in thing.spans if begin < stretch.end_s and end > stretch.start_s)
-    return (thing.name,), NUMBERS[times]
+    return (thing.name,), NUMBERS[times], stretch.seconds(thing)
 
 
 def _caption(stretch: Stretch, _: Rng) -> Found:
-    first = sorted((stretch.seconds(thing)[0], thing.name) for thing in stretch.things)[:2]
-    if len({second for second, _ in first}) != len(first):
+    first = sorted(stretch.things, key=lambda thing: (stretch.seconds(thing)[0], thing.name))[:2]
+    if len({stretch.seconds(thing)[0] for thing in first}) != len(first):
         return None  # which came first would be a guess
-    return (), " then ".join(f"a {name}" for _, name in first) or NOTHING
+    return (), " then ".join(f"a {thing.name}" for thing in first) or NOTHING, stretch.seconds(*first)
 
 
 _MAKERS: dict[str, Callable[[Stretch, Rng], Found]] = {

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from training.batches import LENGTHS, Batch, stream
 from training.export import export
-from training.model import TrainingModel, answer_loss
+from training.model import TrainingModel, answer_loss, evidence_loss
 from training.shape import PATCH_PX, SIDE_PX, tiny_config
 from training.tower import Heads, learning_rate, noise_at, pictures
 from training.vocabulary import Vocabulary
 
 SEED = 20261121
-TOWER_STEPS, STEPS = 1000, 5000
+TOWER_STEPS, STEPS = 1000, 4600
 TOWER_PEAK, PEAK = 2e-3, 1.3e-3
 SAVE_INTERVAL_S = 120.0
+EVIDENCE_WEIGHT = 0.2
 BETAS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.98), 0.02, 1.0  # docs/training.md
 
 
@@ -101,10 +102,14 @@ def answer_losses(run: Run) -> Iterable[tuple[Tensor, str]]:
     patches = (SIDE_PX // PATCH_PX) ** 2
     for batch in stream(SEED, patches, SIDE_PX, start=run.done["all"]):
         with torch.autocast("cpu", torch.bfloat16):
-            logits = run.model(batch)
+            logits, attention = run.model(batch)
         loss, right = answer_loss(logits, batch)
+        missing = evidence_loss(attention, batch)
         tally.add(batch, right)
-        yield loss, tally.line() if (run.done["all"] + 1) % 50 == 0 else ""
+        yield (
+            loss + EVIDENCE_WEIGHT * missing,
+            f"evidence {missing.item():.3f}" + tally.line() if (run.done["all"] + 1) % 50 == 0 else "",
+        )
 
 
 class Tally:

@@ -11,6 +11,7 @@ from training.questions import words
 
 # Id 0 is padding only: the architecture hides it in pre-fusion (golden/SEMANTICS.md, item 1).
 PAD, BEGIN, END, UNKNOWN, USER, ASSISTANT = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>")
+PAD_ID = SPECIAL.index(PAD)
 SYSTEM_PROMPT = "answer the question about the video ."
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -1,5 +1,6 @@
 """The training forward pass is the model itself, and the world's truth is what its pictures show."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from llava_mini.prompt import PromptBuilder
 from training.batches import answer_layout, assemble, draw
 from training.export import export
 from training.files import write_video
-from training.model import TrainingModel
+from training.model import TrainingModel, evidence_loss
 from training.questions import KINDS, Stretch, ask, words
 from training.render import RGB, render
 from training.shape import PATCH_PX, SIDE_PX, tiny_config
@@ -39,7 +40,9 @@ def folder(model: TrainingModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def test_the_exported_checkpoint_gives_the_logits_of_training(model: TrainingModel, folder: Path) -> None:
+def test_the_exported_checkpoint_gives_the_logits_and_the_attention_of_training(
+    model: TrainingModel, folder: Path
+) -> None:
     raw = next(raw for number in range(1000, 1099) if (raw := draw(number, 1, SIDE_PX))["weights"].shape[2] == 6)
     V, Q, T = raw["weights"].shape
     raw |= {
@@ -49,7 +52,7 @@ def test_the_exported_checkpoint_gives_the_logits_of_training(model: TrainingMod
     }
     batch = assemble(raw, (SIDE_PX // PATCH_PX) ** 2)
     with torch.no_grad():
-        trained = model(batch)
+        trained, attention = model(batch)
     loaded = LlavaMini.from_pretrained(folder)
     for v, q in ((0, 0), (1, 3), (2, 5)):
         question = [i for i in batch.questions[v, q].tolist() if i]
@@ -58,9 +61,10 @@ def test_the_exported_checkpoint_gives_the_logits_of_training(model: TrainingMod
         encoded = loaded.encode(batch.pictures[v * T : (v + 1) * T], [before + question])
         mean = pool(encoded.fused[0])
         tokens, said = encoded.tokens.flatten(0, 1), loaded.language.embed(answer)
-        rows = torch.cat([mean[: len(before)], tokens, mean[len(before) :], said[:-1]])
-        cache = loaded.language.new_cache()
-        logits = [loaded.language.advance(cache, rows[: len(rows) - len(answer) + 1])]
+        cache = loaded.language.prefill(torch.cat([mean[: len(before)], tokens]))
+        first, looks = loaded.language.score(cache, mean[len(before) :], (len(before), len(before) + T))
+        torch.testing.assert_close(looks, attention[v, q], atol=1e-4, rtol=1e-3)
+        logits = [first]
         logits += [loaded.language.advance(cache, row[None]) for row in said[:-1]]
         torch.testing.assert_close(torch.stack(logits), trained[v, q, : len(answer)], atol=2e-4, rtol=1e-3)
 
@@ -111,6 +115,36 @@ def test_pictures_show_what_the_world_says(tmp_path: Path) -> None:
     assert reds == [False, False, True, True, False, False]
     drawn = render(world, 2.5, 336)
     assert np.abs(drawn.astype(int) - seen[2]).mean() < 6
+
+
+def test_looking_past_the_frames_that_show_the_answer_costs() -> None:
+    raw = next(raw for number in range(1000, 1099) if (raw := draw(number, 1, SIDE_PX))["weights"].shape[2] == 16)
+    batch = assemble(raw, (SIDE_PX // PATCH_PX) ** 2)
+    assert batch.evidence.any(2).float().mean() > 0.5
+    there = batch.evidence + 1e-3
+    assert evidence_loss(there, batch) == 0
+    assert evidence_loss(there * 7, batch) == 0  # a share, not an amount
+    past = 1 - batch.evidence + 1e-3
+    assert evidence_loss(past, batch) > evidence_loss(torch.ones_like(past), batch) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_question_names_the_seconds_that_show_its_answer(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    asked = [(world, ask(Stretch(world, 0, 16), rng, kind)) for world in map(partial(generate, seconds=16), range(60))]
+    found = [(world, question) for world, question in asked if question is not None]
+    assert len(found) > 5
+    for world, question in found:
+        shown = {second for second in question.seconds for thing in world.things if thing.seconds(second, second + 1)}
+        if kind == "room":
+            assert not question.seconds
+        elif kind == "now":
+            assert question.seconds == (15,)
+        else:
+            assert shown == set(question.seconds), question
+        for thing in world.things:
+            if thing.name in question.text:
+                assert set(thing.seconds(0, 16)) <= set(question.seconds), question
 
 
 def test_the_answers_layout_hides_padding_and_other_questions() -> None:
