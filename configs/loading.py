@@ -1,5 +1,6 @@
 """Reads the settings: a YAML file, overridden by LONGWATCH_* in the environment."""
 
+import argparse
 import os
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def load_settings(config: str | Path | None = None) -> Settings:
         raise SettingsError(_explain(error, path)) from error
     except (SourceError, OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError) as error:
         raise SettingsError(f"cannot read settings from {path} and {PREFIX}* variables: {error}") from error
+
+
+def settings_from_command_line(description: str | None) -> Settings:
+    """The settings that a process is started with (`--config`); stops it with a message where they are wrong."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", help="YAML file, or the name of a bundled one")
+    try:
+        return load_settings(parser.parse_args().config)
+    except SettingsError as error:
+        parser.error(str(error))
 
 
 def find_config(name: str) -> Path:

@@ -1,8 +1,6 @@
 """The ingest worker process: `python -m ingest`."""
 
-import argparse
-
-from configs.loading import load_settings
+from configs.loading import settings_from_command_line
 from configs.settings import Settings
 from ingest.jobs import IngestJobs
 from storage.store import Store
@@ -17,12 +15,5 @@ def run(settings: Settings) -> None:
     run_worker(settings, store, {"ingest_video": jobs.ingest_video})
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", help="YAML file, or the name of a bundled one")
-    run(load_settings(parser.parse_args().config))
-
-
 if __name__ == "__main__":
-    main()
+    run(settings_from_command_line(__doc__))

@@ -1,10 +1,8 @@
 """The reasoner process: `python -m reasoner`."""
 
-import argparse
-
 import torch
 
-from configs.loading import load_settings
+from configs.loading import settings_from_command_line
 from configs.settings import Settings
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
@@ -48,12 +46,5 @@ def run(settings: Settings) -> None:
     run_worker(settings, store, {"answer_question": jobs.answer_question}, engine.fingerprint)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", help="YAML file, or the name of a bundled one")
-    run(load_settings(parser.parse_args().config))
-
-
 if __name__ == "__main__":
-    main()
+    run(settings_from_command_line(__doc__))

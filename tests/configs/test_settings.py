@@ -1,5 +1,7 @@
 """Settings: defaults, the order of sources, and messages that name the key."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,14 @@ def test_a_wrong_variable_is_named(variable: str, value: str, monkeypatch: pytes
 def test_a_missing_file_lists_what_there_is() -> None:
     with pytest.raises(SettingsError, match="llava-mini-8b, tiny"):
         load_settings("nowhere.yaml")
+
+
+def test_a_process_stops_with_the_name_of_the_wrong_key(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text("ingest: {sample_fsp: 2}")
+    for worker in ("ingest", "encoder_worker", "reasoner"):
+        line = [sys.executable, "-m", worker, "--config", str(file)]
+        result = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert result.returncode == 2
+        assert "ingest.sample_fsp" in result.stderr
+        assert "Traceback" not in result.stderr
