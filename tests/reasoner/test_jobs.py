@@ -1,124 +1,27 @@
 """Questions from the archive to their answers there, with a real model, real records and a real Redis."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from rq import Queue
-from rq.serializers import JSONSerializer
 
-from configs.settings import ReasonerSettings, Settings
-from encoder_worker.__main__ import load_encoder
+from configs.settings import Settings
 from encoder_worker.encoder import Encoder, decoded
-from encoder_worker.jobs import EncoderJobs
-from ingest.pictures import encode_jpeg
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
-from reasoner.__main__ import load_engine
 from reasoner.engine import Engine
 from reasoner.jobs import ReasonerJobs
-from reasoner.records import Gatherer
 from storage.errors import NotFound
 from storage.ids import new_question_id
 from storage.models import Options, Question, Video
-from storage.queues import ENCODE, FUSE
+from storage.queues import FUSE
 from storage.records import Record
 from storage.store import Store
-from storage.worker import Handlers
-from tests.storage.test_archive import new_video
-from tests.tiny import TINY, with_tiny
+from tests.reasoner.asking import FRAMES, TEXT, ask, gatherer
+from tests.tiny import TINY
 from tests.waiting import wait_until
-from training.render import render
-from training.world import generate
-
-FRAMES = 100
-TEXT = "is there a red circle ?"
-
-
-@pytest.fixture(scope="session")
-def pictures() -> list[bytes]:
-    world = generate(4, FRAMES)
-    return [encode_jpeg(render(world, k + 0.5, 336), 90) for k in range(FRAMES)]
-
-
-@pytest.fixture(scope="session")
-def encoder() -> Encoder:
-    return load_encoder(with_tiny(Settings()))
-
-
-@pytest.fixture(scope="session")
-def engine() -> Engine:
-    return load_engine(with_tiny(Settings()))
-
-
-@pytest.fixture
-def jobs(settings: Settings, store: Store, engine: Engine) -> ReasonerJobs:
-    quick = ReasonerSettings(fusion_timeout_s=20, max_tokens=12)
-    return ReasonerJobs(settings.model_copy(update={"reasoner": quick}), store, engine)
-
-
-@pytest.fixture
-def encoding(settings: Settings, store: Store, encoder: Encoder) -> Iterator[EncoderJobs]:
-    """An encoder that works off the queues beside the test, as its worker would."""
-    encoder_jobs = EncoderJobs(settings, store, encoder)
-    handlers: Handlers = {"fuse_segment": encoder_jobs.fuse_segment, "encode_segment": encoder_jobs.encode_segment}
-    queues = [Queue(name, connection=store.hot.redis, serializer=JSONSerializer) for name in (FUSE, ENCODE)]
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.wait(0.02):
-            for job in (job for queue in queues for job in queue.jobs):
-                handlers[str(job.func_name)](*job.args)
-                job.delete()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield encoder_jobs
-    stop.set()
-    thread.join()
-
-
-@pytest.fixture
-def video(store: Store, encoding: EncoderJobs, encoder: Encoder, pictures: list[bytes]) -> Video:
-    store.hot.announce_model(encoder.fingerprint)
-    video = new_video(status="ready", frames_sampled=FRAMES)
-    store.add_video(video)
-    for first in (0, 64):
-        part = pictures[first : first + 64]
-        store.put_frames(video.id, first, part, [first + k + 0.5 for k in range(len(part))])
-        encoding.encode_segment(video.id, first // 64)
-    return video
-
-
-@pytest.fixture
-def unencoded(store: Store, encoder: Encoder) -> Video:
-    """One frame, and no encoder anywhere."""
-    store.hot.announce_model(encoder.fingerprint)
-    video = new_video(status="ready")
-    store.add_video(video)
-    store.put_frames(video.id, 0, [b"x"], [0.5])
-    return video
-
-
-@pytest.fixture
-def patient(settings: Settings, store: Store, engine: Engine) -> ReasonerJobs:
-    """Waits for longer than any test runs."""
-    return ReasonerJobs(settings, store, engine)
-
-
-def gatherer(settings: Settings, store: Store, engine: Engine, video: Video) -> Gatherer:
-    return Gatherer(settings, store, engine.fingerprint, video, lambda: None)
-
-
-def ask(jobs: ReasonerJobs, store: Store, video: Video, **values: Any) -> Question:
-    base = {"id": new_question_id(video.id), "video_id": video.id, "text": TEXT, "fusion": "focused"}
-    question = Question.model_validate(base | values)
-    store.archive.put_question(question)
-    jobs.answer_question(question.id)
-    return store.archive.question(question.id)
 
 
 def test_exact_fusion_is_the_model_itself(
@@ -281,80 +184,6 @@ def test_what_cannot_be_answered_says_why(
     if code == "bad-request":
         assert "one every 1 s from 0.5 s to 99.5 s" in asked.problem.message
     assert list(store.answers.read(asked.id))[-1].kind == "error"
-
-
-def test_a_video_still_being_encoded_is_answered_as_far_as_it_is(
-    jobs: ReasonerJobs, store: Store, encoding: EncoderJobs, encoder: Encoder, pictures: list[bytes]
-) -> None:
-    store.hot.announce_model(encoder.fingerprint)
-    video = new_video(status="sampling", frames_expected=200)
-    store.add_video(video)
-    store.put_frames(video.id, 0, pictures[:64], [k + 0.5 for k in range(64)])
-    store.put_frames(video.id, 64, pictures[64:80], [64 + k + 0.5 for k in range(16)])
-    encoding.encode_segment(video.id, 0)
-    asked = ask(jobs, store, video)
-    assert asked.answer is not None
-    assert (asked.answer.frames, asked.answer.encoded_until_s, asked.answer.video_complete) == (64, 64.0, False)
-
-
-@pytest.mark.parametrize("loss", ["damaged", "gone", "foreign"])
-def test_a_lost_record_is_made_again_while_the_question_waits(
-    loss: str, jobs: ReasonerJobs, store: Store, video: Video
-) -> None:
-    wanted = ask(jobs, store, video, fusion="sampled")
-    path = f"{video.id}/000001/tokens.safetensors"
-    if loss == "gone":
-        store.archive.files.delete(path)
-    elif loss == "damaged":
-        store.archive.files.write(path, b"garbage")
-    else:
-        store.archive.put_record(video.id, 1, Record("another", (0.5,), np.zeros((1, 1, 8), np.float16)))
-    store.hot.drop_record(video.id, 1)
-    asked = ask(jobs, store, video, fusion="sampled")
-    assert wanted.answer is not None
-    assert asked.answer is not None
-    assert (asked.answer.frames, asked.answer.text) == (FRAMES, wanted.answer.text)
-
-
-def test_a_fusion_asked_for_is_asked_for_again_once_redis_forgot(
-    settings: Settings, store: Store, engine: Engine, encoder: Encoder, video: Video
-) -> None:
-    gather = gatherer(settings, store, engine, video)
-    frames = gather.covered(20, 30).frames
-    gather.order([(encoder.system_text, frames)])
-    store.hot.redis.flushall()
-    assert gather.fusion(encoder.system_text, frames).shape == (len(encoder.system_text), 192)
-
-
-def test_what_one_pass_can_make_is_one_job(
-    settings: Settings, store: Store, engine: Engine, encoder: Encoder, unencoded: Video
-) -> None:
-    store.put_record(unencoded.id, 0, Record(encoder.fingerprint, (0.5,), np.zeros((1, 1, 192), np.float16)))
-    gather = gatherer(settings, store, engine, unencoded)
-    frames = gather.covered(0, None).frames
-    for _ in range(2):
-        gather.order([([1, 2], frames), ([3], frames)])
-    assert store.queues.depths()[FUSE] == 1
-
-
-def test_without_an_encoder_the_question_says_so(
-    settings: Settings, store: Store, engine: Engine, unencoded: Video
-) -> None:
-    impatient = settings.model_copy(update={"reasoner": ReasonerSettings(fusion_timeout_s=0.5)})
-    asked = ask(ReasonerJobs(impatient, store, engine), store, unencoded)
-    assert asked.problem is not None
-    assert asked.problem.code == "encoder-missing"
-    assert "longwatch worker encode" in asked.problem.message
-
-
-def test_an_encoder_that_does_not_deliver_is_told_from_a_missing_one(
-    settings: Settings, store: Store, engine: Engine, unencoded: Video
-) -> None:
-    store.hot.announce_worker("stuck", [FUSE, ENCODE], 60)
-    impatient = settings.model_copy(update={"reasoner": ReasonerSettings(fusion_timeout_s=0.5)})
-    asked = ask(ReasonerJobs(impatient, store, engine), store, unencoded)
-    assert asked.problem is not None
-    assert "alive: 1" in asked.problem.message
 
 
 def test_what_nobody_foresaw_is_recorded_and_raised(
