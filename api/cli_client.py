@@ -59,7 +59,7 @@ def list_videos(context: typer.Context, as_json: AsJson = False, api_url: ApiUrl
 
 @app.command(name="show")
 def show_video(context: typer.Context, video_id: VideoId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
-    """Show one video, how far it is, and what was asked about it."""
+    """Show one video, how far it is, and what was asked about it lately."""
     with Client.of(context.obj, api_url) as client:
         video = client.call("GET", f"/v1/videos/{video_id}")
         questions = client.call("GET", f"/v1/videos/{video_id}/questions")["questions"]

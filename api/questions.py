@@ -1,6 +1,5 @@
 """Routes of questions: ask, wait or stream, look up, cancel."""
 
-from collections.abc import Iterator
 from typing import Annotated
 
 from anyio.to_thread import run_sync
@@ -8,12 +7,12 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.context import Service, ServiceNeeded
+from api.paging import Cursor, Limit, check_cursor, paged
 from api.problems import responses
-from api.schemas import QuestionList, QuestionRequest, QuestionView
+from api.schemas import QuestionPage, QuestionRequest, QuestionView
 from api.streaming import EVENT_STREAM, answer_stream, described, wait_settled
-from storage.archive import Archive
 from storage.errors import BadRequest, Conflict, NotFound
-from storage.ids import new_question_id
+from storage.ids import QUESTION_ID, new_question_id
 from storage.models import Options, Question
 from storage.store import Store
 
@@ -52,11 +51,14 @@ async def ask(
     return JSONResponse(body, status_code=200 if question.settled else 202, headers=headers)
 
 
-@router.get("/videos/{video_id}/questions", responses=responses("not-found", *STORAGE))
-def listed(video_id: str, service: ServiceNeeded) -> QuestionList:
-    """All questions about a video, oldest first."""
-    service.store.archive.video(video_id)
-    return QuestionList(questions=[QuestionView.of(each) for each in _questions(service.store.archive, video_id)])
+@router.get("/videos/{video_id}/questions", responses=responses("bad-request", "not-found", "invalid", *STORAGE))
+def listed(video_id: str, service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None) -> QuestionPage:
+    """Questions about a video, newest first."""
+    check_cursor(cursor, QUESTION_ID)
+    archive = service.store.archive
+    archive.video(video_id)
+    questions, behind = paged(archive.questions(video_id, cursor), limit or service.settings.api.page_size)
+    return QuestionPage(questions=[QuestionView.of(question) for question in questions], next_cursor=behind)
 
 
 @router.get(
@@ -120,7 +122,6 @@ def _asked(video_id: str, wanted: QuestionRequest, service: Service) -> Question
         ),
         previous_question_id=wanted.previous_question_id,
     )
-    store.hot.check()  # nothing is taken in that could not be queued
     store.add_question(question)
     return question
 
@@ -145,11 +146,3 @@ def _require_answered(previous_id: str, video_id: str, store: Store) -> None:
         raise BadRequest(f"previous_question_id: {error}") from error
     if previous.video_id != video_id or previous.status != "done":
         raise BadRequest("previous_question_id must be an answered question about the same video")
-
-
-def _questions(archive: Archive, video_id: str) -> Iterator[Question]:
-    for question_id in archive.question_ids(video_id):
-        try:
-            yield archive.question(question_id)
-        except NotFound:  # deleted meanwhile, or its file is damaged: the log names it
-            continue

@@ -145,10 +145,11 @@ class QuestionView(BaseModel):
         return cls.model_validate(shown | {"question": question.text})
 
 
-class QuestionList(BaseModel):
-    """Questions, oldest first."""
+class QuestionPage(BaseModel):
+    """Questions, newest first; `next_cursor` leads to the next page."""
 
     questions: list[QuestionView]
+    next_cursor: str | None
 
 
 class Health(BaseModel):

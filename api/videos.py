@@ -13,6 +13,7 @@ from sse_starlette import EventSourceResponse
 
 from api.context import Service, ServiceNeeded
 from api.limits import is_multipart, media_type
+from api.paging import Cursor, Limit, check_cursor, paged
 from api.problems import responses
 from api.schemas import SegmentList, SegmentView, UploadFields, VideoPage, VideoRequest, VideoView
 from api.sources import from_request, from_upload, upload_path
@@ -79,21 +80,11 @@ async def submit(request: Request, service: ServiceNeeded) -> Response:
 
 
 @router.get("", responses=responses("bad-request", "invalid", *STORAGE))
-def listed(
-    service: ServiceNeeded,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
-    limit: Annotated[int | None, Query(ge=1, le=200, description="Empty: as configured.")] = None,
-) -> VideoPage:
+def listed(service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None) -> VideoPage:
     """Videos, newest first."""
-    if cursor is not None and not VIDEO_ID.fullmatch(cursor):
-        raise BadRequest("cursor must be the next_cursor of another page")
-    size = limit or service.settings.api.page_size
-    page: list[VideoView] = []
-    for video in service.store.archive.videos(cursor):
-        if len(page) == size:
-            return VideoPage(videos=page, next_cursor=page[-1].id)
-        page.append(_view(video, service))
-    return VideoPage(videos=page, next_cursor=None)
+    check_cursor(cursor, VIDEO_ID)
+    videos, behind = paged(service.store.archive.videos(cursor), limit or service.settings.api.page_size)
+    return VideoPage(videos=[_view(video, service) for video in videos], next_cursor=behind)
 
 
 @router.get("/{video_id}", responses=responses("not-found", *STORAGE))

@@ -147,6 +147,14 @@ class Archive:
         names = (name.removesuffix(".json") for name in self.files.names(_questions_path(video_id)))
         return [name for name in names if QUESTION_ID.fullmatch(name)]
 
+    def questions(self, video_id: str, newest_first_from: str | None = None) -> Iterator[Question]:
+        """Questions about the video, newest first; with an id, only those older than it. As `videos`."""
+        for question_id in reversed(self.question_ids(video_id)):
+            if newest_first_from is None or question_id < newest_first_from:
+                question = self._document(_question_path(question_id), Question)
+                if question is not None:
+                    yield question
+
     def _require_kept(self, video_id: str) -> None:
         """Raises NotFound once the video was deleted, and removes again what has just been written.
 

@@ -261,14 +261,20 @@ def test_a_waiting_question_is_cancelled_at_once_and_a_running_one_asked_to_stop
     require_problem(http.delete(f"/v1/questions/{new_question(video).id}"), 404, "not-found")
 
 
-def test_questions_are_listed_oldest_first_without_damaged_ones(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_questions_are_listed_newest_first_page_by_page_without_damaged_ones(
+    http: httpx.Client, seed: Seed, store: Store
+) -> None:
     video = seed()
-    questions = sorted((new_question(video) for _ in range(3)), key=lambda question: question.id)
+    questions = sorted((new_question(video) for _ in range(4)), key=lambda question: question.id)
     for question in questions:
         store.archive.put_question(question)
     store.archive.files.write(f"{video.id}/questions/{questions[1].id}.json", b"{")
-    listed = http.get(f"/v1/videos/{video.id}/questions").json()["questions"]
-    assert [question["id"] for question in listed] == [questions[0].id, questions[2].id]
+    path = f"/v1/videos/{video.id}/questions"
+    first = http.get(path, params={"limit": 2}).json()
+    assert [question["id"] for question in first["questions"]] == [questions[3].id, questions[2].id]
+    second = http.get(path, params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert ([question["id"] for question in second["questions"]], second["next_cursor"]) == ([questions[0].id], None)
+    require_problem(http.get(path, params={"cursor": video.id}), 400, "bad-request")
 
 
 def test_streams_do_not_keep_other_requests_waiting(http: httpx.Client, seed: Seed, store: Store) -> None:

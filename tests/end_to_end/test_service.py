@@ -91,7 +91,9 @@ def ask_streaming(service: Service, video_id: str, question: str) -> list[tuple[
 def _flushed_after(service: Service, video_id: str, wanted: list[dict[str, Any]]) -> None:
     flush(service.settings)
     listed = service.http.get(f"/v1/videos/{video_id}/questions").json()["questions"]
-    assert [question["answer"]["text"] for question in listed] == [question["answer"]["text"] for question in wanted]
+    assert [question["answer"]["text"] for question in reversed(listed)] == [
+        asked["answer"]["text"] for asked in wanted
+    ]
     assert service.settled(video_id)["progress"]["frames_encoded"] == WORLD_S
     assert [again["answer"]["text"] for again in answers(service, video_id)] == [a["answer"]["text"] for a in wanted]
 
