@@ -28,7 +28,7 @@ from training.questions import Stretch as Asked
 from training.world import World, generate
 
 MODES: tuple[FusionMode, ...] = ("focused", "sampled", "exact")
-VIDEOS = {16: 60, 64: 40, 256: 20}  # frames -> how many videos
+VIDEOS = {16: 60, 64: 60, 256: 40}  # frames -> how many videos
 FIRST_SEED = 1_000_001  # worlds with odd seeds are never trained on
 FPS = 5
 Tally = dict[tuple[int, str, str], list[bool]]
