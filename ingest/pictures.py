@@ -13,7 +13,7 @@ Picture = NDArray[np.uint8]  # (h, w, 3) RGB
 def squeezed(picture: Picture) -> Picture:
     """(h,w,3) -> (336,336,3) by nearest neighbour, the aspect ratio given up, as the public implementation does."""
     rows, columns = _nearest(picture.shape[0]), _nearest(picture.shape[1])
-    return picture[rows[:, None], columns]
+    return picture[rows].take(columns, axis=1)  # twice as fast as both at once
 
 
 def encode_jpeg(picture: Picture, quality: int) -> bytes:

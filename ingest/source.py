@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from configs.settings import IngestSettings
@@ -205,10 +206,11 @@ def _matched(
 ) -> Iterator[SampledFrame]:
     """Gives each wanted pts its picture, both in the order of time; a lost frame's neighbour stands in for it."""
     index, held, held_pts = 0, None, None
+    converter = VideoReformatter()  # one for all frames: each of its own would set up the conversion anew
     for frame in frames:
         while index < len(wanted) and frame.pts is not None and wanted[index] <= frame.pts:
             if held is None or (wanted[index] == frame.pts != held_pts):
-                held, held_pts = _picture(frame), frame.pts
+                held, held_pts = _picture(frame, converter), frame.pts
             yield SampledFrame(start_index + index, targets_s[start_index + index], held)
             index += 1
         if index == len(wanted):
@@ -218,9 +220,10 @@ def _matched(
         index += 1
 
 
-def _picture(frame: VideoFrame) -> Picture:
+def _picture(frame: VideoFrame, converter: VideoReformatter) -> Picture:
     """RGB (336,336,3), turned as the file asks for."""
-    return squeezed(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
+    rgb = converter.reformat(frame, format="rgb24", threads=1)  # more would wait for each other
+    return squeezed(np.rot90(rgb.to_ndarray(), _quarter_turns(frame)))
 
 
 def _quarter_turns(frame: VideoFrame) -> int:
