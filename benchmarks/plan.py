@@ -13,7 +13,7 @@ from llava_mini.tables import table
 
 TERA = 1e12
 GPU_GB, BATCH_FRAMES = 24.0, 32
-# TFLOP, 7B at 336 px. Totals: paper, Table 7. Parts: DESIGN, section 1.
+# TFLOP, 7B at 336 px. Totals: paper, Table 7. Parts: docs/design.md, costs.
 PAPER_TOTALS = {"LLaVA-1.5": 8.55, "LLaVA-Mini": 1.96}
 DESIGN_PARTS = {"tower": 0.38, "projection": 0.024, "prefusion": 1.03, "language": 0.57}
 DESIGN_TOTALS = {"LLaVA-1.5": 8.63, "LLaVA-Mini": 2.01}

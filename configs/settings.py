@@ -96,8 +96,8 @@ class ReasonerSettings(Part):
     """The language half."""
 
     fusion: Literal["focused", "sampled", "exact"] = "focused"
-    sample_frames: PositiveInt = Field(16, description="Even sample over the stretch (DESIGN: focused fusion).")
-    focus_frames: PositiveInt = Field(16, description="Frames most attended to (DESIGN: K = 16 did best).")
+    sample_frames: PositiveInt = Field(16, description="Even sample over the stretch (docs/design.md).")
+    focus_frames: PositiveInt = Field(16, description="Frames most attended to, at most (docs/design.md).")
     focus_baseline: bool = Field(False, description="Score relative to a neutral question (attention sinks).")
     evidence_frames: PositiveInt = 4
     fusion_timeout_s: PositiveFloat = 600.0

@@ -13,7 +13,7 @@ from llava_mini.prompt import PromptBuilder
 from storage.errors import DamagedRecord
 from storage.records import Half, text_id
 
-SIDE_PX = 336  # the archive's frames, whatever the model (DESIGN 2)
+SIDE_PX = 336  # the archive's frames, whatever the model (docs/design.md)
 
 Frames = NDArray[np.uint8]  # (n,336,336,3) RGB
 Mean = NDArray[np.float32]  # (L,D) fused text, averaged over frames

@@ -8,7 +8,7 @@ EPSILON_S = 1e-6  # frame times are sums of rounded ticks
 
 
 def target_times(duration_s: float, sample_fps: float) -> list[float]:
-    """The middles of equal parts of the video: 0.5 s, 1.5 s, ... at 1 fps (the public choice, SEMANTICS item 9).
+    """The middles of equal parts of the video: 0.5 s, 1.5 s, ... at 1 fps (golden/SEMANTICS.md, item 9).
 
     A video too short for one gives its own middle.
     """

@@ -61,8 +61,8 @@ class LanguageHalf:
         """As `advance` for a question (L,D), and where it attends among the positions `vision_span` (start, stop).
 
         Returns logits (V,) and attention (stop - start,) float32: mean over heads, summed over the question's rows
-        and over all layers but the first (DESIGN: focused fusion). Only these rows' weights are computed, beside the
-        attention implementation in use, which need not be able to return any.
+        and over all layers but the first (docs/design.md, focused fusion). Only these rows' weights are computed,
+        beside the attention implementation in use, which need not be able to return any.
         """
         start, stop = vision_span
         total = torch.zeros(stop - start, device=self.device)

@@ -236,7 +236,7 @@ class LlavaMini:
 
 
 def pool(fused: Tensor) -> Tensor:
-    """(F,L,D) -> (L,D): summed in float32 in the frames' order, divided by their number (SEMANTICS, item 6)."""
+    """(F,L,D) -> (L,D): summed in float32 in the frames' order, then divided (golden/SEMANTICS.md, item 6)."""
     total = torch.zeros(fused.shape[1:], dtype=torch.float32)
     for frame in fused:
         total += frame.float()

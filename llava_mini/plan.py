@@ -20,7 +20,7 @@ from llava_mini.shapes import SHAPES
 from llava_mini.tables import table
 
 GB = 10**9
-TEXT_TOKENS = 43  # of the paper's counts (DESIGN, section 1)
+TEXT_TOKENS = 43  # of the paper's counts (docs/design.md, costs)
 PROMPT_TOKENS, NEW_TOKENS = 256, 512  # a long question with the turns before it, and its answer
 RESERVE_GB = 1.0  # CUDA's own context and kernels, and fragmentation
 

@@ -51,7 +51,7 @@ def squeezed(frames: Pictures) -> Pictures:
 
 
 def nearest_indices(size: int) -> NDArray[np.intp]:
-    """Which of `size` rows each of the 336 takes; in float32, for integer arithmetic differs (SEMANTICS, item 8)."""
+    """Which of `size` rows each of the 336 takes; float32: integers differ (golden/SEMANTICS.md, item 8)."""
     scale = np.float32(size) / np.float32(FRAME_SIDE_PX)
     indices: NDArray[np.intp] = np.floor(np.arange(FRAME_SIDE_PX, dtype=np.float32) * scale).astype(np.intp)
     return indices.clip(max=size - 1)

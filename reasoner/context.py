@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float32]
 
-# Focused fusion looks at an eighth of the frames, four at least (DESIGN: K = 8 did well at 64 frames, 16 at 256).
+# Focused fusion looks at an eighth of the frames, four at least (a trial: K = 8 did well at 64, 16 at 256).
 FOCUS_SHARE, FOCUS_LEAST = 8, 4
 
 
@@ -55,7 +55,7 @@ def pooled(means: Sequence[tuple[NDArray[np.floating[Any]], int]]) -> Array:
 
 
 def halved(sample: Array, focus: Array) -> Array:
-    """Half the sample's mean and half the focus' mean (DESIGN: focused fusion, step 3)."""
+    """Half the sample's mean and half the focus' mean (docs/design.md, focused fusion)."""
     return as_float((sample + focus) / 2)
 
 

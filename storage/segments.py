@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-SEGMENT_FRAMES = 64  # DESIGN 2: a 64-bit mask then names any set of a segment's frames
+SEGMENT_FRAMES = 64  # a 64-bit mask then names any set of a segment's frames
 
 
 def locate(index: int) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def is_last_try() -> bool:
 class Worker(SimpleWorker):
     """RQ's in-process worker with a heartbeat of its own: its job is known to be lost soon after it died.
 
-    RQ's SimpleWorker is silent during a job, so its jobs count as alive until their time-out (shared facts: RQ 2.12).
+    RQ's SimpleWorker is silent during a job, so its jobs count as alive until their time-out (RQ 2.12).
     """
 
     settings: QueueSettings
