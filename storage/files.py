@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,10 @@ class Files:
         """Removes the file or folder `path` with all it holds; nothing happens where there is none."""
         with _translated(self.full(path)):
             try:
-                self._fs.rm(self.full(path), recursive=True)
+                if isinstance(self._fs, LocalFileSystem):
+                    _remove(Path(self.full(path)))
+                else:
+                    self._fs.rm(self.full(path), recursive=True)
             except FileNotFoundError:
                 return
 
@@ -76,7 +80,21 @@ def _translated(where: str) -> Iterator[None]:
         ) from error
 
 
+def _remove(path: Path) -> None:
+    """Takes it out of sight first, at once: who still writes below it cannot keep it from going."""
+    doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    path.replace(doomed)
+    shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+
+
 def _write_durably(path: Path, content: bytes) -> None:
+    try:
+        _write(path, content)
+    except FileNotFoundError:  # its folder was removed meanwhile
+        _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
