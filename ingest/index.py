@@ -1,26 +1,38 @@
 """Lists a video's packets before any is decoded: their times, keyframes, and which are references."""
 
+import logging
 from collections.abc import Iterator
 
+import av
 from av.container import InputContainer
+from av.packet import Packet as CodedPacket
 from av.video.stream import VideoStream
 
+from ingest.errors import UnsupportedSource
 from ingest.sampling import Packet
+
+log = logging.getLogger(__name__)
 
 IDR, LAST_PICTURE_NAL = 5, 5  # H.264 table 7-1: types 1 to 5 are coded pictures
 
 
-def list_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | None]:
-    """Every packet of the stream in decoding order; None for one without a time."""
+def coded_packets(container: InputContainer, stream: VideoStream) -> "Iterator[CodedPacket[VideoStream]]":
+    """The stream's packets in decoding order, as far as the file is whole; the same each time it is opened."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except av.FFmpegError as error:
+        log.warning("%s: the file is damaged: %s", container.name, error)
+
+
+def list_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """What is known of each packet of the stream; raises UnsupportedSource where one has no time."""
     h264 = stream.codec_context.name == "h264"
     length_bytes = _length_bytes(stream.codec_context.extradata) if h264 else 0
-    for packet in container.demux(stream):
-        if packet.size == 0:
-            continue  # the end
+    for packet in coded_packets(container, stream):
         pts = packet.pts if packet.pts is not None else packet.dts
         if pts is None:
-            yield None
-        elif h264:
+            raise UnsupportedSource("the file's frames carry no times; remux it, e.g. into mp4")
+        if h264:
             kind, reference = first_picture(memoryview(packet), length_bytes)
             yield Packet(pts, packet.is_keyframe, reference, kind == IDR)
         else:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -12,17 +13,19 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, SourceUnavailable, UnsupportedSource
-from ingest.index import list_packets
+from ingest.index import coded_packets, list_packets
 from ingest.pictures import Picture, squeezed
-from ingest.sampling import Packet, nearest, needed_packets, on_display, target_times
+from ingest.sampling import Packets, nearest, needed_packets, on_display, target_times
 
 log = logging.getLogger(__name__)
 
 # Playlists (hls, dash, concat, sdp) make FFmpeg open further addresses and files: none of them is in this list.
 DEMUXERS = "mov,matroska,webm,mpegts,mpeg,mpegvideo,avi,flv,ogg,asf,mxf"
+AT_THE_END = (True, False, None)  # has the decoder hand out what it still holds
 ENDED_EARLY_S = 1.5  # containers round their duration; what is missing beyond this was cut off
 
 
@@ -50,7 +53,7 @@ class SampledFrame:
 class VideoSource:
     """An open file; `truncated` says, once sampled, where and why it ended early."""
 
-    def __init__(self, path: Path, settings: IngestSettings, packets: Sequence[Packet], info: SourceInfo) -> None:
+    def __init__(self, path: Path, settings: IngestSettings, packets: Packets, info: SourceInfo) -> None:
         self.info = info
         self.truncated: str | None = None
         self._path = path
@@ -65,51 +68,46 @@ class VideoSource:
         """
         with _opened(self._path) as (container, stream):
             base = float(stream.time_base or 0)
-            shown = sorted({packet.pts for packet in self._packets if mode == "exact" or packet.key})
-            times_s = [(pts - self._first_pts) * base for pts in shown]
+            pts = self._packets.pts
+            shown = np.unique(pts if mode == "exact" else pts[self._packets.key])
+            times_s = (shown - pts.min()) * base
             self.truncated = _cut_off(self.info.duration_s, self._last_s(base))
             targets_s = target_times(self._end_s(base), sample_fps)
             chosen = (on_display if mode == "exact" else nearest)(times_s, targets_s)
-            wanted = [shown[index] for index in chosen][start_index:]
+            wanted = shown[chosen][start_index:]
             frames = self._decoded(container, stream, wanted, mode)
-            yield from _matched(frames, wanted, targets_s, start_index)
+            yield from _matched(frames, wanted.tolist(), targets_s.tolist(), start_index)
 
     def _decoded(
-        self, container: InputContainer, stream: VideoStream, wanted: Sequence[int], mode: str
+        self, container: InputContainer, stream: VideoStream, wanted: NDArray[np.int64], mode: str
     ) -> Iterator[VideoFrame]:
         """Decodes what is needed for the frames with a pts in `wanted`; others may come along."""
-        if not wanted:
+        if not len(wanted):
             return
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = self._settings.decoder_threads
         if mode == "keyframes":
-            needed = [packet.key and packet.pts in set(wanted) for packet in self._packets]
+            needed = self._packets.key & np.isin(self._packets.pts, wanted)
         else:
-            needed = needed_packets(self._packets, set(wanted))
-        by_pts = {packet.pts: need for packet, need in zip(self._packets, needed, strict=True)}
-        clean = {packet.pts for packet in self._packets if packet.clean}
+            needed = needed_packets(self._packets, wanted)
         decoder, gap = stream.codec_context, False
-        for packet in container.demux(stream):
-            pts = packet.pts if packet.pts is not None else packet.dts
-            if packet.size and not by_pts.get(pts if pts is not None else -1, True):
+        packets = zip(needed, self._packets.clean, coded_packets(container, stream), strict=False)
+        for need, clean, packet in chain(packets, [AT_THE_END]):
+            if not need:
                 gap = True
                 continue
             try:
-                if gap and pts in clean:
+                if gap and clean:
                     # Across a gap the decoder may forget what it still holds back for reordering: have it out first.
                     yield from decoder.decode(None)
                     decoder.flush_buffers()
                 gap = False
-                yield from decoder.decode(packet if packet.size else None)
+                yield from decoder.decode(packet)
             except av.FFmpegError as error:
                 log.warning("%s: a damaged frame is passed over: %s", self._path.name, error)
 
-    @property
-    def _first_pts(self) -> int:
-        return min(packet.pts for packet in self._packets)
-
     def _last_s(self, base: float) -> float:
-        return (max(packet.pts for packet in self._packets) - self._first_pts) * base
+        return float(np.ptp(self._packets.pts) * base)
 
     def _end_s(self, base: float) -> float:
         """When the last frame that is there ends."""
@@ -134,7 +132,9 @@ def open_source(path: Path, settings: IngestSettings) -> Iterator[VideoSource]:
             )
         if info.duration_s is not None and info.duration_s > settings.max_duration_s:
             raise SourceTooLarge(f"the video lasts {info.duration_s:.0f} s (ingest.max_duration_s)")
-        packets = _packets(container, stream)
+        packets = Packets.of(list_packets(container, stream))
+    if not len(packets):
+        raise UnsupportedSource("the file holds no frame of video")
     info = _upright(path, info)
     yield VideoSource(path, settings, packets, info)
 
@@ -157,21 +157,6 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if stream.codec_context is None:
             raise UnsupportedSource(f"{path.name} has a picture in a codec that is not known here")
         yield container, stream
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> list[Packet]:
-    """The video's packets, as far as the file is whole."""
-    listed: list[Packet | None] = []
-    try:
-        listed.extend(list_packets(container, stream))
-    except av.FFmpegError as error:
-        log.warning("the file is damaged after %s frames: %s", len(listed), error)
-    if not listed:
-        raise UnsupportedSource("the file holds no frame of video")
-    known = [packet for packet in listed if packet is not None]
-    if len(known) < len(listed):
-        raise UnsupportedSource("the file's frames carry no times; remux it, e.g. into mp4")
-    return known
 
 
 def _info(container: InputContainer, stream: VideoStream) -> SourceInfo:

@@ -10,7 +10,7 @@ import pytest
 from configs.settings import IngestSettings
 from ingest.errors import SourceError, SourceTooLarge, SourceUnavailable, UnsupportedSource
 from ingest.pictures import Picture, squeezed
-from ingest.sampling import Packet, needed_packets, target_times
+from ingest.sampling import Packet, Packets, needed_packets, target_times
 from ingest.source import SampledFrame, open_source
 from tests.media import number_of, steady, write_sound, write_video
 
@@ -163,10 +163,14 @@ def test_the_limits_hold(tmp_path: Path) -> None:
 def test_only_what_later_frames_need_is_decoded() -> None:
     group = [Packet(0, True, True, True), Packet(3, False), Packet(1, False, False), Packet(2, False, False)]
     after = [Packet(4, True, True, True), Packet(7, False), Packet(5, False, False), Packet(6, False, False)]
-    assert needed_packets([*group, *after], {2}) == [True, True, False, True, False, False, False, False]
-    assert needed_packets([*group, *after], {4}) == [False] * 4 + [True] + [False] * 3
     unclean = [Packet(4, True), *after[1:]]  # its leading frames may look back: the group before must be whole
-    assert needed_packets([*group, *unclean], {6}) == [True, True, False, False, True, True, False, True]
+
+    def needed(packets: list[Packet], wanted: int) -> str:
+        return "".join("-x"[int(need)] for need in needed_packets(Packets.of(packets), np.array([wanted])))
+
+    assert needed([*group, *after], 2) == "xx-x----"
+    assert needed([*group, *after], 4) == "----x---"
+    assert needed([*group, *unclean], 6) == "xx--xx-x"
 
 
 def test_frames_are_squeezed_as_the_public_implementation_does() -> None:
