@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := data/benchmarks/peers
 CONSTRAINTS ?= constraints.txt
 EXTRAS ?= dev
 # Idle threads of torch sleep instead of spinning: on few cores the other processes need them.
@@ -39,9 +40,15 @@ format: setup  ## Put the code into shape
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: setup  ## All benchmarks: tables here, JSON in benchmarks/results/
+bench: setup $(PEERS)/installed  ## All benchmarks (15 minutes, an idle machine): tables here, JSON in benchmarks/results/
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.encoding
+	$(BIN)/python -m benchmarks.sampling
+
+$(PEERS)/installed: benchmarks/requirements-peers.txt $(CONSTRAINTS)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet -c $(CONSTRAINTS) -r $<
+	touch $@
 
 tiny: setup  ## Train the shipped checkpoint from nothing (about an hour on two cores; resumable)
 	$(BIN)/python -m training.train --out checkpoints/tiny

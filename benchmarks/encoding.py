@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One case, both ways."""
+    """One case, both ways: medians of the rounds, in each of which both sides run."""
 
     case: Case
     plain_fps: float
@@ -51,6 +52,15 @@ class Row:
     plain_cpu_s: float
     our_cpu_s: float
     difference: float  # relative L2 between the two sides' results
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one side gave, and what it took."""
+
+    result: list[Tensor]
+    wall_s: float
+    cpu_s: float
 
 
 # Float32 on both sides shows what leaving out work and sharing patches give; bfloat16 what a CPU with it adds.
@@ -69,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--batch-frames", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     pixels = torch.randn(given.frames, 1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -106,13 +116,25 @@ def _measure(case: Case, checkpoint: Path, pixels: Tensor, given: argparse.Names
     ours = LlavaMini.from_pretrained(checkpoint, parts=("vision",), dtype=case.our_dtype)
     plain = PlainVision.from_pretrained(checkpoint, DTYPES[case.plain_dtype])
     texts = _texts(case.questions)
-    plain_result, plain_s, plain_cpu_s = _timed(lambda: _encode_plainly(plain, pixels, texts), given.repeats)
-    our_result, our_s, our_cpu_s = _timed(lambda: _encode(ours, pixels, texts, given.batch_frames), given.repeats)
-    difference = max(_distance(*pair) for pair in zip(our_result, plain_result, strict=True))
+    pairs = [
+        (
+            _timed(lambda: _encode_plainly(plain, pixels, texts)),
+            _timed(lambda: _encode(ours, pixels, texts, given.batch_frames)),
+        )
+        for _ in range(given.repeats)
+    ]
+    difference = max(_distance(*both) for both in zip(pairs[0][1].result, pairs[0][0].result, strict=True))
     if difference > TOLERANCE[case.our_dtype]:
         raise SystemExit(f"{case}: the two sides differ by {difference}")
-    frames = len(pixels)
-    return Row(case, frames / plain_s, frames / our_s, plain_s / our_s, plain_cpu_s, our_cpu_s, difference)
+    return Row(
+        case,
+        plain_fps=len(pixels) / median(plain.wall_s for plain, _ in pairs),
+        our_fps=len(pixels) / median(ours.wall_s for _, ours in pairs),
+        ratio=median(plain.wall_s / ours.wall_s for plain, ours in pairs),
+        plain_cpu_s=median(plain.cpu_s for plain, _ in pairs),
+        our_cpu_s=median(ours.cpu_s for _, ours in pairs),
+        difference=difference,
+    )
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:
@@ -130,15 +152,10 @@ def _encode(ours: LlavaMini, pixels: Tensor, texts: list[list[int]], batch_frame
     return [encoded.tokens, *encoded.fused]
 
 
-def _timed(run: Callable[[], list[Tensor]], repeats: int) -> tuple[list[Tensor], float, float]:
-    """The result, and wall and CPU seconds of the fastest run."""
-    best = (float("inf"), float("inf"))
-    result: list[Tensor] = []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = run()
-        best = min(best, (time.perf_counter() - wall, time.process_time() - cpu))
-    return result, *best
+def _timed(run: Callable[[], list[Tensor]]) -> Timed:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = run()
+    return Timed(result, time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def _cells(rows: list[Row]) -> list[list[str]]:

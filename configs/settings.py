@@ -56,7 +56,7 @@ class IngestSettings(Part):
 
     sample_fps: PositiveFloat = 1.0
     mode: Literal["exact", "keyframes"] = "exact"
-    decoder_threads: PositiveInt = 2
+    decoder_threads: PositiveInt = Field(1, description="More make one video faster, and all of them a little slower.")
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
     max_frame_pixels: PositiveInt = Field(8192 * 4320, description="8K is the largest frame taken.")
     max_duration_s: PositiveFloat = 24 * 3600.0

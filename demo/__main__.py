@@ -44,7 +44,10 @@ def main() -> None:
     show.console.print(table)
     show.console.print(f"{right} of {table.row_count} answers about the generated video are right.\n{KNOWS}")
     if options.keep:
-        show.console.print(f"The service stays up at {address}; `pkill -f supervisord` stops it.")
+        show.console.print(
+            f"The service stays up: longwatch list --api-url {address}\n"
+            f"To stop it: kill $(cat {DATA}/service/supervisor/supervisord.pid)"
+        )
     sys.exit(0 if right >= RIGHT_AT_LEAST else 1)
 
 

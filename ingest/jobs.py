@@ -40,21 +40,25 @@ class IngestJobs:
         try:
             video = self._store.archive.video(video_id)
             if not video.settled:
-                self._ingest(video)
+                self._settle(video)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
-        except SourceError as error:
-            self._fail(video_id, error.code, str(error))
-        except Exception:
-            if is_last_try():
-                self._fail(video_id, "internal", "sampling failed repeatedly; the log of `worker ingest` says why")
-            raise
 
     def sweep(self) -> None:
         """Removes downloads and uploads that no unsettled video needs any more."""
         for file in self._settings.work_dir.glob("*"):
             if time.time() - file.stat().st_mtime > ABANDONED_AFTER_S and not self._is_needed(file):
                 file.unlink()
+
+    def _settle(self, video: Video) -> None:
+        try:
+            self._ingest(video)
+        except SourceError as error:
+            self._fail(video.id, error.code, str(error))
+        except Exception:
+            if is_last_try():
+                self._fail(video.id, "internal", "sampling failed repeatedly; the log of `worker ingest` says why")
+            raise
 
     def _ingest(self, video: Video) -> None:
         video = self._updated(video, status="fetching")
@@ -120,9 +124,9 @@ class IngestJobs:
         return video
 
     def _fail(self, video_id: str, code: str, message: str) -> None:
+        video = self._store.archive.video(video_id)
         log.error("video %s failed (%s): %s", video_id, code, message)
         sampled = sum(self._store.counts(video_id).frames.values())
-        video = self._store.archive.video(video_id)
         problem = Problem(code=code, message=message)
         self._updated(video, status="failed", problem=problem, frames_sampled=sampled)
         self._reconciler.video(video_id)

@@ -1,0 +1,139 @@
+"""Samples one frame a second in one way, and reports what it took: `python -m benchmarks.decoders WAY FILE THUMBS`.
+
+Runs in the project's environment or, for the peers, in their own (benchmarks/sampling.py): hence the imports within.
+Every way gives RGB pictures of 336x336, by nearest neighbour, of the frames on display at 0.5 s, 1.5 s, ...
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.footage import FPS, HEIGHT_PX, WIDTH_PX, number_of
+
+SIDE_PX = 336
+BATCH_FRAMES = 32  # whole pictures that a peer hands out at once: 88 MB
+THUMB_STEP = 4  # every fourth pixel is kept to compare the ways by
+ROWS = np.minimum(np.arange(SIDE_PX) * HEIGHT_PX // SIDE_PX, HEIGHT_PX - 1)[:, None]
+COLUMNS = np.minimum(np.arange(SIDE_PX) * WIDTH_PX // SIDE_PX, WIDTH_PX - 1)
+
+Picture = NDArray[np.uint8]
+
+
+def longwatch(path: Path, mode: Literal["exact", "keyframes"], threads: int = 1) -> Iterator[Picture]:
+    """This project's sampler."""
+    from configs.settings import IngestSettings
+    from ingest.source import open_source
+
+    with open_source(path, IngestSettings(decoder_threads=threads)) as source:
+        for frame in source.sample(1.0, mode=mode):
+            yield frame.picture
+
+
+def pyav(path: Path) -> Iterator[Picture]:
+    """Every frame decoded, by the same FFmpeg as the project's sampler: the reference."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for number, frame in enumerate(container.decode(stream)):
+            if number % FPS == FPS // 2:
+                yield np.asarray(frame.to_ndarray(format="rgb24")[ROWS, COLUMNS], np.uint8)
+
+
+def ffmpeg(path: Path, choice: str) -> Iterator[Picture]:
+    """The command, all its threads; `choice` is the filter that picks the frames."""
+    scale = f"{choice},scale={SIDE_PX}:{SIDE_PX}:flags=neighbor"
+    line = ["ffmpeg", "-loglevel", "error", "-i", str(path), "-vf", scale, "-fps_mode", "passthrough"]
+    with subprocess.Popen([*line, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while picture := process.stdout.read(SIDE_PX * SIDE_PX * 3):
+            yield np.frombuffer(picture, np.uint8).reshape(SIDE_PX, SIDE_PX, 3)
+
+
+def opencv(path: Path) -> Iterator[Picture]:
+    """Every frame grabbed, the wanted ones retrieved."""
+    import cv2
+
+    video, number = cv2.VideoCapture(str(path)), 0
+    while video.grab():
+        if number % FPS == FPS // 2:
+            yield np.asarray(video.retrieve()[1][ROWS, COLUMNS, ::-1], np.uint8)
+        number += 1
+
+
+def decord(path: Path) -> Iterator[Picture]:
+    """Wanted frames by number."""
+    from decord import VideoReader
+
+    reader = VideoReader(str(path))
+    for numbers in _batches(len(reader)):
+        yield from reader.get_batch(numbers).asnumpy()[:, ROWS, COLUMNS]
+
+
+def torchcodec(path: Path) -> Iterator[Picture]:
+    """Wanted frames by number."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), dimension_order="NHWC")
+    for numbers in _batches(len(decoder)):
+        yield from decoder.get_frames_at(numbers).data.numpy()[:, ROWS, COLUMNS]
+
+
+WAYS: dict[str, Callable[[Path], Iterator[Picture]]] = {
+    "longwatch exact": partial(longwatch, mode="exact"),
+    "longwatch exact, 2 threads": partial(longwatch, mode="exact", threads=2),
+    "longwatch keyframes": partial(longwatch, mode="keyframes"),
+    "PyAV, all frames": pyav,
+    "ffmpeg fps=1": partial(ffmpeg, choice="fps=1"),
+    "ffmpeg select": partial(ffmpeg, choice=f"select=eq(mod(n\\,{FPS})\\,{FPS // 2})"),
+    "OpenCV": opencv,
+    "decord": decord,
+    "torchcodec": torchcodec,
+}
+
+
+def main() -> None:
+    """Prints a line of JSON and writes the pictures, made small, to THUMBS (.npy)."""
+    way, path, thumbs = WAYS[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
+    began, before = time.perf_counter(), _cpu_s()
+    pictures = list[Picture]()
+    numbers = list[int]()
+    for picture in way(path):
+        numbers.append(number_of(picture))
+        pictures.append(picture[::THUMB_STEP, ::THUMB_STEP].copy())
+    taken = {"wall_s": time.perf_counter() - began, "cpu_s": _cpu_s() - before, "max_rss_mb": _max_rss_mb()}
+    np.save(thumbs, np.stack(pictures))
+    print(json.dumps(taken | {"numbers": numbers}))
+
+
+def _batches(count: int) -> Iterator[list[int]]:
+    wanted = list(range(FPS // 2, count, FPS))
+    for first in range(0, len(wanted), BATCH_FRAMES):
+        yield wanted[first : first + BATCH_FRAMES]
+
+
+def _cpu_s() -> float:
+    """Seconds of all cores, of this process and of those it started and waited for."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def _max_rss_mb() -> float:
+    """Of this process, or of the larger one it started; not by RUSAGE_SELF, which begins with what the parent had."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    own_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return max(own_kb, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
+
+
+if __name__ == "__main__":
+    main()
