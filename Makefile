@@ -50,7 +50,7 @@ $(PEERS)/installed: benchmarks/requirements-peers.txt $(CONSTRAINTS)
 	$(PEERS)/bin/pip install --quiet -c $(CONSTRAINTS) -r $<
 	touch $@
 
-tiny: setup  ## Train the shipped checkpoint from nothing (about an hour on two cores; resumable)
+tiny: setup  ## Train the shipped checkpoint from nothing (35 minutes on two cores; resumable)
 	$(BIN)/python -m training.train --out checkpoints/tiny
 
 evaluate: setup  ## Accuracy of the shipped checkpoint through the service's own path
