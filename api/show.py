@@ -1,5 +1,7 @@
 """How the command line prints videos, progress and answers. Nothing of a video's or answer's own text is markup."""
 
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False)
+WIDTH_OF_FILES = 160  # a file or a pipe has no width of its own; rich would take 80 and break tables up
+console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES)
 aside = Console(highlight=False, stderr=True)  # what is not the result: standard output may go to a program
 
 

@@ -148,7 +148,7 @@ class Gatherer:
             if time.monotonic() > deadline:
                 raise EncoderMissing(f"waited {self._timeout_s:g} s for {what}: {self._why()}")
             pause.wait(pause_s)
-            pause_s = min(pause_s * 1.5, LONGEST_POLL_S)
+            pause_s = min(pause_s * 1.2, LONGEST_POLL_S)  # found at most a fifth later than it was there
         return found
 
     def _why(self) -> str:
