@@ -77,7 +77,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [{"at": ".".join(map(str, item["loc"])), "message": item["msg"]} for item in error.errors()]
+        errors = [
+            {"at": ".".join(map(str, item["loc"])), "message": item["msg"].removeprefix("Value error, ")}
+            for item in error.errors()
+        ]
         detail = "; ".join(f"{item['at']}: {item['message']}" for item in errors)
         return problem("invalid", detail, errors=errors)
 

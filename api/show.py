@@ -19,7 +19,8 @@ def videos(rows: list[dict[str, Any]]) -> None:
     """A table of videos."""
     table = Table("id", "source", "status", "frames", "encoded", box=None)
     for row in rows:
-        status = row["status"] + (f": {row['problem']['message']}" if row["problem"] else "")
+        reason = row["problem"]["message"] if row["problem"] else row["truncated"]
+        status = row["status"] + (f": {reason}" if reason else "")
         counted = row["progress"] or {"frames_sampled": "?", "frames_encoded": "?"}
         frames, encoded = str(counted["frames_sampled"]), str(counted["frames_encoded"])
         table.add_row(Text(row["id"], no_wrap=True), Text(row["source"]), Text(status), frames, encoded)

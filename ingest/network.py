@@ -45,8 +45,9 @@ def allowed_addresses(host: str, port: int, allowed_private_hosts: Iterable[str]
     for text in addresses:
         address = ipaddress.ip_address(text)
         if not (_is_public(address) or _is_listed(host, address, allowed_private_hosts)):
+            what = host if host == text else f"{host} ({text})"
             raise FetchRefused(
-                f"{host} is {text}, not a public address; add it to ingest.allowed_private_hosts if it may be fetched"
+                f"{what} is not a public address; add it to ingest.allowed_private_hosts if it may be fetched"
             )
     return addresses
 

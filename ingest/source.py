@@ -148,7 +148,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise SourceUnavailable(f"there is no file {path.name}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UnsupportedSource(
-            f"{path.name} is no video file that can be read ({error}); playlists and streams are not taken either"
+            f"this is no video file that can be read ({getattr(error, 'strerror', None) or error}); "
+            "playlists and streams are not taken either"
         ) from error
     with container:
         if not container.streams.video:

@@ -144,7 +144,7 @@ def test_redirects_are_followed(hops: int, port: int, into: Path) -> None:
     [
         ("hops/3", {}, FetchRefused, "more than 3 times (ingest.max_redirects)"),
         ("loop", {}, FetchRefused, "more than 3 times"),
-        ("to/http://127.0.0.2:9/file", {}, FetchRefused, "127.0.0.2, not a public address"),
+        ("to/http://127.0.0.2:9/file", {}, FetchRefused, "127.0.0.2 is not a public address"),
         ("to/file:///etc/passwd", {}, FetchRefused, "only http and https"),
         ("to/ftp://127.0.0.1/file", {}, FetchRefused, "only http and https"),
         ("404", {}, SourceUnavailable, "answers 404"),

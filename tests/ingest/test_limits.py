@@ -87,5 +87,5 @@ def rotate(path: Path, degrees: int) -> None:
 
 def test_a_bare_stream_whose_frames_have_no_times_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "bare.h264", steady(4), options={"bf": "2"})
-    with pytest.raises(UnsupportedSource, match=r"bare\.h264 is no video file"), open_source(path, SETTINGS):
+    with pytest.raises(UnsupportedSource, match="this is no video file"), open_source(path, SETTINGS):
         pass

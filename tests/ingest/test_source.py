@@ -134,7 +134,7 @@ def test_sound_beside_the_picture_does_no_harm(tmp_path: Path) -> None:
 )
 def test_what_is_no_video_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UnsupportedSource, match=name.split(".", maxsplit=1)[0]):
+    with pytest.raises(UnsupportedSource, match="no video file"):
         sampled(tmp_path / name)
 
 
