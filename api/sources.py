@@ -29,11 +29,6 @@ def from_upload(video_id: str, path: Path, upload: Upload, mode: SamplingMode | 
     return video.model_copy(update={"sha256": upload.sha256})
 
 
-def upload_path(video_id: str, settings: Settings) -> Path:
-    """Where the bytes of an upload lie until they are ingested."""
-    return settings.work_dir / f"{video_id}.video"
-
-
 def _allowed(given: str, ingest: IngestSettings) -> Path:
     """The file's real path, symlinks resolved, which lies below an allowed folder."""
     if not Path(given).is_absolute():

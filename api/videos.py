@@ -16,7 +16,7 @@ from api.limits import is_multipart, media_type
 from api.paging import Cursor, Limit, check_cursor, paged
 from api.problems import responses
 from api.schemas import SegmentList, SegmentView, UploadFields, VideoPage, VideoRequest, VideoView
-from api.sources import from_request, from_upload, upload_path
+from api.sources import from_request, from_upload
 from api.streaming import described, progress_stream
 from api.uploads import receive
 from storage.errors import BadRequest, NotFound
@@ -170,7 +170,7 @@ async def events(video_id: str, service: ServiceNeeded) -> EventSourceResponse:
 async def _upload(request: Request, service: Service) -> Response:
     store, settings = service.store, service.settings
     video_id = new_video_id()
-    path = upload_path(video_id, settings)
+    path = settings.work_file(video_id)
     upload = await receive(request, path, settings.api.max_upload_bytes)
     try:
         fields = UploadFields.model_validate(upload.fields)
@@ -178,7 +178,7 @@ async def _upload(request: Request, service: Service) -> Response:
         known = await run_sync(store.same_content, video)
         if known is not None:
             path.unlink()
-            return await _answered(await run_sync(store.archive.video, known), service, 200)
+            return await _answered(known, service, 200)
         await run_sync(store.add_video, video)
     except ValidationError as error:
         path.unlink(missing_ok=True)

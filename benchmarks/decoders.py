@@ -31,11 +31,11 @@ Picture = NDArray[np.uint8]
 def longwatch(path: Path, mode: Literal["exact", "keyframes"], threads: int = 1) -> Iterator[Picture]:
     """This project's sampler."""
     from configs.settings import IngestSettings
-    from ingest.source import open_source
+    from ingest.source import VideoSource
 
-    with open_source(path, IngestSettings(decoder_threads=threads)) as source:
-        for frame in source.sample(1.0, mode=mode):
-            yield frame.picture
+    source = VideoSource(path, IngestSettings(decoder_threads=threads))
+    for frame in source.sample(1.0, mode=mode):
+        yield frame.picture
 
 
 def pyav(path: Path) -> Iterator[Picture]:

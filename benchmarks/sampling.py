@@ -106,7 +106,7 @@ def _run(way: str, footage: Path) -> Run | str:
         line = [str(python), "-m", "benchmarks.decoders", way, str(footage), str(thumbs)]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            return done.stderr.strip().splitlines()[-1]
+            return (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         return Run(**json.loads(done.stdout), thumbs=np.load(thumbs))
 
 

@@ -151,3 +151,7 @@ class Settings(Part):
     def work_dir(self) -> Path:
         """Where uploads and downloads lie until they are ingested (shared by `serve` and `worker ingest`)."""
         return (self.data_dir / "incoming").absolute()
+
+    def work_file(self, video_id: str) -> Path:
+        """Where the bytes of an uploaded or downloaded video lie until it is ingested."""
+        return self.work_dir / f"{video_id}.video"

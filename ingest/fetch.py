@@ -64,12 +64,15 @@ def _check_scheme(url: str) -> None:
 
 
 def _receive(response: httpx.Response, partial: Path, settings: IngestSettings) -> Fetched:
+    packed = response.headers.get("content-encoding", "identity")
+    if packed != "identity":
+        raise SourceUnavailable(f"the server packs the file ({packed}), although it was asked not to")
     promised = response.headers.get("content-length", "")
     if promised.isdecimal():
         _check_size(int(promised), settings)
     digest, size = hashlib.sha256(), 0
     with partial.open("wb") as file:
-        for chunk in response.iter_bytes():
+        for chunk in response.iter_raw():  # as sent: nothing is unpacked, so nothing can swell
             size += len(chunk)
             _check_size(size, settings)
             digest.update(chunk)

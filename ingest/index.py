@@ -29,14 +29,18 @@ def list_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
     h264 = stream.codec_context.name == "h264"
     length_bytes = _length_bytes(stream.codec_context.extradata) if h264 else 0
     for packet in coded_packets(container, stream):
-        pts = packet.pts if packet.pts is not None else packet.dts
-        if pts is None:
+        if packet.pts is None and packet.dts is None:
             raise UnsupportedSource("the file's frames carry no times; remux it, e.g. into mp4")
-        if h264:
-            kind, reference = first_picture(memoryview(packet), length_bytes)
-            yield Packet(pts, packet.is_keyframe, reference, kind == IDR)
-        else:
-            yield Packet(pts, packet.is_keyframe)
+        kind, reference = first_picture(memoryview(packet), length_bytes) if h264 else (0, True)
+        yield Packet(
+            packet.pts,
+            packet.is_keyframe,
+            reference,
+            clean=kind == IDR,
+            shown=not packet.is_discard,
+            dts=packet.dts,
+            duration=packet.duration or 0,
+        )
 
 
 def first_picture(data: memoryview, length_bytes: int) -> tuple[int, bool]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from configs.settings import Settings
 from ingest.errors import SourceError, UnsupportedSource
 from ingest.fetch import fetch
+from ingest.frames import SampledFrame
 from ingest.local import allowed_file, sha256_of
 from ingest.pictures import encode_jpeg
-from ingest.source import SampledFrame, open_source
+from ingest.source import VideoSource
 from storage.errors import NotFound
 from storage.ids import VIDEO_ID
 from storage.models import Problem, Video
@@ -43,6 +44,9 @@ class IngestJobs:
                 self._settle(video)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
+        file = self._settings.work_file(video_id)
+        if not self._is_needed(file):
+            file.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Removes downloads and uploads that no unsettled video needs any more."""
@@ -65,13 +69,13 @@ class IngestJobs:
         path, sha256 = self._local_file(video)
         video = self._updated(video, sha256=sha256)
         original = self._store.same_content(video)
-        if original is not None:
-            self._updated(video, status="duplicate", duplicate_of=original)
-        else:
+        if original is None:
             self._store.archive.claim_content(video)
             self._sample(video, path)
-        if video.kind != "path":
-            path.unlink(missing_ok=True)
+        elif original.status == "ready":
+            self._updated(video, status="duplicate", duplicate_of=original.id)
+        else:
+            log.info("video %s waits for %s, which has the same content, to be sampled", video.id, original.id)
 
     def _local_file(self, video: Video) -> tuple[Path, str]:
         """Where the video's bytes lie on this machine, and their hash."""
@@ -80,30 +84,30 @@ class IngestJobs:
         elif video.kind == "upload":
             path = Path(video.location)
         else:
-            path = self._settings.work_dir / f"{video.id}.video"
+            path = self._settings.work_file(video.id)
             if not path.exists():
                 return path, fetch(video.location, path, self._settings.ingest).sha256
         return path, video.sha256 or sha256_of(path)
 
     def _sample(self, video: Video, path: Path) -> None:
         done = sum(self._store.counts(video.id).frames.values())
-        with open_source(path, self._settings.ingest) as source:
-            info = source.info
-            expected = None if info.duration_s is None else max(round(info.duration_s * video.sample_fps), 1)
-            video = self._updated(
-                video,
-                status="sampling",
-                duration_s=info.duration_s,
-                frames_expected=expected,
-                width_px=info.width_px,
-                height_px=info.height_px,
-                source_fps=info.fps,
-                codec=info.codec,
-            )
-            for batch in _batches(source.sample(video.sample_fps, mode=video.mode, start_index=done)):
-                self._put(video, batch)
-                done = batch[-1].index + 1
-            truncated = source.truncated
+        source = VideoSource(path, self._settings.ingest)
+        info = source.info
+        expected = None if info.duration_s is None else max(round(info.duration_s * video.sample_fps), 1)
+        video = self._updated(
+            video,
+            status="sampling",
+            duration_s=info.duration_s,
+            frames_expected=expected,
+            width_px=info.width_px,
+            height_px=info.height_px,
+            source_fps=info.fps,
+            codec=info.codec,
+        )
+        for batch in _batches(source.sample(video.sample_fps, mode=video.mode, start_index=done)):
+            self._put(video, batch)
+            done = batch[-1].index + 1
+        truncated = source.truncated
         if done == 0:
             raise UnsupportedSource(f"{video.source} holds no picture that can be decoded" + _because(truncated))
         self._updated(video, status="ready", frames_sampled=done, truncated=truncated)
@@ -118,9 +122,8 @@ class IngestJobs:
             self._reconciler.video(video.id)
 
     def _updated(self, video: Video, **changes: object) -> Video:
-        self._store.archive.video(video.id)  # NotFound once it was deleted: do not bring it back
         video = video.model_copy(update=changes)
-        self._store.archive.put_video(video)
+        self._store.update_video(video)
         return video
 
     def _fail(self, video_id: str, code: str, message: str) -> None:

@@ -3,7 +3,6 @@
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +41,15 @@ def nearest(times_s: Times, targets_s: Times) -> Places:
 
 @dataclass(frozen=True)
 class Packet:
-    """What is known of a coded frame without decoding it."""
+    """What is known of a coded frame without decoding it. Times are in ticks of the stream."""
 
-    pts: int
+    pts: int | None  # when it is shown
     key: bool
     reference: bool = True  # whether other frames may be predicted from it
     clean: bool = False  # a keyframe that nothing after it in decoding order looks back across (H.264: IDR)
+    shown: bool = True  # not just there to decode others from, as before the point where a clip was cut
+    dts: int | None = None  # when it is decoded; needed where `pts` is not known
+    duration: int = 0  # 0 where it is not known
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,33 @@ class Packets:
     key: NDArray[np.bool_]
     reference: NDArray[np.bool_]
     clean: NDArray[np.bool_]
+    shown: NDArray[np.bool_]
+    timed: bool  # False: the file does not say when frames are shown, and `pts` is when they are decoded
+    end: int  # when the last frame ends; not after its beginning where durations are not known
 
     @classmethod
     def of(cls, packets: Iterable[Packet]) -> "Packets":
-        """The columns of `packets`."""
-        pts, flags = array("q"), tuple(bytearray() for _ in range(3))
+        """The columns of `packets`, each of which has a pts or a dts."""
+        pts, dts, flags = array("q"), array("q"), tuple(bytearray() for _ in range(4))
+        timed, end = True, 0
         for packet in packets:
-            pts.append(packet.pts)
-            for column, flag in zip(flags, (packet.key, packet.reference, packet.clean), strict=True):
+            pts.append(_first_known(packet.pts, packet.dts))
+            dts.append(_first_known(packet.dts, packet.pts))
+            for column, flag in zip(flags, (packet.key, packet.reference, packet.clean, packet.shown), strict=True):
                 column.append(flag)
-        columns: Any = (np.frombuffer(column, np.bool_) for column in flags)
-        return cls(np.array(pts, np.int64), *columns)
+            timed = timed and packet.pts is not None
+            if packet.shown:
+                end = max(end, pts[-1] + packet.duration)
+        key, reference, clean, shown = (np.frombuffer(column, np.bool_) for column in flags)
+        return cls(np.array(pts if timed else dts, np.int64), key, reference, clean, shown, timed, end)
 
     def __len__(self) -> int:
         return len(self.pts)
+
+    def span(self) -> tuple[int, int]:
+        """When the first and the last frame are shown."""
+        pts = self.pts[self.shown]
+        return int(pts.min()), int(pts.max())
 
 
 def needed_packets(packets: Packets, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -92,3 +107,9 @@ def needed_packets(packets: Packets, wanted: NDArray[np.int64]) -> NDArray[np.bo
             ends_clean = bool(packets.clean[index])
             some_later = False if ends_clean else some_later
     return needed
+
+
+def _first_known(one: int | None, other: int | None) -> int:
+    known = one if one is not None else other
+    assert known is not None, "list_packets gives no packet without a time"
+    return known

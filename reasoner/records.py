@@ -120,7 +120,7 @@ class Gatherer:
         return Covered(frames, until_s, complete) if frames else None
 
     def _current(self, segment: int, encoded: int) -> Record | None:
-        """The segment's record with `encoded` frames at least, where it is there."""
+        """The segment's record, looked up again where the one at hand has fewer than `encoded` frames."""
         held = self._records.get(segment)
         if held is None or len(held) < encoded:
             held = self._fetched(segment)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 UNFINISHED = "videos:unfinished"
 SCANNED = "videos:scanned"
 MODEL = "model:fingerprint"
+DELETION_KNOWN_S = 3600  # far longer than one write takes
 
 
 def connect(url: str, settings: RedisSettings) -> Redis:
@@ -148,6 +149,16 @@ class Hot:
         with redis_errors():
             self.redis.srem(UNFINISHED, unfinished_id)
 
+    def mark_deleted(self, video_id: str) -> None:
+        """Has whoever is still at work on the video learn of its end."""
+        with redis_errors():
+            self.redis.set(_deleted_key(video_id), 1, ex=DELETION_KNOWN_S)
+
+    def was_deleted(self, video_id: str) -> bool:
+        """Whether the video was deleted a short while ago."""
+        with redis_errors():
+            return bool(self.redis.exists(_deleted_key(video_id)))
+
     def scan_is_due(self) -> bool:
         """Whether this Redis knows nothing yet (it is new, or was flushed): the archive must be looked through."""
         with redis_errors():
@@ -199,6 +210,10 @@ class Hot:
 
 def _record_key(video_id: str, segment: int) -> str:
     return f"video:{video_id}:segment:{segment}"
+
+
+def _deleted_key(video_id: str) -> str:
+    return f"deleted:{video_id}"
 
 
 def _worker_key(name: str) -> str:

@@ -171,6 +171,14 @@ class Store:
         self.hot.fill_counts(video.id, {"base": 0})
         self.queues.ingest(video.id)
 
+    def update_video(self, video: Video) -> None:
+        """Keeps a change of the video; raises NotFound once it was deleted, if only at this very moment."""
+        self.archive.video(video.id)
+        self.archive.put_video(video)
+        if self.hot.was_deleted(video.id):
+            self.archive.delete_video(video.id)
+            raise NotFound(f"video {video.id} was deleted meanwhile")
+
     def holder(self, video_id: str) -> Video:
         """The video whose frames and records stand for `video_id`: itself, or the one it duplicates."""
         video = self.archive.video(video_id)
@@ -184,6 +192,7 @@ class Store:
             raise Conflict(f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first")
         segments = self.archive.segments(video_id)
         self.queues.drop(video_id)
+        self.hot.mark_deleted(video_id)
         self.archive.delete_video(video_id)
         self.hot.forget_video(video_id, max(segments, default=-1) + 1)
 
@@ -199,15 +208,16 @@ class Store:
         self.hot.mark_finished(question.id)
         self.answers.send(question.id, "error" if question.status == "failed" else "done")
 
-    def same_content(self, video: Video) -> str | None:
-        """The id of another video that was sampled in the same way from the same bytes, if there is one."""
-        owner = self.archive.content_owner(video)
-        if owner is None or owner == video.id:
+    def same_content(self, video: Video) -> Video | None:
+        """Another video that was, or is being, sampled in the same way from the same bytes, if there is one."""
+        owner_id = self.archive.content_owner(video)
+        if owner_id is None or owner_id == video.id:
             return None
         try:
-            return owner if self.archive.video(owner).status != "failed" else None
+            owner = self.archive.video(owner_id)
         except NotFound:
             return None  # it was deleted since
+        return owner if owner.status != "failed" else None
 
 
 def _eta_s(encoded: int, expected: int | None, counts: Counts) -> float | None:

@@ -37,6 +37,7 @@ def write_video(
     size: tuple[int, int] = (64, 48),
     options: dict[str, str] | None = None,
     sound: bool = False,
+    sound_s: float | None = None,
 ) -> Path:
     """A video with one numbered frame at each of `times_s`; the container follows from the name."""
     with av.open(str(path), "w") as container:
@@ -46,7 +47,7 @@ def write_video(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
         if sound:
-            _add_silence(container, times_s[-1])
+            _add_silence(container, sound_s or times_s[-1])
         for number, t in enumerate(times_s):
             frame = av.VideoFrame.from_ndarray(numbered(number, *size), format="rgb24")
             frame.pts, frame.time_base = round(t * TICKS), Fraction(1, TICKS)

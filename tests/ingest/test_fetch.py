@@ -1,5 +1,6 @@
 """Downloads: bounded, pinned to checked addresses, and without a trace where they fail."""
 
+import gzip
 import hashlib
 import socket
 import threading
@@ -54,6 +55,8 @@ class Site(BaseHTTPRequestHandler):
             self._send(None, *([CONTENT] * 1000))
         elif route == "huge":
             self._send(10**12, CONTENT)
+        elif route == "packed":
+            self._send(None, gzip.compress(CONTENT), encoding="gzip")
         elif route == "trickle":
             self._trickle(b"HTTP/1.1 200 OK\r\n\r\n")
         elif route == "trickled-header":
@@ -61,8 +64,10 @@ class Site(BaseHTTPRequestHandler):
         else:
             self.send_error(int(route))
 
-    def _send(self, promised: int | None, *parts: bytes) -> None:
+    def _send(self, promised: int | None, *parts: bytes, encoding: str | None = None) -> None:
         self.send_response(200)
+        if encoding is not None:
+            self.send_header("content-encoding", encoding)
         if promised is not None:
             self.send_header("content-length", str(promised))
         self.end_headers()
@@ -152,6 +157,7 @@ def test_redirects_are_followed(hops: int, port: int, into: Path) -> None:
         ("cut", {}, SourceUnavailable, "cannot fetch"),
         ("huge", {}, SourceTooLarge, "ingest.max_download_bytes"),
         ("endless", {"max_download_bytes": 10**6}, SourceTooLarge, "larger than 1000000 bytes"),
+        ("packed", {}, SourceUnavailable, "the server packs the file (gzip)"),
         ("trickle", {"download_timeout_s": 0.3}, SourceTooLarge, "longer than 0.3 s (ingest.download_timeout_s)"),
         ("trickled-header", {"download_timeout_s": 0.3}, SourceTooLarge, "longer than 0.3 s"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from configs.settings import Settings
 from ingest.jobs import ABANDONED_AFTER_S, IngestJobs
+from ingest.local import sha256_of
 from storage.errors import ArchiveUnavailable
 from storage.models import Video
 from storage.queues import ENCODE
@@ -80,6 +81,37 @@ def test_the_same_bytes_are_sampled_once(jobs: IngestJobs, store: Store, tmp_pat
     assert store.archive.segments(second.id) == []
     assert store.progress(again).frames_sampled == 3
     assert store.archive.video(otherwise.id).status == "ready"  # sampled in another way: other frames
+
+
+def test_what_is_being_sampled_is_waited_for(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mp4", steady(3))
+    first, second = submit(store, path), submit(store, path)
+    sampling = first.model_copy(update={"status": "sampling", "sha256": sha256_of(path)})
+    store.update_video(sampling)
+    store.archive.claim_content(sampling)
+    jobs.ingest_video(second.id)
+    assert not store.archive.video(second.id).settled
+    assert second.id in store.hot.unfinished()  # the reconciler has it tried again
+    store.update_video(sampling.model_copy(update={"status": "failed"}))
+    jobs.ingest_video(second.id)
+    assert (store.archive.video(second.id).status, store.archive.video(second.id).frames_sampled) == ("ready", 3)
+
+
+def test_an_upload_is_kept_until_its_video_is_settled_or_gone(
+    jobs: IngestJobs, settings: Settings, store: Store
+) -> None:
+    settings.work_dir.mkdir(parents=True)
+    fine, broken, deleted = (new_video() for _ in range(3))
+    for video in (fine, broken, deleted):
+        path = settings.work_file(video.id)
+        write_video(path.with_suffix(".mp4"), steady(3)).replace(path)
+        store.add_video(video.model_copy(update={"kind": "upload", "location": str(path)}))
+    settings.work_file(broken.id).write_bytes(b"no video at all")
+    store.delete_video(deleted.id)
+    for video in (fine, broken, deleted):
+        jobs.ingest_video(video.id)
+    assert [store.archive.video(video.id).status for video in (fine, broken)] == ["ready", "failed"]
+    assert list(settings.work_dir.iterdir()) == []
 
 
 def test_what_came_before_a_cut_is_kept_and_the_video_says_so(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, UnsupportedSource
 from ingest.sampling import Packet, Packets, needed_packets
-from ingest.source import open_source
+from ingest.source import VideoSource
 from tests.media import number_of, steady, write_video
 
 SETTINGS = IngestSettings()
@@ -20,9 +20,9 @@ SAMPLE = """
 import sys
 from pathlib import Path
 from configs.settings import IngestSettings
-from ingest.source import open_source
-with open_source(Path(sys.argv[1]), IngestSettings()) as source:
-    count = sum(1 for _ in source.sample(1.0))
+from ingest.source import VideoSource
+source = VideoSource(Path(sys.argv[1]), IngestSettings())
+count = sum(1 for _ in source.sample(1.0))
 peak_kb = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(count, int(peak_kb) // 1024)
 """
@@ -60,17 +60,17 @@ def test_8k_frames_are_sampled_within_the_same_memory(tmp_path: Path) -> None:
 
 def test_larger_frames_than_8k_are_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "large.mp4", [0.0], size=(8192, 4400), options={"preset": "ultrafast"})
-    with pytest.raises(SourceTooLarge, match=r"8192x4400 .*ingest\.max_frame_pixels"), open_source(path, SETTINGS):
-        pass
+    with pytest.raises(SourceTooLarge, match=r"8192x4400 .*ingest\.max_frame_pixels"):
+        VideoSource(path, SETTINGS)
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 3), (180, 2), (270, 1)])
 def test_a_picture_is_turned_as_the_file_asks(degrees: int, turns: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", steady(1), size=(96, 48))
     rotate(path, degrees)
-    with open_source(path, SETTINGS) as source:
-        assert (source.info.width_px, source.info.height_px) == ((96, 48) if turns == 2 else (48, 96))
-        (frame,) = source.sample(1.0)
+    source = VideoSource(path, SETTINGS)
+    assert (source.info.width_px, source.info.height_px) == ((96, 48) if turns == 2 else (48, 96))
+    (frame,) = source.sample(1.0)
     assert number_of(np.rot90(frame.picture, -turns)) == 12
     assert number_of(frame.picture) != 12
 
@@ -87,5 +87,5 @@ def rotate(path: Path, degrees: int) -> None:
 
 def test_a_bare_stream_whose_frames_have_no_times_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "bare.h264", steady(4), options={"bf": "2"})
-    with pytest.raises(UnsupportedSource, match="this is no video file"), open_source(path, SETTINGS):
-        pass
+    with pytest.raises(UnsupportedSource, match="this is no video file"):
+        VideoSource(path, SETTINGS)

@@ -9,17 +9,18 @@ import pytest
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceError, SourceTooLarge, SourceUnavailable, UnsupportedSource
+from ingest.frames import SampledFrame
 from ingest.pictures import Picture, squeezed
 from ingest.sampling import Packet, Packets, needed_packets, target_times
-from ingest.source import SampledFrame, open_source
+from ingest.source import VideoSource
 from tests.media import number_of, steady, write_sound, write_video
 
 SETTINGS = IngestSettings()
 
 
 def sampled(path: Path, fps: float = 1.0, **how: object) -> list[SampledFrame]:
-    with open_source(path, SETTINGS) as source:
-        return list(source.sample(fps, **how))  # type: ignore[arg-type]
+    source = VideoSource(path, SETTINGS)
+    return list(source.sample(fps, **how))  # type: ignore[arg-type]
 
 
 def numbers(path: Path, fps: float = 1.0, **how: object) -> list[int]:
@@ -32,8 +33,8 @@ def reference(path: Path, fps: float = 1.0) -> list[Picture]:
         frames = [(frame.pts or 0, frame) for frame in container.decode(video=0)]
         base = float(container.streams.video[0].time_base or 0)
     times = [(pts - frames[0][0]) * base for pts, _ in frames]
-    with open_source(path, SETTINGS) as source:
-        targets = target_times(times[-1] + 1 / (source.info.fps or 25), fps)
+    source = VideoSource(path, SETTINGS)
+    targets = target_times(times[-1] + 1 / (source.info.fps or 25), fps)
     picked = [frames[bisect_right(times, t + 1e-6) - 1][1] for t in targets]
     return [squeezed(frame.to_ndarray(format="rgb24").astype(np.uint8)) for frame in picked]
 
@@ -106,15 +107,15 @@ def test_a_truncated_file_gives_what_is_there_and_says_so(tmp_path: Path) -> Non
     content = path.read_bytes()
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(content[: len(content) // 2])
-    with open_source(cut, SETTINGS) as source:
-        found = [number_of(frame.picture) for frame in source.sample(1.0)]
-        assert 3 < len(found) < 17
-        assert found == [12 + 25 * k for k in range(len(found))]
-        assert source.truncated is not None
-        assert "of 20" in source.truncated
-    with open_source(path, SETTINGS) as source:
-        assert len(list(source.sample(1.0))) == 20
-        assert source.truncated is None
+    source = VideoSource(cut, SETTINGS)
+    found = [number_of(frame.picture) for frame in source.sample(1.0)]
+    assert 3 < len(found) < 17
+    assert found == [12 + 25 * k for k in range(len(found))]
+    assert source.truncated is not None
+    assert "of 20" in source.truncated
+    source = VideoSource(path, SETTINGS)
+    assert len(list(source.sample(1.0))) == 20
+    assert source.truncated is None
 
 
 def test_sound_beside_the_picture_does_no_harm(tmp_path: Path) -> None:
@@ -154,10 +155,10 @@ def test_the_limits_hold(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", steady(3))
     for limit, named in ((IngestSettings(max_frame_pixels=100), "max_frame_pixels"),
                          (IngestSettings(max_duration_s=2), "max_duration_s")):  # fmt: skip
-        with pytest.raises(SourceTooLarge, match=named), open_source(path, limit):
-            pass
-    with pytest.raises(SourceUnavailable), open_source(tmp_path / "nowhere.mp4", SETTINGS):
-        pass
+        with pytest.raises(SourceTooLarge, match=named):
+            VideoSource(path, limit)
+    with pytest.raises(SourceUnavailable):
+        VideoSource(tmp_path / "nowhere.mp4", SETTINGS)
 
 
 def test_only_what_later_frames_need_is_decoded() -> None:

@@ -94,9 +94,19 @@ def test_deleting_leaves_no_trace(store: Store, video: Video) -> None:
     store.delete_video(copy.id)
     store.delete_video(video.id)
     assert store.archive.video_ids() == []
-    assert [key for key in store.hot.redis.keys("*") if video.id.encode() in key] == []
+    assert [key for key in store.hot.redis.keys("*") if video.id.encode() in key] == [f"deleted:{video.id}".encode()]
     with pytest.raises(NotFound):
         store.delete_video(video.id)
+
+
+def test_a_change_that_crosses_a_deletion_does_not_bring_the_video_back(store: Store, video: Video) -> None:
+    store.delete_video(video.id)
+    with pytest.raises(NotFound):
+        store.update_video(video)
+    store.archive.put_video(video)  # as by one that had looked before the deletion, and writes after it
+    with pytest.raises(NotFound):
+        store.update_video(video)
+    assert store.archive.video_ids() == []
 
 
 def test_a_duplicate_is_as_far_as_its_holder(store: Store, video: Video) -> None:
@@ -108,7 +118,7 @@ def test_the_owner_of_a_content_is_found_until_it_is_gone(store: Store) -> None:
     first, second = (new_video(sha256="ab", status="ready") for _ in range(2))
     store.add_video(first)
     store.archive.claim_content(first)
-    assert store.same_content(second) == first.id
+    assert store.same_content(second) == first
     assert store.same_content(first) is None
     assert store.same_content(second.model_copy(update={"sample_fps": 2.0})) is None
     store.delete_video(first.id)

@@ -1,0 +1,117 @@
+"""Opens a video file, and says what it claims to be; nothing of it is believed beyond the limits."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from configs.settings import IngestSettings
+from ingest.errors import SourceTooLarge, SourceUnavailable, UnsupportedSource
+from ingest.frames import quarter_turns
+
+log = logging.getLogger(__name__)
+
+# Playlists (hls, dash, concat, sdp) make FFmpeg open further addresses and files: none of them is in this list.
+DEMUXERS = "mov,matroska,webm,mpegts,mpeg,mpegvideo,avi,flv,ogg,asf,mxf"
+CODED_BEYOND_SHOWN = 2  # coded pictures are whole blocks: a decoder must be let go beyond the limit on shown ones
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What the file says of its video; width and height as displayed."""
+
+    width_px: int
+    height_px: int
+    duration_s: float | None
+    fps: float | None
+    codec: str
+    rotation_deg: int
+
+
+@contextmanager
+def opened(path: Path, settings: IngestSettings) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file and its first stream of pictures. Raises UnsupportedSource, SourceUnavailable."""
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+    # Told the decoders of both FFmpeg's own look at the file and ours, because pictures may grow on the way.
+    limit = {"max_pixels": str(CODED_BEYOND_SHOWN * settings.max_frame_pixels)}
+    try:
+        container = av.open(f"file:{path}", options=options, stream_options=[limit] * settings.max_streams)  # type: ignore[list-item]
+    except FileNotFoundError as error:
+        raise SourceUnavailable(f"there is no file {path.name}") from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise UnsupportedSource(
+            f"this is no video file that can be read ({getattr(error, 'strerror', None) or error}); "
+            "playlists and streams are not taken either"
+        ) from error
+    with container:
+        stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+        if stream is None:
+            raise UnsupportedSource("the file has no moving picture: it holds sound only")
+        if stream.codec_context is None:
+            raise UnsupportedSource("the picture is in a codec that is not known here")
+        stream.codec_context.options = limit
+        yield container, stream
+
+
+def described(path: Path, settings: IngestSettings) -> SourceInfo:
+    """What the file says, and how its first frame that decodes is turned.
+
+    Raises UnsupportedSource, SourceUnavailable, SourceTooLarge.
+    """
+    with opened(path, settings) as (container, stream):
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width <= 0 or height <= 0:
+            raise UnsupportedSource("the file does not say how large its pictures are: it is cut off or no video")
+        if len(container.streams) > settings.max_streams:
+            raise SourceTooLarge(f"the file has {len(container.streams)} streams (ingest.max_streams)")
+        if width * height > settings.max_frame_pixels:
+            raise SourceTooLarge(
+                f"frames of {width}x{height} are larger than {settings.max_frame_pixels} pixels "
+                "(ingest.max_frame_pixels)"
+            )
+        rate = stream.average_rate or stream.guessed_rate
+        duration_s, codec = _duration_s(container, stream), stream.codec_context.name
+        turns = _turns(container, stream)
+    if turns % 2:
+        width, height = height, width
+    return SourceInfo(width, height, duration_s, float(rate) if rate else None, codec, turns * 90)
+
+
+def last_end_s(container: InputContainer) -> float:
+    """When the last packet of whatever stream ends, from the first one on."""
+    begins, ends = [], []
+    try:
+        for packet in container.demux():
+            time = packet.pts if packet.pts is not None else packet.dts
+            if packet.size and time is not None and packet.time_base is not None:
+                begins.append(float(time * packet.time_base))
+                ends.append(float((time + (packet.duration or 0)) * packet.time_base))
+    except av.FFmpegError as error:
+        log.warning("%s: the file is damaged: %s", container.name, error)
+    return max(ends, default=0.0) - min(begins, default=0.0)
+
+
+def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    """The shorter of the stream's and the file's: the one may count what a cut hides, the other a longer sound."""
+    known = []
+    if stream.duration is not None and stream.time_base is not None:
+        known.append(float(stream.duration * stream.time_base))
+    if container.duration is not None:
+        known.append(container.duration / av.time_base)
+    return min(known, default=None)
+
+
+def _turns(container: InputContainer, stream: VideoStream) -> int:
+    for packet in container.demux(stream):
+        try:
+            for frame in packet.decode():
+                return quarter_turns(frame)
+        except av.FFmpegError as error:
+            log.warning("%s: %s", container.name, error)
+    raise UnsupportedSource(f"the file holds no picture that can be decoded ({stream.codec_context.name})")
