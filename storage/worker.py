@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
+from rq.executions import Execution
 from rq.job import Job, get_current_job
 from rq.serializers import JSONSerializer
 
@@ -91,11 +92,23 @@ class Worker(SimpleWorker):
 
     def perform_job(self, job: Job, queue: Queue) -> bool:
         """Runs one job; remembers it for the heartbeat."""
+        self._forget_dead_executions(job)
         self._running = job
         try:
             return super().perform_job(job, queue)
         finally:
             self._running = None
+
+    def _forget_dead_executions(self, job: Job) -> None:
+        """Strikes from the job's list what a worker that died in it left there.
+
+        RQ keeps the list a minute longer than what it lists, and fails a job at its successful end over that (2.12).
+        """
+        registry = job.execution_registry
+        for execution_id in registry.get_execution_ids():
+            execution = Execution(execution_id, job.id, self.connection)
+            if not self.connection.exists(execution.key):
+                self.connection.zrem(registry.key, execution_id)
 
 
 def _bound_job(handlers: Handlers) -> type[Job]:

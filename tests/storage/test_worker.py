@@ -53,6 +53,9 @@ def test_a_killed_workers_job_is_done_by_another(spawn: Spawn, store: Store, tmp
     spawn()
     wait_until((tmp_path / "done-0").exists)
     assert (tmp_path / "0-1").exists()
+    wait_until(lambda: not store.queues.is_live(ENCODE, encode_job_id(video.id, 0)))
+    assert not (tmp_path / "0-2").exists()
+    assert "Traceback" not in (tmp_path / "log-1").read_text()
 
 
 def test_a_long_job_of_a_live_worker_is_not_given_away(
