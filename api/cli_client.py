@@ -1,6 +1,8 @@
 """The commands that speak to a running Longwatch: add, list, show, ask, delete."""
 
 import json
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +11,23 @@ from typing import Annotated, Any
 import typer
 
 from api import show
-from api.client import Client, ServiceError
+from api.client import Client, ServiceError, Unreachable
+from storage.ids import check_video_id
 
 app = typer.Typer()
 
-VideoId = Annotated[str, typer.Argument(metavar="ID", help="The id that `add` and `list` print.")]
+PATIENCE_S = 30.0  # a service that restarts is waited for
+
+
+def _finite(seconds: float | None) -> float | None:
+    if seconds is not None and not math.isfinite(seconds):
+        raise typer.BadParameter("give a number of seconds")
+    return seconds
+
+
+VideoId = Annotated[
+    str, typer.Argument(metavar="ID", help="The id that `add` and `list` print.", callback=check_video_id)
+]
 ApiUrl = Annotated[str | None, typer.Option(help="Where Longwatch answers; empty: api.host and api.port.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -74,8 +88,12 @@ def ask(
     context: typer.Context,
     video_id: VideoId,
     question: str,
-    start_s: Annotated[float, typer.Option("--from", help="Second at which the stretch begins.")] = 0.0,
-    end_s: Annotated[float | None, typer.Option("--to", help="Second at which it ends; empty: the end.")] = None,
+    start_s: Annotated[
+        float, typer.Option("--from", help="Second at which the stretch begins.", callback=_finite)
+    ] = 0.0,
+    end_s: Annotated[
+        float | None, typer.Option("--to", help="Second at which it ends; empty: the end.", callback=_finite)
+    ] = None,
     fusion: Annotated[str | None, typer.Option(help="focused, sampled or exact; empty: as configured.")] = None,
     follow: Annotated[
         str | None, typer.Option(metavar="QUESTION_ID", help="An answered question to follow up.")
@@ -121,9 +139,18 @@ def _listed(client: Client) -> Iterator[dict[str, Any]]:
 
 
 def _videos(client: Client, video_id: str) -> Iterator[dict[str, Any]]:
-    """The video at each change, until it is complete."""
-    for _, data in client.events("GET", f"/v1/videos/{video_id}/events"):
-        yield json.loads(data)
+    """The video at each change, until it is complete; a service that is away for a while is waited for."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            for _, data in client.events("GET", f"/v1/videos/{video_id}/events"):
+                until = time.monotonic() + PATIENCE_S
+                yield json.loads(data)
+            return
+        except Unreachable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
 
 
 @contextmanager

@@ -21,6 +21,10 @@ class ServiceError(LongwatchError):
     code = "service"
 
 
+class Unreachable(ServiceError):
+    """The service does not answer, or broke off: it may be starting."""
+
+
 class Client:
     """The routes that the command line uses; raises ServiceError with the problem's own words."""
 
@@ -75,9 +79,9 @@ class Client:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
-            raise ServiceError(f"{self._base_url} does not answer ({error}); start it with `longwatch up`") from error
+            raise Unreachable(f"{self._base_url} does not answer ({error}); start it with `longwatch up`") from error
         except httpx.HTTPError as error:
-            raise ServiceError(f"{self._base_url} broke off ({error}); its log says why") from error
+            raise Unreachable(f"{self._base_url} broke off ({error}); its log says why") from error
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:

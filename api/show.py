@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+MAX_QUESTION_CHARS = 120  # of each in a list
 WIDTH_OF_FILES = 160  # a file or a pipe has no width of its own; rich would take 80 and break tables up
 console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES)
 aside = Console(highlight=False, stderr=True)  # what is not the result: standard output may go to a program
@@ -20,6 +22,8 @@ def videos(rows: list[dict[str, Any]]) -> None:
     table = Table("id", "source", "status", "frames", "encoded", box=None)
     for row in rows:
         reason = row["problem"]["message"] if row["problem"] else row["truncated"]
+        if row["duplicate_of"]:
+            reason = f"of {row['duplicate_of']}"
         status = row["status"] + (f": {reason}" if reason else "")
         counted = row["progress"] or {"frames_sampled": "?", "frames_encoded": "?"}
         frames, encoded = str(counted["frames_sampled"]), str(counted["frames_encoded"])
@@ -36,7 +40,8 @@ def video(row: dict[str, Any], questions: list[dict[str, Any]]) -> None:
     console.print(table)
     for question in questions:
         text = question["answer"]["text"] if question["answer"] else f"({question['status']})"
-        console.print(Text(f"{question['id']}  {question['question']}  {text}"), soft_wrap=True)
+        asked = shorten(question["question"], MAX_QUESTION_CHARS, placeholder=" ...")
+        console.print(Text(f"{question['id']}  {asked}  {text}"), soft_wrap=True)
 
 
 def progress(states: Iterator[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Routes of videos: submit, list, look at, delete."""
 
 import hashlib
-from pathlib import Path
 from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
@@ -100,14 +99,12 @@ def delete(video_id: str, service: ServiceNeeded) -> Response:
     409 while other videos of the same content lean on its frames: delete these first.
     """
     store = service.store
-    video = store.archive.video(video_id)
     open_questions = [i for i in store.hot.unfinished() if i.startswith(f"{video_id}_")]
     store.delete_video(video_id)
     for question_id in open_questions:
         store.answers.cancel(question_id)
         store.hot.mark_finished(question_id)
-    if video.kind == "upload":
-        Path(video.location).unlink(missing_ok=True)
+    service.settings.work_file(video_id).unlink(missing_ok=True)
     return Response(status_code=204)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class EncoderJobs:
     def encode_segment(self, video_id: str, segment: int) -> None:
         """Makes the segment's record cover every frame that is in the archive.
 
-        Raises DamagedRecord naming a picture that is none.
+        Raises DamagedRecord naming a picture where none of the segment's can be read.
         """
         try:
             with self._store.segment_lock(video_id, segment, self._hold_s, wait_s=0) as got:
@@ -121,11 +122,24 @@ class EncoderJobs:
         return self._encoder.system_id, mask_of(range(count))
 
     def _frames(self, video_id: str, segment: int, places: Sequence[int]) -> Frames:
-        """The frames at these places of the segment; raises DamagedRecord with a picture's path."""
-        first = segment * SEGMENT_FRAMES
-        return np.stack([self._frame(video_id, first + place) for place in places])
+        """The frames at these places of the segment; the nearest whole one stands in for a damaged one.
 
-    def _frame(self, video_id: str, index: int) -> NDArray[np.uint8]:
+        Raises DamagedRecord with the picture's path where none of the segment is whole.
+        """
+        return np.stack([self._frame(video_id, segment, place) for place in places])
+
+    def _frame(self, video_id: str, segment: int, place: int) -> NDArray[np.uint8]:
+        first = segment * SEGMENT_FRAMES
+        try:
+            return self._whole_frame(video_id, first + place)
+        except DamagedRecord as error:
+            log.error("%s; a neighbour stands in", error)
+            for near in (*range(place - 1, -1, -1), *range(place + 1, SEGMENT_FRAMES)):
+                with suppress(DamagedRecord):
+                    return self._whole_frame(video_id, first + near)
+            raise
+
+    def _whole_frame(self, video_id: str, index: int) -> NDArray[np.uint8]:
         archive = self._store.archive
         path = archive.frame_path(video_id, index)
         try:

@@ -1,8 +1,9 @@
-"""What can be wrong with a source; settled as the video's problem, not retried.
+"""What can be wrong with a source; settled as the video's problem, and not retried unless said so.
 
 SourceError
  ├─ UnsupportedSource    not a video that can be read (text, audio only, a playlist, an unknown codec)
  ├─ SourceUnavailable    it cannot be fetched or opened
+ │   └─ SourceInterrupted   a server was busy or broke off: retried
  ├─ SourceTooLarge       more bytes, seconds, pixels or streams than the settings allow
  └─ FetchRefused         an address or path that the settings do not allow
 """
@@ -26,6 +27,10 @@ class SourceUnavailable(SourceError):
     """The source cannot be fetched or opened."""
 
     code = "source-unavailable"
+
+
+class SourceInterrupted(SourceUnavailable):
+    """The server was busy, or broke off: the next try may go better."""
 
 
 class SourceTooLarge(SourceError):

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,11 @@ import httpcore
 import httpx
 
 from configs.settings import IngestSettings
-from ingest.errors import FetchRefused, SourceError, SourceTooLarge, SourceUnavailable
+from ingest.errors import FetchRefused, SourceError, SourceInterrupted, SourceTooLarge, SourceUnavailable
 from ingest.network import guarded_client
 from storage.urls import redact
 
+ASK_INTERVAL_S = 1.0
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -27,24 +28,27 @@ class Fetched:
     size_bytes: int
 
 
-def fetch(url: str, into: Path, settings: IngestSettings) -> Fetched:
+def fetch(url: str, into: Path, settings: IngestSettings, still_wanted: Callable[[], object]) -> Fetched:
     """Downloads `url` to the file `into`, which appears only once it is whole.
 
-    Redirects are followed by hand and every address is checked. Raises FetchRefused, SourceUnavailable, SourceTooLarge.
+    Redirects are followed by hand and every address is checked. `still_wanted` is called every second; it raises where
+    the download has become pointless. Raises FetchRefused, SourceUnavailable, SourceInterrupted, SourceTooLarge.
     """
     partial = into.with_name(f"{into.name}.part")
     into.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + settings.download_timeout_s
     try:
         with _translated(url), guarded_client(settings, deadline) as client:
-            fetched = _follow(client, url, partial, settings)
+            fetched = _follow(client, url, partial, settings, still_wanted)
         partial.replace(into)
         return fetched
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _follow(client: httpx.Client, url: str, partial: Path, settings: IngestSettings) -> Fetched:
+def _follow(
+    client: httpx.Client, url: str, partial: Path, settings: IngestSettings, still_wanted: Callable[[], object]
+) -> Fetched:
     for _ in range(settings.max_redirects + 1):
         _check_scheme(url)
         with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
@@ -52,8 +56,11 @@ def _follow(client: httpx.Client, url: str, partial: Path, settings: IngestSetti
                 url = urljoin(url, response.headers["location"])
                 continue
             if response.status_code != httpx.codes.OK:
-                raise SourceUnavailable(f"{redact(url)} answers {response.status_code} {response.reason_phrase}")
-            return _receive(response, partial, settings)
+                busy = response.is_server_error or response.status_code == httpx.codes.TOO_MANY_REQUESTS
+                raise (SourceInterrupted if busy else SourceUnavailable)(
+                    f"{redact(url)} answers {response.status_code} {response.reason_phrase}"
+                )
+            return _receive(response, partial, settings, still_wanted)
     raise FetchRefused(f"{redact(url)} redirects more than {settings.max_redirects} times (ingest.max_redirects)")
 
 
@@ -63,16 +70,21 @@ def _check_scheme(url: str) -> None:
         raise FetchRefused(f"only http and https addresses are fetched, not {parts.scheme or 'this'}: {redact(url)}")
 
 
-def _receive(response: httpx.Response, partial: Path, settings: IngestSettings) -> Fetched:
+def _receive(
+    response: httpx.Response, partial: Path, settings: IngestSettings, still_wanted: Callable[[], object]
+) -> Fetched:
     packed = response.headers.get("content-encoding", "identity")
     if packed != "identity":
         raise SourceUnavailable(f"the server packs the file ({packed}), although it was asked not to")
     promised = response.headers.get("content-length", "")
     if promised.isdecimal():
         _check_size(int(promised), settings)
-    digest, size = hashlib.sha256(), 0
+    digest, size, asked = hashlib.sha256(), 0, time.monotonic()
     with partial.open("wb") as file:
         for chunk in response.iter_raw():  # as sent: nothing is unpacked, so nothing can swell
+            if time.monotonic() - asked > ASK_INTERVAL_S:
+                still_wanted()
+                asked = time.monotonic()
             size += len(chunk)
             _check_size(size, settings)
             digest.update(chunk)
@@ -91,5 +103,7 @@ def _translated(url: str) -> Iterator[None]:
         yield
     except SourceError:
         raise
+    except (httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError) as error:
+        raise SourceInterrupted(f"{redact(url)} broke off: {error or type(error).__name__}") from error
     except (httpx.HTTPError, httpx.InvalidURL, httpcore.ProtocolError, ValueError) as error:
         raise SourceUnavailable(f"cannot fetch {redact(url)}: {error or type(error).__name__}") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from configs.settings import Settings
-from ingest.errors import SourceError, UnsupportedSource
+from ingest.errors import SourceError, SourceInterrupted, UnsupportedSource
 from ingest.fetch import fetch
 from ingest.frames import SampledFrame
 from ingest.local import allowed_file, sha256_of
@@ -36,7 +36,7 @@ class IngestJobs:
     def ingest_video(self, video_id: str) -> None:
         """Have every frame of the video in the archive, or the reason why not in `video.json`.
 
-        Raises what is worth a retry (storage that does not answer); a source at fault is settled as failed.
+        Raises what is worth a retry (storage or a server that does not answer); a source at fault is settled as failed.
         """
         try:
             video = self._store.archive.video(video_id)
@@ -58,6 +58,8 @@ class IngestJobs:
         try:
             self._ingest(video)
         except SourceError as error:
+            if isinstance(error, SourceInterrupted) and not is_last_try():
+                raise
             self._fail(video.id, error.code, str(error))
         except Exception:
             if is_last_try():
@@ -86,7 +88,8 @@ class IngestJobs:
         else:
             path = self._settings.work_file(video.id)
             if not path.exists():
-                return path, fetch(video.location, path, self._settings.ingest).sha256
+                settings = self._settings.ingest
+                return path, fetch(video.location, path, settings, lambda: self._store.archive.video(video.id)).sha256
         return path, video.sha256 or sha256_of(path)
 
     def _sample(self, video: Video, path: Path) -> None:

@@ -111,7 +111,7 @@ def find_config(name: str) -> LlavaMiniConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the plan; 1 where the configuration cannot be read."""
-    parser = argparse.ArgumentParser(prog="llava_mini.plan", description=__doc__)
+    parser = argparse.ArgumentParser(prog="longwatch plan", description=__doc__)
     parser.add_argument("--gpu-gb", type=float, default=24.0, help="memory of the card in 10^9 bytes")
     parser.add_argument(
         "--config", default="llava-mini-8b", help=f"{', '.join(SHAPES)}, a checkpoint's folder, or a settings file"

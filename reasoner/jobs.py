@@ -83,10 +83,14 @@ class ReasonerJobs:
         gather = Gatherer(
             self._settings, self._store, self._engine.fingerprint, video, lambda: self._require_wanted(question.id)
         )
-        covered = gather.covered(question.start_s, question.end_s)
-        most = question.options.max_tokens or self._settings.reasoner.max_tokens
-        self._engine.require_fit(len(covered.frames), prompt, most)
-        answer = self._stream(Asked(question, video.id, prompt, most, covered, began, queue_s), gather)
+        try:
+            covered = gather.covered(question.start_s, question.end_s)
+            most = question.options.max_tokens or self._settings.reasoner.max_tokens
+            self._engine.require_fit(len(covered.frames), prompt, most)
+            answer = self._stream(Asked(question, video.id, prompt, most, covered, began, queue_s), gather)
+        except Cancelled:
+            gather.withdraw()
+            raise
         status = "cancelled" if answer.finish_reason == "cancelled" else "done"
         self._settle(question.model_copy(update={"status": status, "answer": answer}))
 

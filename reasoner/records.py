@@ -80,6 +80,12 @@ class Gatherer:
         for segment, requests in fresh.items():
             self._store.queues.fuse(self._video_id, segment, requests)
 
+    def withdraw(self) -> None:
+        """Takes back what was ordered and nobody has begun with."""
+        asked = {(segment, id(requests)): requests for (segment, _, _), requests in self._jobs.items()}
+        for (segment, _), requests in asked.items():
+            self._store.queues.withdraw(self._video_id, segment, requests)
+
     def fusion(self, ids: Sequence[int], frames: Sequence[Frame]) -> Array:
         """The text's fusion averaged over the frames (L,D); waits for encoder workers to make what lacks."""
         self.order([(ids, frames)])

@@ -51,8 +51,15 @@ class Archive:
 
     def delete_video(self, video_id: str) -> None:
         """Removes the video with all that belongs to it; first what makes it visible."""
-        self.files.delete(_video_path(check_video_id(video_id)))
+        video = self._document(_video_path(check_video_id(video_id)), Video)
+        self.files.delete(_video_path(video_id))
         self.files.delete(video_id)
+        if video is not None and video.sha256 and self.content_owner(video) == video_id:
+            self.files.delete(_content_path(video))
+
+    def holds(self, video_id: str) -> bool:
+        """Whether there is anything of the video, be it damaged."""
+        return bool(self.files.names(check_video_id(video_id)))
 
     def content_owner(self, video: Video) -> str | None:
         """The id of the video that claimed this content, sampled in this way; None where there is none."""
@@ -85,11 +92,15 @@ class Archive:
         self._require_kept(video_id)
 
     def timestamps_s(self, video_id: str, segment: int) -> list[float]:
-        """The times of the segment's frames, perhaps none. A damaged file is rebuilt from the pictures."""
+        """The times of the segment's frames, perhaps none.
+
+        A damaged file, or one that went missing from a video that is settled, is rebuilt from the pictures.
+        """
         path = _times_path(video_id, segment)
         content = self.files.read(path)
         if content is None:
-            return []
+            lost = self.files.names(_frames_path(video_id, segment)) and self.video(video_id).settled
+            return self._rebuilt_timestamps_s(video_id, segment) if lost else []
         try:
             return [float(t) for t in json.loads(content)["timestamps_s"]]
         except (ValueError, KeyError, TypeError) as error:

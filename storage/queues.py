@@ -47,8 +47,12 @@ class Queues:
 
     def fuse(self, video_id: str, segment: int, requests: Sequence[FusionRequest]) -> None:
         """Have the segment's record hold these texts' fusions over these frames."""
-        digest = hashlib.sha256(json.dumps(requests).encode()).hexdigest()[:16]
-        self._enqueue(f"fuse-{video_id}-{segment}-{digest}", "fuse_segment", video_id, segment, list(requests))
+        self._enqueue(_fuse_job_id(video_id, segment, requests), "fuse_segment", video_id, segment, list(requests))
+
+    def withdraw(self, video_id: str, segment: int, requests: Sequence[FusionRequest]) -> None:
+        """Removes the `fuse` job if it still waits; whoever else needs it asks again."""
+        with redis_errors():
+            self._delete(self._queues[FUSE], _fuse_job_id(video_id, segment, requests))
 
     def answer(self, question_id: str) -> None:
         """Have the question answered."""
@@ -128,6 +132,11 @@ class Queues:
         job = self._fetch(queue, job_id)
         if job is not None and queue.get_job_position(job_id) is not None:
             job.delete()
+
+
+def _fuse_job_id(video_id: str, segment: int, requests: Sequence[FusionRequest]) -> str:
+    digest = hashlib.sha256(json.dumps(requests).encode()).hexdigest()[:16]
+    return f"fuse-{video_id}-{segment}-{digest}"
 
 
 def encode_job_id(video_id: str, segment: int) -> str:

@@ -186,7 +186,8 @@ class Store:
 
     def delete_video(self, video_id: str) -> None:
         """Removes the video, its jobs and its records; raises NotFound, and Conflict while others lean on it."""
-        self.archive.video(video_id)
+        if not self.archive.holds(video_id):
+            raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
         leaning = [video.id for video in self.archive.videos() if video.duplicate_of == video_id]
         if leaning:
             raise Conflict(f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first")

@@ -1,5 +1,6 @@
 """The encoder's jobs: whatever happened before, the record ends up as if everything had been done at once."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,15 +172,31 @@ def test_a_segment_without_frames_asks_for_nothing(jobs: EncoderJobs, store: Sto
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "small", "missing"])
-def test_a_damaged_picture_is_named(
-    damage: str, jobs: EncoderJobs, store: Store, video: Video, pictures: list[bytes]
+def test_a_neighbour_stands_in_for_a_damaged_picture(
+    damage: str,
+    jobs: EncoderJobs,
+    store: Store,
+    video: Video,
+    encoder: Encoder,
+    pictures: list[bytes],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     small = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
     bad = {"garbage": b"garbage", "cut": pictures[1][:-200], "small": small, "missing": b""}[damage]
-    put(store, video, [pictures[0], bad])
+    put(store, video, [pictures[0], bad, pictures[50]])
     if damage == "missing":
         store.archive.files.delete(f"{video.id}/000000/frames/01.jpg")
-    with pytest.raises(DamagedRecord, match=r"000000/frames/01\.jpg"):
+    with caplog.at_level(logging.ERROR):
+        jobs.encode_segment(video.id, 0)
+    assert "000000/frames/01.jpg" in caplog.text
+    first, second, third = record(store, video, encoder).tokens
+    assert np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+
+
+def test_a_segment_without_a_whole_picture_is_named(jobs: EncoderJobs, store: Store, video: Video) -> None:
+    put(store, video, [b"garbage"])
+    with pytest.raises(DamagedRecord, match=r"000000/frames/00\.jpg"):
         jobs.encode_segment(video.id, 0)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from configs.settings import IngestSettings
-from ingest.errors import FetchRefused, SourceTooLarge, SourceUnavailable
+from ingest.errors import FetchRefused, SourceInterrupted, SourceTooLarge, SourceUnavailable
 from ingest.fetch import fetch
 from ingest.network import allowed_addresses
+from storage.errors import NotFound
 
 CONTENT = bytes(range(256)) * 1024
 LOCAL = "127.0.0.1"
@@ -116,6 +117,10 @@ def settings(**values: Any) -> IngestSettings:
     return IngestSettings.model_validate(base | values)
 
 
+def wanted() -> None:
+    """The video is there still."""
+
+
 def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     """Has `video.example` resolve to each of the answers in turn (there is no network here); lists its look-ups."""
     asked: list[str] = []
@@ -134,14 +139,14 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
 
 
 def test_a_file_comes_whole_with_its_hash(port: int, into: Path) -> None:
-    fetched = fetch(f"http://{LOCAL}:{port}/file", into, settings())
+    fetched = fetch(f"http://{LOCAL}:{port}/file", into, settings(), wanted)
     assert into.read_bytes() == CONTENT
     assert (fetched.size_bytes, fetched.sha256) == (len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
 
 
 @pytest.mark.parametrize("hops", [0, 2])
 def test_redirects_are_followed(hops: int, port: int, into: Path) -> None:
-    assert fetch(f"http://{LOCAL}:{port}/hops/{hops}", into, settings()).size_bytes == len(CONTENT)
+    assert fetch(f"http://{LOCAL}:{port}/hops/{hops}", into, settings(), wanted).size_bytes == len(CONTENT)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +158,9 @@ def test_redirects_are_followed(hops: int, port: int, into: Path) -> None:
         ("to/file:///etc/passwd", {}, FetchRefused, "only http and https"),
         ("to/ftp://127.0.0.1/file", {}, FetchRefused, "only http and https"),
         ("404", {}, SourceUnavailable, "answers 404"),
-        ("500", {}, SourceUnavailable, "answers 500"),
-        ("cut", {}, SourceUnavailable, "cannot fetch"),
+        ("429", {}, SourceInterrupted, "answers 429"),
+        ("500", {}, SourceInterrupted, "answers 500"),
+        ("cut", {}, SourceInterrupted, "broke off"),
         ("huge", {}, SourceTooLarge, "ingest.max_download_bytes"),
         ("endless", {"max_download_bytes": 10**6}, SourceTooLarge, "larger than 1000000 bytes"),
         ("packed", {}, SourceUnavailable, "the server packs the file (gzip)"),
@@ -166,9 +172,20 @@ def test_what_goes_wrong_is_named_and_leaves_nothing(
     path: str, limits: dict[str, float], error: type[Exception], says: str, port: int, into: Path
 ) -> None:
     with pytest.raises(error) as raised:
-        fetch(f"http://anna:secret@{LOCAL}:{port}/{path}?token=secret", into, settings(**limits))
+        fetch(f"http://anna:secret@{LOCAL}:{port}/{path}?token=secret", into, settings(**limits), wanted)
     assert says in str(raised.value)
     assert "secret" not in str(raised.value)
+    assert list(into.parent.iterdir()) == []
+
+
+def test_a_download_ends_with_the_wish_for_it(port: int, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.fetch.ASK_INTERVAL_S", 0.1)
+
+    def deleted() -> None:
+        raise NotFound("the video was deleted")
+
+    with pytest.raises(NotFound):
+        fetch(f"http://{LOCAL}:{port}/trickle", into, settings(), deleted)
     assert list(into.parent.iterdir()) == []
 
 
@@ -177,7 +194,7 @@ def test_what_goes_wrong_is_named_and_leaves_nothing(
 )
 def test_only_http_is_fetched(url: str, into: Path) -> None:
     with pytest.raises(FetchRefused, match="only http and https"):
-        fetch(url, into, settings())
+        fetch(url, into, settings(), wanted)
 
 
 @pytest.mark.parametrize("address", [*INNER, *INNER_IN_DISGUISE])
@@ -210,10 +227,10 @@ def test_a_name_that_changes_its_mind_is_connected_as_checked(
     monkeypatch: pytest.MonkeyPatch, port: int, into: Path
 ) -> None:
     asked = names(monkeypatch, [LOCAL], ["10.0.0.1"])
-    assert fetch(f"http://video.example:{port}/file", into, settings()).size_bytes == len(CONTENT)
+    assert fetch(f"http://video.example:{port}/file", into, settings(), wanted).size_bytes == len(CONTENT)
     assert len(asked) == 1
     with pytest.raises(FetchRefused, match=r"10\.0\.0\.1"):
-        fetch(f"http://video.example:{port}/file", into, settings())
+        fetch(f"http://video.example:{port}/file", into, settings(), wanted)
 
 
 def test_an_address_that_does_not_answer_gives_way_to_the_next(
@@ -221,12 +238,12 @@ def test_an_address_that_does_not_answer_gives_way_to_the_next(
 ) -> None:
     names(monkeypatch, ["127.0.0.3", LOCAL])  # nothing listens on the first
     allowed = settings(allowed_private_hosts=("127.0.0.0/8",))
-    assert fetch(f"http://video.example:{port}/file", into, allowed).size_bytes == len(CONTENT)
+    assert fetch(f"http://video.example:{port}/file", into, allowed, wanted).size_bytes == len(CONTENT)
 
 
 def test_a_host_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, into: Path) -> None:
     names(monkeypatch, [])
     with pytest.raises(SourceUnavailable, match=r"cannot resolve video\.example"):
-        fetch("http://video.example/a.mp4", into, settings())
+        fetch("http://video.example/a.mp4", into, settings(), wanted)
     with pytest.raises(SourceUnavailable, match=r"cannot fetch http://127\.0\.0\.1:1/a\.mp4"):
-        fetch("http://127.0.0.1:1/a.mp4", into, settings())
+        fetch("http://127.0.0.1:1/a.mp4", into, settings(), wanted)

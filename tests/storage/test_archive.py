@@ -91,6 +91,24 @@ def test_damaged_times_are_rebuilt_from_the_pictures(archive: Archive, caplog: p
     assert "frames.json is damaged" in caplog.text
 
 
+def test_times_that_went_missing_are_rebuilt_once_the_video_is_settled(archive: Archive) -> None:
+    video = new_video()
+    archive.put_video(video)
+    archive.put_frames(video.id, 0, [b"a", b"b"], [0.5, 1.5])
+    archive.files.delete(f"{video.id}/000000/frames.json")
+    assert archive.timestamps_s(video.id, 0) == []  # these pictures may be just on their way
+    archive.put_video(video.model_copy(update={"status": "ready"}))
+    assert archive.timestamps_s(video.id, 0) == [0.5, 1.5]
+
+
+def test_a_deleted_video_gives_its_content_free(archive: Archive) -> None:
+    video = new_video(sha256="ab")
+    archive.put_video(video)
+    archive.claim_content(video)
+    archive.delete_video(video.id)
+    assert archive.files.names("contents") == []
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "x/y", "20261121-020851123-4f2a9c/..", "контроль"])
 def test_no_path_is_made_of_foreign_text(name: str, archive: Archive) -> None:
     for look in (archive.video, archive.question, archive.segments, archive.question_ids):

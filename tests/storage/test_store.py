@@ -99,6 +99,12 @@ def test_deleting_leaves_no_trace(store: Store, video: Video) -> None:
         store.delete_video(video.id)
 
 
+def test_a_video_whose_file_is_damaged_can_be_deleted(store: Store, video: Video) -> None:
+    store.archive.files.write(f"{video.id}/video.json", b'{"id": ')
+    store.delete_video(video.id)
+    assert store.archive.video_ids() == []
+
+
 def test_a_change_that_crosses_a_deletion_does_not_bring_the_video_back(store: Store, video: Video) -> None:
     store.delete_video(video.id)
     with pytest.raises(NotFound):
