@@ -143,30 +143,32 @@ def test_a_question_that_waits_for_an_encoder_can_be_cancelled(
     assert [piece.kind for piece in store.answers.read(question_id)] == ["done"]
 
 
-def test_a_cancelled_question_takes_its_orders_back(
+@pytest.fixture
+def waiting(
     patient: ReasonerJobs, store: Store, unencoded: Video, encoder: Encoder
-) -> None:
+) -> tuple[Question, threading.Thread]:
+    """A question that waits for a fusion which nobody makes, and the thread that answers it."""
     store.put_record(unencoded.id, 0, Record(encoder.fingerprint, (0.5,), np.zeros((1, 1, 192), np.float16)))
     question = Question(id=new_question_id(unencoded.id), video_id=unencoded.id, text=TEXT, fusion="focused")
     store.archive.put_question(question)
     answering = threading.Thread(target=patient.answer_question, args=(question.id,))
     answering.start()
     wait_until(lambda: store.queues.depths()[FUSE])
+    return question, answering
+
+
+def test_a_cancelled_question_takes_its_orders_back(waiting: tuple[Question, threading.Thread], store: Store) -> None:
+    question, answering = waiting
     store.answers.cancel(question.id)
     answering.join()
     assert store.queues.depths()[FUSE] == 0
 
 
 def test_a_video_deleted_while_a_question_waits_stays_deleted(
-    patient: ReasonerJobs, store: Store, unencoded: Video, encoder: Encoder
+    waiting: tuple[Question, threading.Thread], store: Store
 ) -> None:
-    store.put_record(unencoded.id, 0, Record(encoder.fingerprint, (0.5,), np.zeros((1, 1, 192), np.float16)))
-    question = Question(id=new_question_id(unencoded.id), video_id=unencoded.id, text=TEXT, fusion="focused")
-    store.archive.put_question(question)
-    answering = threading.Thread(target=patient.answer_question, args=(question.id,))
-    answering.start()
-    wait_until(lambda: store.queues.depths()[FUSE])  # from here on it waits for the fusion
-    store.delete_video(unencoded.id)
+    question, answering = waiting
+    store.delete_video(question.video_id)
     answering.join()
     assert store.archive.video_ids() == []
     assert [piece.kind for piece in store.answers.read(question.id)] == ["error"]
