@@ -44,9 +44,10 @@ class IngestJobs:
                 self._settle(video)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
-        file = self._settings.work_file(video_id)
-        if not self._is_needed(file):
-            file.unlink(missing_ok=True)
+        finally:
+            file = self._settings.work_file(video_id)
+            if not self._is_needed(file):
+                file.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Removes downloads and uploads that no unsettled video needs any more."""
