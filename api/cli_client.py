@@ -140,15 +140,16 @@ def _listed(client: Client) -> Iterator[dict[str, Any]]:
 
 def _videos(client: Client, video_id: str) -> Iterator[dict[str, Any]]:
     """The video at each change, until it is complete; a service that is away for a while is waited for."""
-    until = time.monotonic() + PATIENCE_S
+    away_since: float | None = None
     while True:
         try:
             for _, data in client.events("GET", f"/v1/videos/{video_id}/events"):
-                until = time.monotonic() + PATIENCE_S
+                away_since = None
                 yield json.loads(data)
             return
         except Unreachable:
-            if time.monotonic() > until:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > PATIENCE_S:
                 raise
             time.sleep(1.0)
 

@@ -41,7 +41,7 @@ def opened(path: Path, settings: IngestSettings) -> Iterator[tuple[InputContaine
     # Told the decoders of both FFmpeg's own look at the file and ours, because pictures may grow on the way.
     limit = {"max_pixels": str(CODED_BEYOND_SHOWN * settings.max_frame_pixels)}
     try:
-        container = av.open(f"file:{path}", options=options, stream_options=[limit] * settings.max_streams)  # type: ignore[list-item]
+        container = _container(path, options, [limit] * settings.max_streams)
     except FileNotFoundError as error:
         raise SourceUnavailable(f"there is no file {path.name}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -95,6 +95,13 @@ def last_end_s(container: InputContainer) -> float:
     except av.FFmpegError as error:
         log.warning("%s: the file is damaged: %s", container.name, error)
     return max(ends, default=0.0) - min(begins, default=0.0)
+
+
+def _container(path: Path, options: dict[str, str], limits: list[dict[str, str]]) -> InputContainer:
+    try:
+        return av.open(f"file:{path}", options=options, stream_options=limits)  # type: ignore[arg-type]
+    except ValueError:  # FFmpeg knows the streams of FLV and MPEG-PS only after its own look: that goes unlimited
+        return av.open(f"file:{path}", options=options)
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:

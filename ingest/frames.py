@@ -26,10 +26,19 @@ class SampledFrame:
 
 
 def in_turn(frames: Iterable[VideoFrame], times: Sequence[int]) -> Iterator[VideoFrame]:
-    """Frames that do not say when they are shown, at `times`, one after the other."""
-    for frame, time in zip(frames, times, strict=False):
-        frame.pts = time
-        yield frame
+    """Frames that do not say when they are shown, at `times`, one after the other.
+
+    Their pts is the number of their packet: a keyframe is not shown before its number's turn, so that what was lost
+    before it shifts nothing behind it.
+    """
+    turn = 0
+    for frame in frames:
+        if frame.key_frame and frame.pts is not None:
+            turn = max(turn, frame.pts)
+        if turn < len(times):
+            frame.pts = times[turn]
+            turn += 1
+            yield frame
 
 
 def matched(

@@ -25,6 +25,10 @@ BATCH_INTERVAL_S = 1.0  # frames become visible (progress, questions) at least t
 ABANDONED_AFTER_S = 3600.0  # an upload in progress is younger
 
 
+class SettledElsewhere(Exception):
+    """The job was taken for lost and given to another worker, which has finished it."""
+
+
 class IngestJobs:
     """Fetches and samples videos; what it has written stays, so a retried job goes on where the last one stopped."""
 
@@ -44,6 +48,8 @@ class IngestJobs:
                 self._settle(video)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
+        except SettledElsewhere:
+            log.info("video %s was settled by another worker meanwhile", video_id)
         finally:
             file = self._settings.work_file(video_id)
             if not self._is_needed(file):
@@ -77,6 +83,9 @@ class IngestJobs:
             self._sample(video, path)
         elif original.status == "ready":
             self._updated(video, status="duplicate", duplicate_of=original.id)
+            if self._store.hot.was_deleted(original.id):  # at this very moment: then this one is sampled
+                self._store.hot.mark_unfinished(video.id)
+                self._store.update_video(video)
         else:
             log.info("video %s waits for %s, which has the same content, to be sampled", video.id, original.id)
 
@@ -126,6 +135,8 @@ class IngestJobs:
             self._reconciler.video(video.id)
 
     def _updated(self, video: Video, **changes: object) -> Video:
+        if self._store.archive.video(video.id).settled:
+            raise SettledElsewhere(video.id)
         video = video.model_copy(update=changes)
         self._store.update_video(video)
         return video

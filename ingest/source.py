@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.packet import Packet as CodedPacket
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ AT_THE_END = (True, False, None)  # has the decoder hand out what it still holds
 WITHOUT_DISPLAY_TIMES = ("avi",)  # FFmpeg makes them up, in decoding order
 ENDED_EARLY_S = 1.5  # containers round their duration; what is missing beyond this was cut off
 FRAME_S = 0.04  # how long the last frame is shown where the file says nothing
+
+CodedPackets = Iterator["CodedPacket[VideoStream]"]
 
 
 class VideoSource:
@@ -71,28 +73,34 @@ class VideoSource:
         if not len(wanted):
             return
         if mode == "keyframes":
-            needed = packets.key & np.isin(packets.pts, wanted)
+            needed, fresh = packets.key & np.isin(packets.pts, wanted), packets.key
         else:
-            needed = needed_packets(packets, wanted) if self._in_order else np.ones(len(packets), np.bool_)
+            needed, fresh = needed_packets(packets, wanted), packets.clean
+        in_order = self._in_order or mode == "keyframes"
         with opened(self._path, self._settings) as (container, stream):
-            frames = self._decoded(container, stream, needed)
-            if mode == "exact" and not self._in_order:
+            if in_order:
+                frames = self._decoded(coded_packets(container, stream), stream, needed, fresh)
+            else:
+                everything = np.ones(len(packets), np.bool_)
+                frames = self._decoded(_numbered(coded_packets(container, stream)), stream, everything, fresh)
                 frames = in_turn(frames, shown.tolist())
             yield from matched(frames, wanted.tolist(), targets_s.tolist(), start_index)
 
     def _decoded(
-        self, container: InputContainer, stream: VideoStream, needed: NDArray[np.bool_]
+        self, packets: CodedPackets, stream: VideoStream, needed: NDArray[np.bool_], fresh: NDArray[np.bool_]
     ) -> Iterator[VideoFrame]:
-        """The frames of the packets that are `needed`, in the order they are shown."""
+        """The frames of the packets that are `needed`, in the order they are shown.
+
+        After a gap, a packet that is `fresh` begins anew: nothing that follows it is shown before what came before it.
+        """
         decoder, gap = stream.codec_context, False
         decoder.thread_type = "AUTO"
         decoder.thread_count = self._settings.decoder_threads
-        packets = zip(needed, self._packets.clean, coded_packets(container, stream), strict=False)
-        for need, clean, packet in chain(packets, [AT_THE_END]):
+        for need, begins, packet in chain(zip(needed, fresh, packets, strict=False), [AT_THE_END]):
             if not need:
                 gap = True
                 continue
-            if gap and clean:
+            if gap and begins:
                 # Across a gap the decoder may forget what it still holds back for reordering: have it out first.
                 yield from self._frames(decoder, None)
                 decoder.flush_buffers()
@@ -122,3 +130,9 @@ class VideoSource:
             if last_end_s(container) > declared_s - ENDED_EARLY_S:
                 return None  # it is the sound that lasts longer
         return f"the file ends at {self._end_s:.1f} s of {declared_s:.1f} s: it was cut off or is damaged there"
+
+
+def _numbered(packets: CodedPackets) -> CodedPackets:
+    for number, packet in enumerate(packets):
+        packet.pts = number
+        yield packet

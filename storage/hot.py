@@ -154,6 +154,11 @@ class Hot:
         with redis_errors():
             self.redis.set(_deleted_key(video_id), 1, ex=DELETION_KNOWN_S)
 
+    def unmark_deleted(self, video_id: str) -> None:
+        """It was not deleted after all."""
+        with redis_errors():
+            self.redis.delete(_deleted_key(video_id))
+
     def was_deleted(self, video_id: str) -> bool:
         """Whether the video was deleted a short while ago."""
         with redis_errors():

@@ -188,12 +188,13 @@ class Store:
         """Removes the video, its jobs and its records; raises NotFound, and Conflict while others lean on it."""
         if not self.archive.holds(video_id):
             raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
+        self.hot.mark_deleted(video_id)  # before looking: who begins to lean on it from now on looks for the mark
         leaning = [video.id for video in self.archive.videos() if video.duplicate_of == video_id]
         if leaning:
+            self.hot.unmark_deleted(video_id)
             raise Conflict(f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first")
         segments = self.archive.segments(video_id)
         self.queues.drop(video_id)
-        self.hot.mark_deleted(video_id)
         self.archive.delete_video(video_id)
         self.hot.forget_video(video_id, max(segments, default=-1) + 1)
 
@@ -218,7 +219,7 @@ class Store:
             owner = self.archive.video(owner_id)
         except NotFound:
             return None  # it was deleted since
-        return owner if owner.status != "failed" else None
+        return owner if owner.sha256 == video.sha256 and owner.status not in ("failed", "duplicate") else None
 
 
 def _eta_s(encoded: int, expected: int | None, counts: Counts) -> float | None:

@@ -38,6 +38,7 @@ def write_video(
     options: dict[str, str] | None = None,
     sound: bool = False,
     sound_s: float | None = None,
+    ticks: int = TICKS,
 ) -> Path:
     """A video with one numbered frame at each of `times_s`; the container follows from the name."""
     with av.open(str(path), "w") as container:
@@ -45,12 +46,12 @@ def write_video(
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
+        stream.codec_context.time_base = stream.time_base = Fraction(1, ticks)
         if sound:
             _add_silence(container, sound_s or times_s[-1])
         for number, t in enumerate(times_s):
             frame = av.VideoFrame.from_ndarray(numbered(number, *size), format="rgb24")
-            frame.pts, frame.time_base = round(t * TICKS), Fraction(1, TICKS)
+            frame.pts, frame.time_base = round(t * ticks), Fraction(1, ticks)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

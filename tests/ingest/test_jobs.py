@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.settings import Settings
-from ingest.jobs import ABANDONED_AFTER_S, IngestJobs
+from ingest.jobs import ABANDONED_AFTER_S, IngestJobs, SettledElsewhere
 from ingest.local import sha256_of
 from storage.errors import ArchiveUnavailable
 from storage.models import Video
@@ -95,6 +95,26 @@ def test_what_is_being_sampled_is_waited_for(jobs: IngestJobs, store: Store, tmp
     store.update_video(sampling.model_copy(update={"status": "failed"}))
     jobs.ingest_video(second.id)
     assert (store.archive.video(second.id).status, store.archive.video(second.id).frames_sampled) == ("ready", 3)
+
+
+def test_a_second_run_of_a_job_does_not_undo_the_first(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+    video = submit(store, tmp_path / "gone.mp4")
+    store.update_video(video.model_copy(update={"status": "ready"}))
+    with pytest.raises(SettledElsewhere):
+        jobs._settle(video)  # as by a worker that had looked before
+    assert store.archive.video(video.id).status == "ready"
+
+
+def test_what_leans_on_a_video_that_is_being_deleted_is_sampled(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mp4", steady(3))
+    first, second = submit(store, path), submit(store, path)
+    jobs.ingest_video(first.id)
+    store.hot.mark_deleted(first.id)  # its files go next
+    jobs.ingest_video(second.id)
+    assert not store.archive.video(second.id).settled
+    store.archive.delete_video(first.id)
+    jobs.ingest_video(second.id)
+    assert store.archive.video(second.id).status == "ready"
 
 
 def test_an_upload_is_kept_until_its_video_is_settled_or_gone(

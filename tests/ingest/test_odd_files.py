@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, UnsupportedSource
 from ingest.source import VideoSource
-from tests.media import number_of, numbered, steady, write_video
+from tests.media import TICKS, number_of, numbered, steady, write_video
 
 MIDDLES = [12 + 25 * k for k in range(40)]  # what is on display at 0.5 s, 1.5 s, ... at 25 fps
 ONE_KEYFRAME = {"g": "500", "keyint_min": "500", "sc_threshold": "0", "bf": "2"}
@@ -67,8 +67,45 @@ def test_a_sound_that_lasts_longer_cuts_nothing_off(name: str, tmp_path: Path) -
     assert numbers(path) == MIDDLES[:4]
 
 
-def test_frames_without_display_times_come_in_turn(tmp_path: Path) -> None:
-    assert numbers(write_video(tmp_path / "video.avi", steady(10), options={"bf": "2"})) == MIDDLES[:10]
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("video.flv", "libx264"),
+        ("video.mpg", "mpeg2video"),
+        ("video.webm", "libvpx"),
+        ("video.mov", "libx264"),
+        ("video.avi", "libx264"),
+        ("video.avi", "mpeg4"),
+    ],
+)
+def test_every_container_that_is_taken_gives_the_right_frames(name: str, codec: str, tmp_path: Path) -> None:
+    ticks = 25 if codec.startswith("mpeg") else TICKS  # these codecs know frame rates only
+    path = write_video(tmp_path / name, steady(10), codec=codec, options={"bf": "2"}, ticks=ticks)
+    assert numbers(path) == MIDDLES[:10]
+
+
+def test_a_file_whose_frames_carry_no_times_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mpg", steady(3))  # H.264 in a container that has times for MPEG-2 alone
+    with pytest.raises(UnsupportedSource, match="remux it"):
+        VideoSource(path, IngestSettings())
+
+
+def test_lost_frames_without_display_times_shift_nothing_behind_them(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.avi", steady(20), options={"g": "25", "bf": "2"})
+    content = bytearray(path.read_bytes())
+    for packet in packets_of(path)[1][102:110]:
+        assert packet.pos is not None
+        content[packet.pos + 8 : packet.pos + 8 + packet.size] = bytes(packet.size)
+    path.write_bytes(content)
+    found = numbers(path)
+    assert found[:4] == MIDDLES[:4]
+    assert found[5:] == MIDDLES[5:20]
+
+
+def test_open_groups_do_not_mix_keyframes_up(tmp_path: Path) -> None:
+    options = {"x264-params": "open-gop=1:keyint=25:min-keyint=25:scenecut=0:bframes=2"}
+    path = write_video(tmp_path / "video.ts", steady(8), options=options)
+    assert numbers(path, mode="keyframes") == [0, 25, 50, 75, 100, 125, 150, 175]
 
 
 @pytest.mark.parametrize("matrix", ["bt709", "bt2020c", "YCgCo", "ICtCp"])
