@@ -72,18 +72,15 @@ class VideoSource:
         wanted = shown[chosen][start_index:]
         if not len(wanted):
             return
-        if mode == "keyframes":
-            needed, fresh = packets.key & np.isin(packets.pts, wanted), packets.key
-        else:
-            needed, fresh = needed_packets(packets, wanted), packets.clean
-        in_order = self._in_order or mode == "keyframes"
         with opened(self._path, self._settings) as (container, stream):
-            if in_order:
-                frames = self._decoded(coded_packets(container, stream), stream, needed, fresh)
+            coded = coded_packets(container, stream)
+            if mode == "keyframes":
+                frames = self._decoded(coded, stream, packets.key & np.isin(packets.pts, wanted), packets.key)
+            elif self._in_order:
+                frames = self._decoded(coded, stream, needed_packets(packets, wanted), packets.clean)
             else:
                 everything = np.ones(len(packets), np.bool_)
-                frames = self._decoded(_numbered(coded_packets(container, stream)), stream, everything, fresh)
-                frames = in_turn(frames, shown.tolist())
+                frames = in_turn(self._decoded(_numbered(coded), stream, everything, packets.clean), shown.tolist())
             yield from matched(frames, wanted.tolist(), targets_s.tolist(), start_index)
 
     def _decoded(
