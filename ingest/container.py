@@ -1,6 +1,7 @@
 """Opens a video file, and says what it claims to be; nothing of it is believed beyond the limits."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,29 +78,38 @@ def described(path: Path, settings: IngestSettings) -> SourceInfo:
             )
         rate = stream.average_rate or stream.guessed_rate
         duration_s, codec = _duration_s(container, stream), stream.codec_context.name
+        check_duration(duration_s or 0.0, settings)
         turns = _turns(container, stream)
     if turns % 2:
         width, height = height, width
     return SourceInfo(width, height, duration_s, float(rate) if rate else None, codec, turns * 90)
 
 
+def check_duration(duration_s: float, settings: IngestSettings) -> None:
+    """Raises SourceTooLarge."""
+    if duration_s > settings.max_duration_s:
+        raise SourceTooLarge(f"the video lasts {duration_s:.0f} s (ingest.max_duration_s)")
+
+
 def last_end_s(container: InputContainer) -> float:
     """When the last packet of whatever stream ends, from the first one on."""
-    begins, ends = [], []
+    begin_s, end_s = math.inf, -math.inf
     try:
         for packet in container.demux():
             time = packet.pts if packet.pts is not None else packet.dts
             if packet.size and time is not None and packet.time_base is not None:
-                begins.append(float(time * packet.time_base))
-                ends.append(float((time + (packet.duration or 0)) * packet.time_base))
+                begin_s = min(begin_s, float(time * packet.time_base))
+                end_s = max(end_s, float((time + (packet.duration or 0)) * packet.time_base))
     except av.FFmpegError as error:
         log.warning("%s: the file is damaged: %s", container.name, error)
-    return max(ends, default=0.0) - min(begins, default=0.0)
+    return max(end_s - begin_s, 0.0)
 
 
 def _container(path: Path, options: dict[str, str], limits: list[dict[str, str]]) -> InputContainer:
     try:
         return av.open(f"file:{path}", options=options, stream_options=limits)  # type: ignore[arg-type]
+    except av.FFmpegError:
+        raise
     except ValueError:  # FFmpeg knows the streams of FLV and MPEG-PS only after its own look: that goes unlimited
         return av.open(f"file:{path}", options=options)
 

@@ -137,9 +137,10 @@ class IngestJobs:
     def _updated(self, video: Video, **changes: object) -> Video:
         if self._store.archive.video(video.id).settled:
             raise SettledElsewhere(video.id)
-        video = video.model_copy(update=changes)
-        self._store.update_video(video)
-        return video
+        changed = video.model_copy(update=changes)
+        if changed != video:  # a video that waits for another is looked at every few seconds
+            self._store.update_video(changed)
+        return changed
 
     def _fail(self, video_id: str, code: str, message: str) -> None:
         video = self._store.archive.video(video_id)

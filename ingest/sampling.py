@@ -1,5 +1,6 @@
 """Chooses which frames to keep, and which packets need decoding for that. Knows nothing of files or decoders."""
 
+import sys
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Packets:
     def of(cls, packets: Iterable[Packet]) -> "Packets":
         """The columns of `packets`, each of which has a pts or a dts."""
         pts, dts, flags = array("q"), array("q"), tuple(bytearray() for _ in range(4))
-        timed, end = True, 0
+        timed, end = True, -sys.maxsize
         for packet in packets:
             pts.append(_first_known(packet.pts, packet.dts))
             dts.append(_first_known(packet.dts, packet.pts))

@@ -14,8 +14,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from configs.settings import IngestSettings
-from ingest.container import SourceInfo, described, last_end_s, opened
-from ingest.errors import SourceTooLarge, UnsupportedSource
+from ingest.container import SourceInfo, check_duration, described, last_end_s, opened
+from ingest.errors import UnsupportedSource
 from ingest.frames import SampledFrame, in_turn, matched
 from ingest.index import coded_packets, list_packets
 from ingest.sampling import Packets, nearest, needed_packets, on_display, target_times
@@ -49,9 +49,7 @@ class VideoSource:
             timed = self._packets.timed and container.format.name not in WITHOUT_DISPLAY_TIMES
             self._in_order = timed or not stream.codec_context.has_b_frames
         self._end_s = self._ends_s()
-        for duration_s in (self.info.duration_s, self._end_s):
-            if duration_s is not None and duration_s > settings.max_duration_s:
-                raise SourceTooLarge(f"the video lasts {duration_s:.0f} s (ingest.max_duration_s)")
+        check_duration(self._end_s, settings)  # the file may last longer than it says
         self.truncated = self._cut_off()
 
     def sample(self, sample_fps: float, *, mode: str = "exact", start_index: int = 0) -> Iterator[SampledFrame]:

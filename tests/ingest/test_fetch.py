@@ -178,9 +178,7 @@ def test_what_goes_wrong_is_named_and_leaves_nothing(
     assert list(into.parent.iterdir()) == []
 
 
-def test_a_download_ends_with_the_wish_for_it(port: int, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.fetch.ASK_INTERVAL_S", 0.1)
-
+def test_a_download_ends_with_the_wish_for_it(port: int, into: Path) -> None:
     def deleted() -> None:
         raise NotFound("the video was deleted")
 

@@ -161,6 +161,11 @@ def test_the_limits_hold(tmp_path: Path) -> None:
         VideoSource(tmp_path / "nowhere.mp4", SETTINGS)
 
 
+def test_the_end_is_the_latest_shown_also_below_zero() -> None:
+    packets = Packets.of([Packet(-50, True, duration=10), Packet(-45, False, duration=10, shown=False)])
+    assert (packets.span(), packets.end) == ((-50, -50), -40)
+
+
 def test_only_what_later_frames_need_is_decoded() -> None:
     group = [Packet(0, True, True, True), Packet(3, False), Packet(1, False, False), Packet(2, False, False)]
     after = [Packet(4, True, True, True), Packet(7, False), Packet(5, False, False), Packet(6, False, False)]
