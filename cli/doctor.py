@@ -2,14 +2,16 @@
 
 import importlib.util
 import logging
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.redis_server import find_server
+from cli.redis_server import ROLES, Role, find_server, find_socket, find_url
 from configs.settings import Settings
+from configs.shadowing import find_shadowed
 from storage.errors import LongwatchError
 from storage.files import Files
 from storage.hot import Hot, connect
@@ -17,8 +19,9 @@ from storage.urls import redact
 
 log = logging.getLogger(__name__)
 
-TORCH_SEES_CUDA = "import torch; print(torch.cuda.is_available())"  # apart: the API's process never loads torch
+TORCH_SEES_CUDA = "import torch; print(torch.cuda.is_available())"  # apart: this process never loads torch
 CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+WORKERS = {"ingest": "ingest", "encode": "encode", "answer": "reason"}  # queue -> `longwatch worker ...`
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,15 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Findings, the essential ones first."""
-    yield _redis(settings)
+    for role in ROLES:
+        yield _attempt(role, lambda role=role: _redis(settings, role))  # type: ignore[misc]
     yield _attempt("archive", lambda: _archive(settings))
     yield _checkpoint(settings)
+    yield from _workers(settings)
+    yield _packages()
+    yield _privacy(settings)
     yield _gpu(settings)
     yield _attention(settings)
-    yield _workers(settings)
 
 
 def _attempt(part: str, check: Callable[[], str]) -> Finding:
@@ -48,15 +54,12 @@ def _attempt(part: str, check: Callable[[], str]) -> Finding:
         return Finding(part, False, str(error))
 
 
-def _redis(settings: Settings) -> Finding:
-    if settings.redis.url or settings.redis_socket.exists():
-        return _attempt("redis", lambda: _ping(settings))
-    return _attempt("redis", lambda: f"`longwatch up` will run {find_server()}")
-
-
-def _ping(settings: Settings) -> str:
-    Hot(connect(settings.redis_url, settings.redis), settings.redis).check()
-    return f"answers at {redact(settings.redis_url)}"
+def _redis(settings: Settings, role: Role) -> str:
+    if not find_url(settings, role) and not find_socket(settings, role).exists():
+        return f"`longwatch up` will run {find_server()}"
+    url = settings.state_url if role == "state" else settings.cache_url
+    Hot(connect(url, settings.redis), settings.redis).check()
+    return f"answers at {redact(url)}"
 
 
 def _archive(settings: Settings) -> str:
@@ -79,6 +82,41 @@ def _checkpoint(settings: Settings) -> Finding:
     return Finding("checkpoint", True, f"{name} is whole")
 
 
+def _workers(settings: Settings) -> Iterator[Finding]:
+    """Each kind is needed: without it something would wait for ever."""
+    try:
+        alive = Hot(connect(settings.state_url, settings.redis), settings.redis).workers()
+    except LongwatchError:
+        yield Finding("workers", False, "not known while the state does not answer")
+        return
+    for queue, kind in WORKERS.items():
+        count = alive.get(queue, 0)
+        words = f"{count} alive" if count else f"none alive: start `longwatch worker {kind}`, or `longwatch up`"
+        yield Finding(f"{kind} worker", bool(count), words)
+
+
+def _packages() -> Finding:
+    shadowed = find_shadowed()
+    if not shadowed:
+        return Finding("packages", True, "no other package has a name of ours", needed=False)
+    words = (
+        f"another package is found instead of ours: {', '.join(shadowed)}; install Longwatch into its own environment"
+    )
+    return Finding("packages", False, words)
+
+
+def _privacy(settings: Settings) -> Finding:
+    """Whether other users of this machine can look into the data folder: it holds addresses with passwords."""
+    folder = settings.data_dir.absolute()
+    try:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+    except FileNotFoundError:
+        return Finding("data_dir", True, f"`longwatch up` will make {folder}, for you alone", needed=False)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return Finding("data_dir", False, f"other users can look into {folder}: chmod 700 {folder}", needed=False)
+    return Finding("data_dir", True, f"{folder} is yours alone", needed=False)
+
+
 def _gpu(settings: Settings) -> Finding:
     wanted = settings.model.device.startswith("cuda")
     cards = "; ".join(_said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines())
@@ -93,7 +131,7 @@ def _gpu(settings: Settings) -> Finding:
 
 
 def _said(*line: str) -> str:
-    """What another program prints; nothing where it is not there or fails."""
+    """What another program prints; nothing if it is not there or fails."""
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603 - no shell
     except (OSError, subprocess.SubprocessError) as error:
@@ -107,12 +145,3 @@ def _attention(settings: Settings) -> Finding:
     wanted = settings.model.attention == "flash_attention_2"
     words = "flash-attn is installed" if installed else "PyTorch's own (the `gpu` extra brings flash-attn)"
     return Finding("attention", installed or not wanted, words, needed=wanted)
-
-
-def _workers(settings: Settings) -> Finding:
-    try:
-        workers = Hot(connect(settings.redis_url, settings.redis), settings.redis).workers()
-    except LongwatchError:
-        return Finding("workers", False, "not known without Redis", needed=False)
-    words = ", ".join(f"{queue}: {count}" for queue, count in sorted(workers.items()))
-    return Finding("workers", bool(workers), words or "none alive: `longwatch up` starts them", needed=False)
