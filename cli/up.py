@@ -11,11 +11,11 @@ import typer
 
 from cli import deaths
 from cli.redis_server import ROLES, build_command, find_url
+from configs.places import PROCFILE
 from configs.privacy import keep_files_private
 from configs.settings import Settings
 from storage.errors import LongwatchError
 
-PROCFILE = Path(__file__).with_name("Procfile")  # beside the code, so that an installed package has it too
 STDERR = Path("/dev/stderr")
 STOP_WAIT_S = 5  # jobs are level-triggered: what a killed worker had in hand is done again
 
@@ -50,7 +50,7 @@ def supervisor_config(processes: dict[str, str], folder: Path, logs: Path, death
         "silent": "true",
     }
     config["eventlistener:deaths"] = {
-        "command": _escape(shlex.join([sys.executable, "-m", deaths.__name__, str(logs)])),
+        "command": _escape(shlex.join([sys.executable, "-P", "-m", deaths.__name__, str(logs)])),
         "events": ",".join(deaths.EVENTS),
         "autorestart": "true",
         "stderr_logfile": str(deaths_to),
@@ -97,7 +97,7 @@ def run(settings: Settings, procfile: Path | None = None) -> None:
     with path.open("w", encoding="utf-8") as file:
         supervisor_config(processes, folder, logs, _choose_terminal(logs)).write(file)
     typer.echo(f"http://{settings.api.host}:{settings.api.port}  (logs in {logs}; Ctrl-C stops)")
-    line = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(path)]
+    line = [sys.executable, "-P", "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(path)]
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours
 
 
@@ -131,10 +131,10 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _own_command(command: str) -> str:
-    """`longwatch ...` by this very Python, whatever is on the PATH."""
+    """`longwatch ...` by this very Python, whatever is on the PATH and in the working directory (-P)."""
     words = shlex.split(command)
     if words[0] == "longwatch":
-        words[:1] = [sys.executable, "-m", "cli"]
+        words[:1] = [sys.executable, "-P", "-m", "cli"]
     return shlex.join(words)
 
 

@@ -62,5 +62,5 @@ def _become(package: str, context: typer.Context) -> None:
 
 
 def _exec(module: str, *arguments: str) -> None:
-    line = [sys.executable, "-m", module, *arguments]
+    line = [sys.executable, "-P", "-m", module, *arguments]  # -P: a folder of that name here is not meant
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours

