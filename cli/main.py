@@ -67,7 +67,7 @@ def main() -> None:
     """The console script: errors are one clear line, and a reader that leaves early is none."""
     try:
         try:
-            app()
+            app(prog_name="longwatch")
         finally:
             sys.stdout.flush()
     except (LongwatchError, SettingsError) as error:

@@ -26,7 +26,7 @@ ENDED = ("done", "failed", "cancelled")
 def ask(
     context: typer.Context,
     video_id: VideoId,
-    question: str,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
     start: From = None,
     end: To = None,
     fusion: Annotated[

@@ -42,7 +42,7 @@ def video_details(video: View) -> Iterator[tuple[str, str]]:
         "recorded": video["recorded_at"],
         "length": format_time(video["duration_s"]) if video["duration_s"] is not None else None,
         "picture": f"{video['width_px']}x{video['height_px']} {video['codec'] or ''}" if video["width_px"] else None,
-        "sampling": f"{video['sample_fps']:g} frames a second, {video['mode']}" if video["media"] == "video" else None,
+        "sampling": f"{video['sample_fps']:g} fps, {video['mode']}" if video["media"] == "video" else None,
         "frames": progress_words(video),
         "note": _reason(video),
     }
