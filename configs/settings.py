@@ -81,6 +81,8 @@ class IngestSettings(Part):
     connect_timeout_s: PositiveFloat = 10.0
     read_timeout_s: PositiveFloat = 30.0
     max_redirects: Annotated[int, Field(ge=0)] = 3
+    concurrent_downloads: PositiveInt = Field(8, description="Of one ingest worker.")
+    concurrent_videos: PositiveInt = Field(2, description="Sampled at once by one ingest worker.")
 
 
 class ModelSettings(Part):
