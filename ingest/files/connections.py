@@ -21,6 +21,8 @@ from storage.text import escape_controls
 
 SLICE_S = 0.25  # the longest that any call waits before it looks at the clock
 ASK_INTERVAL_S = 1.0
+CONNECT_LATE = "no connection in time (ingest.connect_timeout_s)"
+READ_LATE = "no answer in time (ingest.read_timeout_s)"
 
 Result = TypeVar("Result")
 
@@ -103,11 +105,11 @@ class _GuardedBackend(httpcore.NetworkBackend):
             try:
                 answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
             except (OSError, UnicodeError) as error:
-                answer.set_exception(SourceUnavailable(f"cannot resolve {escape_controls(host)}: {error}"))
+                answer.set_exception(SourceUnavailable(f"cannot resolve {escape_controls(host)}: {error}; check it"))
 
         threading.Thread(target=ask, name="resolver", daemon=True).start()
         limit_s = self._settings.connect_timeout_s
-        return _wait_for(lambda: answer.result(SLICE_S), self._patience, limit_s, httpcore.ConnectTimeout)
+        return _wait_for(lambda: answer.result(SLICE_S), self._patience, limit_s, httpcore.ConnectTimeout(CONNECT_LATE))
 
     def _connect(self, address: str, port: int, limit_s: float) -> httpcore.NetworkStream:
         with ExitStack() as unless_connected, _translate(httpcore.ConnectError):
@@ -116,7 +118,9 @@ class _GuardedBackend(httpcore.NetworkBackend):
             connection.setblocking(False)
             with suppress(BlockingIOError):
                 connection.connect((address, port))
-            _wait_for(lambda: _finish_connecting(connection), self._patience, limit_s, httpcore.ConnectTimeout)
+            _wait_for(
+                lambda: _finish_connecting(connection), self._patience, limit_s, httpcore.ConnectTimeout(CONNECT_LATE)
+            )
             connection.settimeout(SLICE_S)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             unless_connected.pop_all()
@@ -133,7 +137,7 @@ class _PatientStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with _translate(httpcore.ReadError):
-            return self._wait_for(lambda: self._connection.recv(max_bytes), httpcore.ReadTimeout)
+            return self._wait_for(lambda: self._connection.recv(max_bytes), httpcore.ReadTimeout(READ_LATE))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         with _translate(httpcore.WriteError):
@@ -153,7 +157,7 @@ class _PatientStream(httpcore.NetworkStream):
             )
             self._connection = secured
             limit_s = self._settings.connect_timeout_s
-            _wait_for(secured.do_handshake, self._patience, limit_s, httpcore.ConnectTimeout)
+            _wait_for(secured.do_handshake, self._patience, limit_s, httpcore.ConnectTimeout(CONNECT_LATE))
             unless_secured.pop_all()
         return self
 
@@ -161,9 +165,9 @@ class _PatientStream(httpcore.NetworkStream):
         """Nothing: httpcore asks about HTTP/2 and about connections kept open, and neither is used here."""
 
     def _send(self, buffer: bytes) -> int:
-        return self._wait_for(lambda: self._connection.send(buffer), httpcore.WriteTimeout)
+        return self._wait_for(lambda: self._connection.send(buffer), httpcore.WriteTimeout(READ_LATE))
 
-    def _wait_for(self, operation: Callable[[], Result], late: type[httpcore.TimeoutException]) -> Result:
+    def _wait_for(self, operation: Callable[[], Result], late: httpcore.TimeoutException) -> Result:
         return _wait_for(operation, self._patience, self._settings.read_timeout_s, late)
 
 
@@ -178,7 +182,7 @@ def _finish_connecting(connection: socket.socket) -> None:
 
 
 def _wait_for(
-    operation: Callable[[], Result], patience: Patience, limit_s: float, late: type[httpcore.TimeoutException]
+    operation: Callable[[], Result], patience: Patience, limit_s: float, late: httpcore.TimeoutException
 ) -> Result:
     """What `operation` returns, which raises TimeoutError after each slice; `late` is raised after `limit_s`."""
     ends_at = time.monotonic() + limit_s
@@ -190,7 +194,7 @@ def _wait_for(
             if error.errno is not None:
                 raise  # ETIMEDOUT: the connection is dead
             if time.monotonic() > ends_at:
-                raise late(f"no answer within {limit_s:.3g} s") from error
+                raise late from error
 
 
 @contextmanager

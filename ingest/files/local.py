@@ -16,13 +16,13 @@ def find_allowed_file(location: str, roots: Sequence[Path]) -> Path:
     shown = escape_controls(location)
     try:
         path = Path(location).resolve()
-        roots = [root.resolve() for root in roots]
-    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
-        raise SourceUnavailable(f"there is no file {shown}: {error}") from error
+        is_file, roots = path.is_file(), [root.resolve() for root in roots]
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links, a name too long
+        raise SourceUnavailable(f"there is no file {shown}: {type(error).__name__}") from error
     if not any(path.is_relative_to(root) for root in roots):
         listed = ", ".join(str(root) for root in roots) or "none"
         raise FetchRefused(f"{shown} lies below none of the folders in ingest.allowed_roots ({listed})")
-    if not path.is_file():
+    if not is_file:
         raise SourceUnavailable(f"there is no file {shown}")
     return path
 

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 CONTENT = bytes(range(256)) * 1024
@@ -97,9 +97,11 @@ def serve_site(certificate: str | None = None) -> Iterator[int]:
             server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -112,12 +114,11 @@ def listen_silently() -> Iterator[int]:
 @contextmanager
 def listen_with_a_full_queue() -> Iterator[int]:
     """A port at which connecting never ends: Linux drops what does not fit into the queue."""
-    with socket.create_server((LOCAL, 0), backlog=0) as server:
-        waiting = [socket.socket() for _ in range(3)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex(server.getsockname())
+    with ExitStack() as open_sockets:
+        server = open_sockets.enter_context(socket.create_server((LOCAL, 0), backlog=0))
+        for _ in range(3):
+            waiting = open_sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
         time.sleep(0.1)
         yield server.getsockname()[1]
-        for one in waiting:
-            one.close()
