@@ -49,7 +49,7 @@ class Examinee:
     def answers(self, path: Path, questions: Sequence[str]) -> Iterator[dict[str, str]]:
         """For each question about the file: mode -> answer."""
         source = VideoSource(path, self._ingest)
-        jpegs = [frame.pictures.model_jpeg for frame in source.sample_frames(1.0)]
+        jpegs = [f.pictures.model_jpeg for f in source.sample_frames(1.0)]
         frames = np.stack([decoded(jpeg) for jpeg in jpegs])
         prompts = [self._prompts.build([(question, None)]) for question in questions]
         texts = [prompts[0].before, *(prompt.text for prompt in prompts)]
