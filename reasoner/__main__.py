@@ -24,7 +24,10 @@ def load_engine(settings: Settings) -> Engine:
         language_weights=chosen.language_weights,
     )
     prompts = PromptBuilder.from_pretrained(
-        model.folder, system=chosen.system_prompt, generation_prompt=chosen.generation_prompt
+        model.folder,
+        system=chosen.system_prompt,
+        generation_prompt=chosen.generation_prompt,
+        chat_template=chosen.chat_template,
     )
     limits = Limits(
         sample_frames=reasoner.sample_frames,

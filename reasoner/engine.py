@@ -103,7 +103,8 @@ class Engine:
             tokens = stretch.tokens.reshape(-1, stretch.tokens.shape[-1])
             return self._model.language.prefill(torch.from_numpy(np.concatenate([stretch.system, tokens])))
 
-        return self._prefixes.get(stretch.key, make)
+        positions = len(stretch.system) + stretch.positions
+        return self._prefixes.get(stretch.key, self._model.language.count_cache_bytes(positions), make)
 
     def _question(
         self, stretch: Stretch, prompt: PromptIds, mode: FusionMode, fuse: Fuse, cache: DynamicCache, outcome: Outcome
@@ -143,7 +144,7 @@ class Engine:
 
     def _decode(self, logits: Tensor, cache: DynamicCache, options: Options, outcome: Outcome) -> Iterator[str]:
         generator = torch.Generator().manual_seed(options.seed)
-        stream = self._prompts.stream()
+        stream = self._prompts.start_stream()
         for _ in range(options.max_tokens or self._limits.max_tokens):
             token = next_token(logits, temperature=options.temperature, top_p=options.top_p, generator=generator)
             if token in self._prompts.end_ids:
