@@ -106,6 +106,7 @@ class ModelSettings(Part):
     language_weights: Literal["full", "int8", "int4"] = "full"
     system_prompt: str = PUBLIC_SYSTEM_PROMPT
     generation_prompt: bool = Field(True, description="Whether the answer's header is part of the prompt.")
+    chat_template: str = Field("", description="Jinja text, for a checkpoint without one; empty: the checkpoint's own.")
 
 
 class EncoderSettings(Part):

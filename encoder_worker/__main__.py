@@ -21,7 +21,10 @@ def load_encoder(settings: Settings) -> Encoder:
         chosen.checkpoint, dtype=chosen.dtype, device=chosen.device, attention=chosen.attention, parts=("vision",)
     )
     prompts = PromptBuilder.from_pretrained(
-        model.folder, system=chosen.system_prompt, generation_prompt=chosen.generation_prompt
+        model.folder,
+        system=chosen.system_prompt,
+        generation_prompt=chosen.generation_prompt,
+        chat_template=chosen.chat_template,
     )
     return Encoder(model, prompts, settings.encoder.batch_frames)
 

@@ -76,7 +76,7 @@ def test_the_saved_tokenizer_says_what_training_said(folder: Path) -> None:
     assert built.before == vocabulary.before
     assert built.after == vocabulary.question("is there a red circle ?")
     assert vocabulary.ids["</s>"] in prompts.end_ids
-    stream = prompts.stream()
+    stream = prompts.start_stream()
     said = vocabulary.answer("a red circle")[:-1]
     assert "".join(stream.push(i) for i in said) == "a red circle"
 
