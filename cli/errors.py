@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 
 import typer
 
+from cli.safe_text import escape_lines
 from storage.errors import LongwatchError
-from storage.text import escape_controls
 
 
 class ServiceError(LongwatchError):
@@ -49,7 +49,7 @@ class CannotWrite(LongwatchError):
 
 def say_error(error: Exception) -> None:
     """One error on stderr, as every command says it."""
-    print(f"longwatch: {escape_controls(str(error))}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"longwatch: {escape_lines(str(error))}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def run_each(items: Iterable[str], act: Callable[[str], None]) -> None:

@@ -13,9 +13,9 @@ from cli.errors import ServiceError, Unreachable
 from cli.options import ApiUrl, AsJson, From, QuestionId, To, VideoId, read_settings
 from cli.prefixes import find_question, find_video
 from cli.readiness import FOR_ANSWERS, missing_parts_said
+from cli.safe_text import escape_lines
 from cli.status import StatusLine
 from cli.tables import waiting_words
-from storage.text import escape_controls
 
 app = typer.Typer()
 
@@ -111,7 +111,7 @@ def _print_answer(client: Client, events: Iterator[tuple[str, str]], asked: dict
                     answered.set()
                     line.clear()
                 if event == "text" and not as_json:
-                    typer.echo(escape_controls(data), nl=False)
+                    typer.echo(escape_lines(data), nl=False)
                 elif event == "restart" and not as_json:
                     typer.echo("\n(begun anew)")
                 elif event in ("question", "waiting", "answer", "error"):

@@ -10,6 +10,7 @@ from typing import Self, TextIO
 
 from rich.cells import set_cell_size
 
+from cli.safe_text import escape_lines
 from storage.text import escape_controls
 
 LEAST_BETWEEN_LINES_S = 5.0  # for a file or a pipe, where nothing can be rewritten
@@ -34,7 +35,7 @@ class StatusLine:
 
     def update(self, text: str) -> None:
         """Shows `text` instead of what is there."""
-        text = " ".join(escape_controls(text).split())
+        text = escape_controls(" ".join(text.split()))
         with self._lock:
             if text == self._shown:
                 return
@@ -49,7 +50,7 @@ class StatusLine:
         """Says something that stays, above the line."""
         with self._lock:
             erase = ERASE_LINE if self._rewrites and self._shown else ""
-            self._write(f"{erase}{escape_controls(text)}\n")
+            self._write(f"{erase}{escape_lines(text)}\n")
             if self._rewrites and self._shown:
                 self._draw(self._shown)
 
