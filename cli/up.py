@@ -53,6 +53,7 @@ def supervisor_config(processes: dict[str, str], folder: Path, logs: Path, death
         "command": _escape(shlex.join([sys.executable, "-P", "-m", deaths.__name__, str(logs)])),
         "events": ",".join(deaths.EVENTS),
         "autorestart": "true",
+        "stdout_logfile": "NONE",  # the channel to supervisord
         "stderr_logfile": str(deaths_to),
         "stderr_logfile_maxbytes": "0",  # a terminal cannot be rotated
     }
