@@ -32,9 +32,7 @@ def encode_places(
         image = decode_picture(archive.read_source(video.id))
         return encoder.encode_image(image, wishes, urgent=urgent)
     frames = [
-        frame
-        for segment, mask in sorted(masks.items())
-        for frame in read_frames(archive, video.id, segment, mask)
+        frame for segment, mask in sorted(masks.items()) for frame in read_frames(archive, video.id, segment, mask)
     ]
     return encoder.encode_frames(frames, wishes, urgent=urgent)
 
