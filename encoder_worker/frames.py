@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from encoder_worker.encoder import Encoder, Picture, decode_jpeg
 from encoder_worker.scheduler import Encodings, Wish
 from storage.archive import Archive
+from storage.decoding import decode_picture
 from storage.documents import Video
 from storage.errors import DamagedFile, NotFound
-from storage.decoding import decode_picture
 from storage.segments import SegmentReader
 from storage.timeline import places_in
 

@@ -9,9 +9,9 @@ from PIL import Image
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, SourceUnavailable, UnsupportedSource
 from ingest.files.container import SourceInfo
-from storage.decoding import convert_to_rgb, find_rotation_deg, open_picture
 from ingest.files.frames import EncodedFrame
 from ingest.files.pictures import Picture, encode_jpeg, fit_view
+from storage.decoding import convert_to_rgb, find_rotation_deg, open_picture
 from storage.errors import DamagedFile
 
 CODECS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}  # MPO: a JPEG with further pictures behind it

@@ -13,8 +13,8 @@ from PIL import Image
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, UnsupportedSource
-from storage.decoding import decode_picture
 from ingest.files.images import is_image, read_image
+from storage.decoding import decode_picture
 from storage.errors import DamagedFile
 from tests.media import number_of, numbered, steady, write_video
 
