@@ -125,16 +125,21 @@ def _encode_bytes(config: LlavaMiniConfig, size: int, frames: int, text_tokens: 
     text: Any = config.text
     patches = config.pictures * config.patches
     rows = patches + config.tokens_per_frame
-    seen = 2 * config.prefusion_layers * rows * text.num_key_value_heads * text.head_dim
+    seen_row = 2 * text.num_key_value_heads * text.head_dim  # keys and values in one layer
     kept = patches * (config.vision.hidden_size + config.hidden_size) + text_tokens * config.hidden_size
-    widest = max(frames * rows, min(frames * text_tokens, TEXT_ROWS))
-    return int(frames * (kept + seen) + widest * _layer_row(config) + MASK_CELLS) * size
+    kept += config.prefusion_layers * rows * seen_row
+    several = min(frames, max(TEXT_ROWS // text_tokens, 1))  # frames of one pass over the text
+    joined = rows + text_tokens
+    group = text.num_attention_heads // text.num_key_value_heads
+    widest = max(frames * rows * _layer_row(config), several * (text_tokens * _layer_row(config) + joined * seen_row))
+    masks = 2 * min(group * max(rows, text_tokens) * joined, MASK_CELLS)  # in bits, repeated and as numbers
+    return int(frames * kept + widest + masks) * size
 
 
 def _layer_row(config: LlavaMiniConfig) -> int:
-    """Numbers a row takes within a layer's MLP: residual, normed and output rows, gate, up and their product."""
+    """Numbers a row takes within a layer's MLP: input, queries, attended, residual and normed; gate, up, product."""
     text: Any = config.text
-    return int(3 * config.hidden_size + 3 * text.intermediate_size)
+    return int(5 * config.hidden_size + 3 * text.intermediate_size)
 
 
 def _language_bytes(llm: LlamaForCausalLM, size: int, weights: Weights) -> int:

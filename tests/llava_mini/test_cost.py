@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from llava_mini.config import LlavaMiniConfig
 from llava_mini.cost import ByteCosts, byte_costs, llava_flops, our_flops, plain_flops
@@ -84,6 +87,41 @@ def test_the_cache_is_counted_as_it_grows(model_a: LlavaMini) -> None:
 def test_the_token_in_a_record_is_counted_as_it_is_encoded(model_b: LlavaMini) -> None:
     costs = costs_of(model_b.config, torch.float32)
     assert model_b.encode(pixels(model_b, 1)).tokens.half().nbytes == costs.token_per_frame
+
+
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of all tensors that are alive at one time among those made meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = self.highest = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        given = {t.untyped_storage() for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._known | given:
+                self._known.add(storage)
+                self.alive += storage.nbytes()
+                weakref.finalize(storage, self._free, storage.nbytes())
+        self.highest = max(self.highest, self.alive)
+        return result
+
+    def _free(self, size: int) -> None:
+        self.alive -= size
+
+
+@pytest.mark.parametrize(("frames", "text_tokens"), [(16, 3), (16, 60), (2, 200)])
+def test_a_batch_takes_no_more_than_is_counted(frames: int, text_tokens: int, model_a: LlavaMini) -> None:
+    config = model_a.config
+    counted = byte_costs(config, torch.float32, "full", batch_frames=frames, text_tokens=text_tokens).encode_batch
+    images, text = pixels(model_a, frames), torch.zeros(text_tokens, config.hidden_size)
+    with torch.no_grad(), Peak() as peak:
+        model_a.vision(images, [text])
+    assert counted / 2 < peak.highest <= counted
 
 
 LOAD = Load(torch.bfloat16, "full", batch_frames=16, prefix_cache_bytes=2**30, new_tokens=512)
