@@ -76,14 +76,14 @@ def _folder(name: str, patterns: Sequence[str]) -> Path:
 
 
 def _tower_folder(folder: Path, tower: str, has_copy: bool) -> Path:
-    """Inside the checkpoint, else from the hub: without the weights where the checkpoint has a copy of them."""
+    """Inside the checkpoint, else from the hub: without the weights if the checkpoint has a copy of them."""
     if (folder / tower).is_dir():
         return folder / tower
     return _folder(tower, ("*.json",) if has_copy else ("*.json", "*.safetensors"))
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file; empty where the folder holds no weights."""
+    """Tensor name -> file; empty if the folder holds no weights."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.exists():
         names = read_json(index).get("weight_map")
