@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.client import parse_events, split_lines
+from cli.event_stream import parse_events, split_lines
 from configs.settings import Settings
 from storage.models import Problem
 from storage.queues import ANSWER
