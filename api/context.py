@@ -14,9 +14,8 @@ class Service(NamedTuple):
 
     settings: Settings
     store: Store
-    listeners: (
-        CapacityLimiter  # threads that wait for pieces of answers: apart, so that other routes never wait on them
-    )
+    listeners: CapacityLimiter  # threads that wait for pieces of answers: other routes never wait for these
+    uploads: CapacityLimiter  # files that may be received at once
 
 
 def service_of(request: Request) -> Service:

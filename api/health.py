@@ -5,7 +5,8 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from api.context import Service, ServiceNeeded
-from api.problems import problem, responses
+from api.description import responses
+from api.problems import problem
 from api.schemas import Health
 from storage.errors import LongwatchError
 
@@ -14,13 +15,13 @@ STARTED_BY = {"ingest": "ingest", "encode": "encode", "answer": "reason"}  # que
 
 
 @router.get("/healthz")
-async def alive() -> Health:
+async def check_alive() -> Health:
     """This process answers."""
     return Health()
 
 
 @router.get("/readyz", responses=responses("not-ready"), response_model=Health)
-async def ready(service: ServiceNeeded) -> Health | Response:
+async def check_ready(service: ServiceNeeded) -> Health | Response:
     """All parts are there; else 503 whose `missing` names each that is not: redis, archive, ingest, encode, reason."""
     missing, workers = await run_sync(missing_parts, service)
     if missing:

@@ -3,14 +3,15 @@
 from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.context import Service, ServiceNeeded
+from api.description import EVENT_STREAM, event_stream, headers, responses
+from api.limits import require_json
 from api.paging import Cursor, Limit, check_cursor, paged
-from api.problems import responses
 from api.schemas import QuestionPage, QuestionRequest, QuestionView
-from api.streaming import EVENT_STREAM, answer_stream, described, wait_settled
+from api.streaming import answer_stream, wait_settled
 from storage.errors import BadRequest, Conflict, NotFound
 from storage.ids import QUESTION_ID, new_question_id
 from storage.models import Options, Question
@@ -27,11 +28,28 @@ EVENTS = "Events `question`, `text`, `restart`, then `answer` or `error` with th
     status_code=202,
     response_model=QuestionView,
     responses={
-        200: {"model": QuestionView, "content": described(), "description": f"Answered in time. As a stream: {EVENTS}"},
-        **responses("bad-request", "not-found", "conflict", "too-large", "invalid", *STORAGE),
+        200: {
+            "model": QuestionView,
+            "content": event_stream("QuestionEvents", beside_json=True),
+            "description": f"Answered in time. As a stream: {EVENTS}",
+            "headers": headers("Location", "Preference-Applied"),
+        },
+        202: {"headers": headers("Location", "Preference-Applied")},
+        **responses(
+            "bad-request",
+            "origin-refused",
+            "not-found",
+            "timed-out",
+            "conflict",
+            "too-large",
+            "unsupported-media-type",
+            "invalid",
+            *STORAGE,
+        ),
     },
+    dependencies=[Depends(require_json)],
 )
-async def ask(
+async def ask_question(
     video_id: str, wanted: QuestionRequest, request: Request, service: ServiceNeeded, prefer: Prefer = None
 ) -> Response:
     """Asks a question about a stretch of a video.
@@ -52,7 +70,7 @@ async def ask(
 
 
 @router.get("/videos/{video_id}/questions", responses=responses("bad-request", "not-found", "invalid", *STORAGE))
-def listed(video_id: str, service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None) -> QuestionPage:
+def list_questions(video_id: str, service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None) -> QuestionPage:
     """Questions about a video, newest first."""
     check_cursor(cursor, QUESTION_ID)
     archive = service.store.archive
@@ -64,12 +82,12 @@ def listed(video_id: str, service: ServiceNeeded, cursor: Cursor = None, limit: 
 @router.get(
     "/questions/{question_id}",
     responses={
-        200: {"content": described(), "description": f"As a stream: {EVENTS}"},
+        200: {"content": event_stream("QuestionEvents", beside_json=True), "description": f"As a stream: {EVENTS}"},
         **responses("not-found", *STORAGE),
     },
     response_model=QuestionView,
 )
-async def one(question_id: str, request: Request, service: ServiceNeeded) -> Response:
+async def read_question(question_id: str, request: Request, service: ServiceNeeded) -> Response:
     """A question with its answer; with `Accept: text/event-stream` its stream, from the beginning."""
     question = await run_sync(service.store.archive.question, question_id)
     if EVENT_STREAM in request.headers.get("accept", ""):
@@ -78,7 +96,7 @@ async def one(question_id: str, request: Request, service: ServiceNeeded) -> Res
 
 
 @router.delete("/questions/{question_id}", responses=responses("not-found", *STORAGE))
-def cancel(question_id: str, service: ServiceNeeded) -> QuestionView:
+def cancel_question(question_id: str, service: ServiceNeeded) -> QuestionView:
     """Stops a question after the piece at hand; one that still waits ends at once. A settled one stays as it is."""
     store = service.store
     question = store.archive.question(question_id)

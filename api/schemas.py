@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from api import examples
-from storage.models import Answer, FusionMode, Options, Problem, Progress, Question, QuestionStatus, Video, VideoStatus
+from storage.models import Answer, FusionMode, Options, Progress, Question, QuestionStatus, Video, VideoStatus
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LEAST_TEMPERATURE = 0.01  # logits divided by less overflow 16-bit floats
 SamplingMode = Literal["exact", "keyframes"]
 
 
@@ -40,7 +41,7 @@ class VideoRequest(Request):
 
 
 class UploadFields(Request):
-    """What a form may say beside its file."""
+    """A file to watch, sent as a form."""
 
     mode: SamplingMode | None = Field(None, description="Empty: as configured.")
 
@@ -54,8 +55,8 @@ class QuestionRequest(Request):
     start_s: Seconds = 0.0
     end_s: Seconds | None = Field(None, description="Empty: to the end.")
     fusion: FusionMode | None = Field(None, description="Empty: as configured (focused).")
-    temperature: float = Field(0.0, ge=0, le=2, description="0: greedy.")
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float = Field(0.0, ge=0, le=2, description=f"0: greedy; else at least {LEAST_TEMPERATURE:g}.")
+    top_p: float = Field(1.0, ge=0.01, le=1)
     max_tokens: int | None = Field(None, ge=1, le=4096)
     seed: int = Field(0, ge=0, lt=2**63)
     previous_question_id: str | None = Field(None, description="An answered question of the same video to follow up.")
@@ -64,9 +65,18 @@ class QuestionRequest(Request):
     def _forward(self) -> "QuestionRequest":
         if self.end_s is not None and self.end_s <= self.start_s:
             raise ValueError(f"end_s ({self.end_s:g}) must be greater than start_s ({self.start_s:g})")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE:g}")
         if not self.question.strip():
             raise ValueError("the question is empty")
         return self
+
+
+class Failure(BaseModel):
+    """Why a video or question failed: a stable code, and what to do."""
+
+    code: str
+    message: str
 
 
 class VideoView(BaseModel):
@@ -88,7 +98,7 @@ class VideoView(BaseModel):
     codec: str | None
     duplicate_of: str | None
     truncated: str | None
-    problem: Problem | None
+    problem: Failure | None
     progress: Progress | None = Field(description="Empty only where the archive is damaged.")
 
     @classmethod
@@ -136,7 +146,7 @@ class QuestionView(BaseModel):
     created_at: datetime
     previous_question_id: str | None
     answer: Answer | None
-    problem: Problem | None
+    problem: Failure | None
 
     @classmethod
     def of(cls, question: Question) -> "QuestionView":

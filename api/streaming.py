@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 from anyio import move_on_after, sleep
 from anyio.to_thread import run_sync
@@ -18,7 +17,6 @@ from storage.models import Question
 
 log = logging.getLogger(__name__)
 
-EVENT_STREAM = "text/event-stream"
 LOOK_S = 1.0  # per look at the stream of pieces; then the archive is asked, in case Redis forgot the last one
 
 
@@ -30,11 +28,6 @@ def answer_stream(service: Service, question: Question) -> EventSourceResponse:
 def progress_stream(service: Service, video_id: str) -> EventSourceResponse:
     """`progress` with the whole video at every change, until it is complete."""
     return EventSourceResponse(_ended_by_problem(_progress_events(service, video_id)))
-
-
-def described() -> dict[str, Any]:
-    """How OpenAPI describes a stream; each route gets its own copy, because FastAPI writes into it."""
-    return {EVENT_STREAM: {"schema": {"type": "string"}}}
 
 
 async def wait_settled(service: Service, question: Question, wait_s: float) -> Question:

@@ -11,13 +11,15 @@ from pydantic import ValidationError
 from sse_starlette import EventSourceResponse
 
 from api.context import Service, ServiceNeeded
+from api.description import event_stream, headers, reference, responses
+from api.disk import require_free_disk
 from api.limits import is_multipart, media_type
 from api.paging import Cursor, Limit, check_cursor, paged
-from api.problems import responses
+from api.problems import UnsupportedMediaType
 from api.schemas import SegmentList, SegmentView, UploadFields, VideoPage, VideoRequest, VideoView
 from api.sources import from_request, from_upload
-from api.streaming import described, progress_stream
-from api.uploads import receive
+from api.streaming import progress_stream
+from api.uploads import receive, upload_slot
 from storage.errors import BadRequest, NotFound
 from storage.ids import VIDEO_ID, new_video_id
 from storage.models import Video
@@ -30,18 +32,8 @@ BODIES = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": VideoRequest.model_json_schema()},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        **UploadFields.model_json_schema()["properties"],
-                    },
-                }
-            },
+            "application/json": {"schema": reference("VideoRequest")},
+            "multipart/form-data": {"schema": reference("VideoUpload")},
         },
     }
 }
@@ -53,12 +45,29 @@ PICTURE: dict[str, Any] = {"image/jpeg": {"schema": {"type": "string", "format":
     status_code=202,
     response_model=VideoView,
     responses={
-        200: {"model": VideoView, "description": "The upload's content is there already: this video has it"},
-        **responses("bad-request", "source-refused", "too-large", "invalid", "work-dir-unavailable", *STORAGE),
+        200: {
+            "model": VideoView,
+            "description": "The upload's content is there already: this video has it",
+            "headers": headers("Location"),
+        },
+        202: {"headers": headers("Location")},
+        **responses(
+            "bad-request",
+            "source-refused",
+            "origin-refused",
+            "timed-out",
+            "too-large",
+            "unsupported-media-type",
+            "invalid",
+            "too-many",
+            "work-dir-unavailable",
+            "disk-full",
+            *STORAGE,
+        ),
     },
     openapi_extra=BODIES,
 )
-async def submit(request: Request, service: ServiceNeeded) -> Response:
+async def submit_video(request: Request, service: ServiceNeeded) -> Response:
     """Submits a video: JSON with `url` or `path`, or an upload as multipart field `file`.
 
     Answers 202 with the new video, or 200 where an upload's content is there already.
@@ -68,18 +77,19 @@ async def submit(request: Request, service: ServiceNeeded) -> Response:
     if is_multipart(content_type):
         return await _upload(request, service)
     if media_type(content_type) != "application/json":
-        raise BadRequest("send JSON (content-type: application/json) or a file (multipart/form-data, field `file`)")
+        raise UnsupportedMediaType("send JSON (application/json) or a file (multipart/form-data, field `file`)")
     try:
         wanted = VideoRequest.model_validate_json(await request.body())
     except ValidationError as error:
         raise _invalid(error) from error
+    await run_sync(require_free_disk, service.settings.data_dir, service.settings.api)
     video = await run_sync(from_request, wanted, service.settings)
     await run_sync(service.store.add_video, video)
     return await _answered(video, service, 202)
 
 
 @router.get("", responses=responses("bad-request", "invalid", *STORAGE))
-def listed(service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None) -> VideoPage:
+def list_videos(service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None) -> VideoPage:
     """Videos, newest first."""
     check_cursor(cursor, VIDEO_ID)
     videos, behind = paged(service.store.archive.videos(cursor), limit or service.settings.api.page_size)
@@ -87,13 +97,13 @@ def listed(service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None) -
 
 
 @router.get("/{video_id}", responses=responses("not-found", *STORAGE))
-def one(video_id: str, service: ServiceNeeded) -> VideoView:
+def read_video(video_id: str, service: ServiceNeeded) -> VideoView:
     """One video with its progress."""
     return _view(service.store.archive.video(video_id), service)
 
 
 @router.delete("/{video_id}", status_code=204, responses=responses("not-found", "conflict", *STORAGE))
-def delete(video_id: str, service: ServiceNeeded) -> Response:
+def delete_video(video_id: str, service: ServiceNeeded) -> Response:
     """Removes a video with all that belongs to it, cancels its jobs and ends its answers.
 
     409 while other videos of the same content lean on its frames: delete these first.
@@ -109,7 +119,7 @@ def delete(video_id: str, service: ServiceNeeded) -> Response:
 
 
 @router.get("/{video_id}/segments", responses=responses("bad-request", "not-found", "invalid", *STORAGE))
-def segments(video_id: str, service: ServiceNeeded, start_s: Seconds = None, end_s: Seconds = None) -> SegmentList:
+def list_segments(video_id: str, service: ServiceNeeded, start_s: Seconds = None, end_s: Seconds = None) -> SegmentList:
     """The segments that overlap a stretch."""
     first_s = start_s or 0.0
     if end_s is not None and end_s <= first_s:
@@ -126,16 +136,17 @@ def segments(video_id: str, service: ServiceNeeded, start_s: Seconds = None, end
     return SegmentList(segments=found)
 
 
+@router.head("/{video_id}/frames/{t_s}.jpg", include_in_schema=False)
 @router.get(
     "/{video_id}/frames/{t_s}.jpg",
     responses={
-        200: {"content": PICTURE, "description": "The picture"},
+        200: {"content": PICTURE, "description": "The picture", "headers": headers("ETag")},
         304: {"description": "As in If-None-Match"},
         **responses("not-found", "invalid", *STORAGE),
     },
     response_class=Response,
 )
-def frame(
+def read_frame(
     video_id: str, t_s: float, service: ServiceNeeded, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """The sampled frame nearest to second `t_s`, as it was encoded: 336x336 JPEG."""
@@ -155,10 +166,13 @@ def frame(
 
 @router.get(
     "/{video_id}/events",
-    responses={200: {"content": described(), "description": "Events `progress`"}, **responses("not-found", *STORAGE)},
+    responses={
+        200: {"content": event_stream("VideoEvents"), "description": "Events `progress`"},
+        **responses("not-found", *STORAGE),
+    },
     response_class=EventSourceResponse,
 )
-async def events(video_id: str, service: ServiceNeeded) -> EventSourceResponse:
+async def follow_video(video_id: str, service: ServiceNeeded) -> EventSourceResponse:
     """Progress as server-sent events: `progress` with the video at every change, until all is encoded."""
     await run_sync(service.store.archive.video, video_id)
     return progress_stream(service, video_id)
@@ -168,7 +182,8 @@ async def _upload(request: Request, service: Service) -> Response:
     store, settings = service.store, service.settings
     video_id = new_video_id()
     path = settings.work_file(video_id)
-    upload = await receive(request, path, settings.api.max_upload_bytes)
+    with upload_slot(service.uploads):
+        upload = await receive(request, path, settings.api)
     try:
         fields = UploadFields.model_validate(upload.fields)
         video = from_upload(video_id, path, upload, fields.mode, settings)

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.serve import server_config
 from configs.settings import ApiSettings, Settings
 from storage.ids import new_question_id, new_video_id
 from storage.models import Answer, Question, Timings, Tokens, Video
@@ -29,15 +30,20 @@ Seed = Callable[..., Video]
 def settings(settings: Settings) -> Settings:
     """Small limits, so that going over them is quick."""
     api = ApiSettings(
-        max_upload_bytes=300_000, max_body_bytes=2_000, max_question_chars=500, max_wait_s=20, progress_interval_s=0.05
+        max_upload_bytes=300_000,
+        max_body_bytes=2_000,
+        max_question_chars=500,
+        max_wait_s=20,
+        progress_interval_s=0.05,
+        min_free_disk_bytes=0,
     )
     return settings.model_copy(update={"api": api})
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[httpx.Client]:
-    """A client of `app`, which runs under a real server meanwhile."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=3))
+def serving(app: FastAPI, settings: ApiSettings) -> Iterator[httpx.Client]:
+    """A client of `app`, which runs under the service's own server meanwhile."""
+    server = uvicorn.Server(server_config(app, settings, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -54,7 +60,7 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
 @pytest.fixture
 def http(settings: Settings, store: Store) -> Iterator[httpx.Client]:
     """A client of the service."""
-    with serving(create_app(settings, store)) as client:
+    with serving(create_app(settings, store), settings.api) as client:
         yield client
 
 
