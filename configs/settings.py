@@ -1,7 +1,7 @@
 """Every setting of Longwatch with its unit and default: frozen, typo-proof, loaded once and passed down."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -26,30 +26,41 @@ class ArchiveSettings(Part):
     """The system of record."""
 
     url: str = Field("", description="Folder or any fsspec URL; empty: {data_dir}/archive.")
+    options: dict[str, Any] = Field({}, description="For the filesystem; of S3: endpoint_url, key, secret ...")
+    orphan_after_s: PositiveInt = Field(86400, description="Leftovers of a broken write or deletion are removed then.")
 
 
 class RedisSettings(Part):
-    """The hot copy, the queues and the streams of answers."""
+    """Redis in two roles: `state` (queues, locks, progress; losing it costs a look through the archive) and `cache`."""
 
-    url: str = Field("", description="redis://, rediss:// or unix:// URL; empty: the private instance of `up`.")
-    connect_timeout_s: PositiveFloat = 5.0
-    retries: PositiveInt = 6
-    record_ttl_s: PositiveInt = Field(6 * 3600, description="How long a record stays hot after its last use.")
+    state_url: str = Field("", description="redis://, rediss:// or unix:// URL; empty: the private one of `up`.")
+    cache_url: str = Field("", description="As state_url; may be the same server, then nothing may evict.")
+    connect_timeout_s: PositiveFloat = 3.0
+    command_timeout_s: PositiveFloat = Field(3.0, description="A server that says nothing for so long is down.")
+    retries: Annotated[int, Field(ge=0)] = 2
+    state_max_memory_mb: PositiveInt = Field(2048, description="Of the private instance (noeviction).")
+    cache_max_memory_mb: PositiveInt = Field(4096, description="Of the private instance (allkeys-lru).")
+    cache_ttl_s: PositiveInt = Field(24 * 3600, description="How long a cached value lives after its last use.")
     answer_ttl_s: PositiveInt = Field(3600, description="How long the pieces of an answer can be re-read.")
-    max_memory_mb: PositiveInt = Field(2048, description="Memory of the private instance (volatile-lru).")
 
 
-class QueueSettings(Part):
-    """Jobs: how often they are retried, and how quickly a dead worker is noticed."""
+class JobSettings(Part):
+    """Jobs: how often they are tried, and how quickly a dead worker is noticed."""
 
-    job_timeout_s: PositiveInt = 6 * 3600
-    retries: PositiveInt = 5
-    retry_backoff_s: tuple[int, ...] = (1, 2, 5, 15, 30)
+    max_attempts: PositiveInt = Field(
+        3, description="A target that killed or failed so many jobs is settled as failed."
+    )
+    max_fetch_attempts: PositiveInt = Field(10, description="As max_attempts, of downloads, which share a process.")
+    retry_after_s: tuple[PositiveFloat, ...] = Field((1, 5, 15), description="Pauses before the tries of a failed job.")
     heartbeat_interval_s: PositiveFloat = 3.0
-    worker_dead_after_s: PositiveInt = Field(15, description="A job whose worker is silent this long is retried.")
-    failed_retry_after_s: PositiveInt = Field(3600, description="A job that failed for good is tried again then.")
-    reconcile_interval_s: PositiveFloat = 5.0
+    worker_dead_after_s: PositiveInt = Field(15, description="A job whose worker is silent this long is given away.")
+    reconcile_interval_s: PositiveFloat = 2.0
+    recheck_after_s: PositiveFloat = Field(30.0, description="Unfinished work is looked at again at least this often.")
     max_pending_segments: PositiveInt = Field(8, description="Encode jobs of one video queued at once.")
+    surroundings_retry_after_s: PositiveFloat = Field(10.0, description="Archive, Redis or disk failed: pause then.")
+    exclusive_wait_s: PositiveFloat = Field(
+        30.0, description="How long a suspect job waits to be alone in its process."
+    )
 
 
 class IngestSettings(Part):
@@ -89,7 +100,7 @@ class EncoderSettings(Part):
     """The vision half."""
 
     batch_frames: PositiveInt = 16
-    max_fusions_per_record: PositiveInt = Field(64, description="Oldest questions' fusions go first.")
+    concurrent_jobs: PositiveInt = Field(3, description="Jobs that gather and store beside the one model thread.")
     threads: PositiveInt | None = Field(None, description="CPU threads of torch; empty: torch's own choice.")
 
 
@@ -101,7 +112,9 @@ class ReasonerSettings(Part):
     focus_frames: PositiveInt = Field(16, description="Frames most attended to, at most (docs/design.md).")
     focus_baseline: bool = Field(False, description="Score relative to a neutral question (attention sinks).")
     evidence_frames: PositiveInt = 4
-    fusion_timeout_s: PositiveFloat = 600.0
+    concurrent_questions: PositiveInt = Field(4, description="Questions answered at once by one worker.")
+    fusion_timeout_s: PositiveFloat = Field(600.0, description="How long live encoder workers may take for a question.")
+    encoder_missing_after_s: PositiveFloat = Field(5.0, description="Without encoder workers a question waits, unheld.")
     max_tokens: PositiveInt = 256
     prefix_cache_mb: PositiveInt = 1024
     threads: PositiveInt | None = None
@@ -140,7 +153,7 @@ class Settings(Part):
     data_dir: Path = Path("data")
     archive: ArchiveSettings = ArchiveSettings()
     redis: RedisSettings = RedisSettings()
-    queues: QueueSettings = QueueSettings()
+    jobs: JobSettings = JobSettings()
     ingest: IngestSettings = IngestSettings()
     model: ModelSettings = ModelSettings()
     encoder: EncoderSettings = EncoderSettings()
@@ -153,18 +166,28 @@ class Settings(Part):
         return self.archive.url or str((self.data_dir / "archive").absolute())
 
     @property
-    def redis_socket(self) -> Path:
-        """The socket of the private Redis instance that `longwatch up` runs when no URL is configured."""
-        return (self.data_dir / "redis" / "redis.sock").absolute()
+    def state_socket(self) -> Path:
+        """The socket of the private Redis that holds the state."""
+        return (self.data_dir / "redis" / "state.sock").absolute()
 
     @property
-    def redis_url(self) -> str:
-        """Where Redis is: the configured URL, or the private instance's socket."""
-        return self.redis.url or f"unix://{self.redis_socket}"
+    def cache_socket(self) -> Path:
+        """The socket of the private Redis that holds the cache."""
+        return (self.data_dir / "redis" / "cache.sock").absolute()
+
+    @property
+    def state_url(self) -> str:
+        """Where the state is: the configured URL, or the private instance's socket."""
+        return self.redis.state_url or f"unix://{self.state_socket}"
+
+    @property
+    def cache_url(self) -> str:
+        """Where the cache is: the configured URL, or the private instance's socket."""
+        return self.redis.cache_url or f"unix://{self.cache_socket}"
 
     @property
     def work_dir(self) -> Path:
-        """Where uploads and downloads lie until they are ingested (shared by `serve` and `worker ingest`)."""
+        """Where uploads are received and downloads land: this host's own, nothing in it counts."""
         return (self.data_dir / "incoming").absolute()
 
     def work_file(self, video_id: str) -> Path:

@@ -1,6 +1,7 @@
-"""The pieces of an answer on their way: a Redis stream per question, from the reasoner to whoever reads."""
+"""The pieces of an answer on their way: a Redis stream per question, from the reasoner to its readers."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -8,11 +9,26 @@ from typing import Literal, cast
 from redis import Redis
 
 from configs.settings import RedisSettings
-from storage.hot import redis_errors
+from storage.connection import redis_errors
+from storage.errors import GivenAway
+from storage.fences import KNOWN_S, Fence, fence_key
 
-PieceKind = Literal["text", "restart", "done", "error"]
+log = logging.getLogger(__name__)
+PieceKind = Literal["text", "restart", "state", "done"]
 _Streams = Iterable[tuple[bytes, Iterable[tuple[bytes, dict[bytes, bytes]]]]]  # what XREAD answers
-LAST: tuple[PieceKind, ...] = ("done", "error")
+
+# A piece counts only while its attempt is the newest; after a flush the first one to send goes on.
+_SEND = """
+local holder = redis.call('GET', KEYS[2])
+if not holder then
+  redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[4])
+elseif holder ~= ARGV[1] then
+  return 0
+end
+redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
 
 
 @dataclass(frozen=True)
@@ -20,9 +36,9 @@ class Piece:
     """A part of a streamed answer.
 
     text     a few more characters
-    restart  the worker died and another begins anew: forget the text so far
-    done     the end; the question now holds its answer (also where it was cancelled)
-    error    the end; the question holds the problem
+    restart  another attempt begins: forget the text so far
+    state    the question waits, or is queued: its document says more
+    done     the end: the question's document is settled
     """
 
     cursor: str  # read on from here
@@ -33,46 +49,65 @@ class Piece:
 class Answers:
     """Streams of pieces, and the wish to cancel. Raises RedisUnavailable."""
 
-    def __init__(self, redis: "Redis", settings: RedisSettings) -> None:
+    def __init__(self, redis: Redis, settings: RedisSettings) -> None:
         self._redis = redis
         self._ttl_s = settings.answer_ttl_s
+        self._longest_look_s = settings.command_timeout_s / 2  # a blocked read is no hung server
+        self._send = redis.register_script(_SEND)
 
-    def send(self, question_id: str, kind: PieceKind, text: str = "") -> None:
-        """Appends a piece."""
+    def send(self, fence: Fence, kind: PieceKind, text: str = "") -> None:
+        """Appends a piece of this attempt at a question; raises GivenAway."""
+        with redis_errors():
+            keys = [_stream_key(fence.target), fence_key(fence.target)]
+            sent = self._send(keys=keys, args=[fence.token, json.dumps([kind, text]), self._ttl_s, KNOWN_S])
+        if not sent:
+            raise GivenAway(f"another attempt at {fence.target} goes on with it")
+
+    def announce(self, question_id: str, kind: PieceKind) -> None:
+        """Appends a piece that is nobody's attempt: the question changed its state."""
         with redis_errors(), self._redis.pipeline() as pipeline:
-            pipeline.xadd(_stream_key(question_id), {"piece": json.dumps([kind, text])})
+            pipeline.xadd(_stream_key(question_id), {"piece": json.dumps([kind, ""])})
             pipeline.expire(_stream_key(question_id), self._ttl_s)
             pipeline.execute()
 
     def read(self, question_id: str, cursor: str = "0", wait_s: float = 0.0) -> Iterator[Piece]:
-        """The pieces after `cursor`, waiting up to `wait_s` for the first of them; ends when there are no more."""
-        block_ms = max(int(wait_s * 1000), 1)
+        """The pieces after `cursor`, waiting up to `wait_s` (or half a command's time-out) for the first of them."""
+        block_ms = max(int(min(wait_s, self._longest_look_s) * 1000), 1)
         with redis_errors():
             streams = self._redis.xread({_stream_key(question_id): cursor}, block=block_ms)
         for _, entries in cast(_Streams, streams or ()):
             for entry_id, fields in entries:
-                kind, text = json.loads(fields[b"piece"])
-                yield Piece(entry_id.decode(), kind, text)
+                piece = _parse(entry_id.decode(), fields)
+                if piece is not None:
+                    yield piece
 
-    def begun(self, question_id: str) -> bool:
-        """Whether a worker has sent a piece already (so that a second one says `restart`)."""
-        with redis_errors():
-            return bool(self._redis.exists(_stream_key(question_id)))
+    def has_text(self, question_id: str) -> bool:
+        """Whether an attempt has sent a piece already: the next one says `restart`."""
+        return any(piece.kind == "text" for piece in self.read(question_id))
 
     def cancel(self, question_id: str) -> None:
         """Asks the reasoner to stop after the piece at hand."""
         with redis_errors():
             self._redis.set(_cancel_key(question_id), 1, ex=self._ttl_s)
 
-    def cancelled(self, question_id: str) -> bool:
+    def is_cancelled(self, question_id: str) -> bool:
         """Whether somebody asked to stop."""
         with redis_errors():
             return bool(self._redis.exists(_cancel_key(question_id)))
 
 
+def _parse(cursor: str, fields: dict[bytes, bytes]) -> Piece | None:
+    try:
+        kind, text = json.loads(fields[b"piece"])
+        return Piece(cursor, kind, str(text))
+    except (ValueError, KeyError, TypeError) as error:
+        log.error("a piece of an answer is damaged and is passed over: %s", error)
+        return None
+
+
 def _stream_key(question_id: str) -> str:
-    return f"answer:{question_id}:pieces"
+    return f"lw:pieces:{question_id}"
 
 
 def _cancel_key(question_id: str) -> str:
-    return f"answer:{question_id}:cancel"
+    return f"lw:cancel:{question_id}"

@@ -3,30 +3,43 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from storage.errors import ArchiveUnavailable
+from storage.errors import ArchiveUnavailable, LongwatchError
+
+SCRATCH = ".scratch"  # unfinished writes and doomed files of a local archive: one folder to sweep
+FRESH = {"use_listings_cache": False}  # other hosts write too
 
 
 class Files:
-    """Files below one root. Paths are relative, with forward slashes. Raises ArchiveUnavailable."""
+    """Files below one root. Paths are relative, with forward slashes. Raises ArchiveUnavailable.
 
-    def __init__(self, url: str) -> None:
+    `options` go to the filesystem (for S3: endpoint_url, key, secret, config_kwargs ...).
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self.url = url
         with _translated(url):
-            self._fs, self._root = fsspec.core.url_to_fs(url)
+            self._fs, self._root = fsspec.core.url_to_fs(url, **FRESH, **(options or {}))
+        self._local = isinstance(self._fs, LocalFileSystem)
 
     def full(self, path: str) -> str:
         """Where `path` lies, for messages."""
         return f"{self._root}/{path}".rstrip("/")
 
+    def local_path(self, path: str) -> Path | None:
+        """The file on this host's disk; None if the archive is elsewhere."""
+        return Path(self.full(path)) if self._local else None
+
     def read(self, path: str) -> bytes | None:
-        """The content of `path`, or None where there is no such file."""
+        """The content of `path`; None if there is no such file."""
         with _translated(self.full(path)):
             try:
                 content: bytes = self._fs.cat_file(self.full(path))
@@ -34,79 +47,204 @@ class Files:
                 return None
             return content
 
+    @contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO | None]:
+        """The file for reading parts of it; None if there is no such file."""
+        with _translated(self.full(path)):
+            try:
+                file = self._fs.open(self.full(path), "rb")
+            except FileNotFoundError:
+                file = None
+        try:
+            yield None if file is None else cast(BinaryIO, _TranslatedReader(file, self.full(path)))
+        finally:
+            if file is not None:
+                file.close()
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        with _translated(self.full(path)):
+            found: bool = self._fs.isfile(self.full(path))
+            return found
+
     def write(self, path: str, content: bytes) -> None:
         """Replaces `path` by `content`: readers see the old file or the new one, never a part."""
         with _translated(self.full(path)):
-            if isinstance(self._fs, LocalFileSystem):
-                _write_durably(Path(self.full(path)), content)
+            if self._local:
+                with self._scratch_file(content) as scratch:
+                    _into_place(scratch, Path(self.full(path)))
             else:
                 self._fs.pipe_file(self.full(path), content)  # object stores replace an object whole
 
-    def names(self, path: str = "") -> list[str]:
-        """The names of files and folders directly in `path`, sorted; empty where there is no such folder."""
+    def create(self, path: str, content: bytes) -> bool:
+        """Writes `path` unless it is there already; whether it was written."""
         with _translated(self.full(path)):
-            self._fs.invalidate_cache(self.full(path))
+            try:
+                if self._local:
+                    with self._scratch_file(content) as scratch:
+                        _link_into_place(scratch, Path(self.full(path)))
+                else:
+                    self._fs.pipe_file(self.full(path), content, mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+    def put(self, path: str, source: Path) -> None:
+        """Takes a file of this host into the archive; on the same disk it is moved, and `source` is gone."""
+        with _translated(self.full(path)):
+            if not self._local:
+                self._fs.put_file(str(source), self.full(path))
+                return
+            place = Path(self.full(path))
+            if _same_disk(source, self._scratch_folder()):
+                _into_place(source, place)
+                return
+            scratch = self._scratch_folder() / secrets.token_hex(8)
+            try:
+                shutil.copyfile(source, scratch)
+                _sync(scratch)
+                _into_place(scratch, place)
+            finally:
+                scratch.unlink(missing_ok=True)
+
+    def get(self, path: str, target: Path) -> bool:
+        """Copies `path` to a file of this host, which appears only once it is whole; False if there is no such file."""
+        partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+        with _translated(self.full(path)):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(self.full(path), str(partial))
+                partial.replace(target)
+            except FileNotFoundError:
+                return False
+            finally:
+                partial.unlink(missing_ok=True)
+            return True
+
+    def names(self, path: str = "") -> list[str]:
+        """The names of files and folders directly in `path`, sorted; empty if there is no such folder."""
+        with _translated(self.full(path)):
             try:
                 entries = self._fs.ls(self.full(path), detail=False)
             except FileNotFoundError:
                 return []
-            return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+            names = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+            return sorted(name for name in names if name != SCRATCH)
+
+    def tree(self, path: str) -> list[str]:
+        """The paths of all files below `path`, relative to it, sorted."""
+        with _translated(self.full(path)):
+            root = self.full(path)
+            return sorted(entry.removeprefix(f"{root}/") for entry in self._fs.find(root))
 
     def delete(self, path: str) -> None:
-        """Removes the file or folder `path` with all it holds; nothing happens where there is none."""
+        """Removes the file or folder `path` with all it holds; does nothing if there is none."""
         with _translated(self.full(path)):
             try:
-                if isinstance(self._fs, LocalFileSystem):
-                    _remove(Path(self.full(path)))
+                if self._local:
+                    self._remove(Path(self.full(path)))
                 else:
                     self._fs.rm(self.full(path), recursive=True)
             except FileNotFoundError:
                 return
 
+    def sweep(self, older_than_s: float) -> None:
+        """Removes what broken writes and deletions left behind."""
+        if self._local:
+            with _translated(self.full(SCRATCH)):
+                for entry in self._scratch_folder().iterdir():
+                    if time.time() - entry.lstat().st_mtime > older_than_s:
+                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+
     def check(self) -> None:
-        """Writes and removes a small file: raises ArchiveUnavailable where that is impossible."""
+        """Writes and removes a small file: raises ArchiveUnavailable if that is impossible."""
         probe = f".check-{secrets.token_hex(4)}"
         self.write(probe, b"longwatch")
         self.delete(probe)
 
+    def _scratch_folder(self) -> Path:
+        folder = Path(self.full(SCRATCH))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextmanager
+    def _scratch_file(self, content: bytes) -> Iterator[Path]:
+        """A durable file with this content, still out of sight."""
+        scratch = self._scratch_folder() / secrets.token_hex(8)
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            yield scratch
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def _remove(self, path: Path) -> None:
+        """Renames it first: the deletion is atomic, and a concurrent writer cannot prevent it."""
+        doomed = self._scratch_folder() / secrets.token_hex(8)
+        path.replace(doomed)
+        shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+
+
+class _TranslatedReader:
+    """What zipfile needs of a file, with the backend's errors translated while it reads too."""
+
+    def __init__(self, file: Any, where: str) -> None:
+        self._file = file
+        self._where = where
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        with _translated(self._where):
+            content: bytes = self._file.read(size)
+            return content
+
 
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
+    """The seam to the filesystem. Backends raise anything (botocore's errors are no OSErrors), so all is translated."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except LongwatchError:
+        raise
+    except Exception as error:
         raise ArchiveUnavailable(
-            f"cannot use the archive at {where}: {error}; check archive.url, its permissions and free space"
+            f"cannot use the archive at {where}: {error or type(error).__name__}; "
+            "check archive.url, its permissions and free space"
         ) from error
 
 
-def _remove(path: Path) -> None:
-    """Takes it out of sight first, at once: who still writes below it cannot keep it from going."""
-    doomed = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    path.replace(doomed)
-    shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
-
-
-def _write_durably(path: Path, content: bytes) -> None:
+def _into_place(source: Path, place: Path) -> None:
     try:
-        _write(path, content)
-    except FileNotFoundError:  # its folder was removed meanwhile
-        _write(path, content)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(place)
+    except FileNotFoundError:
+        if not source.exists():
+            raise
+        place.parent.mkdir(parents=True, exist_ok=True)  # a deletion took the folder in between
+        source.replace(place)
+    _sync(place.parent)
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+def _link_into_place(source: Path, place: Path) -> None:
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.hardlink_to(source)
+    except FileNotFoundError:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.hardlink_to(source)
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    """Has the disk keep the file, or the renames in the folder, through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power cut
-    finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def _same_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev

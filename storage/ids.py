@@ -21,8 +21,13 @@ def new_question_id(video_id: str) -> str:
     return f"{video_id}_{_stamp()}"
 
 
+def created_at(video_id: str) -> datetime:
+    """When a video was submitted, by its id."""
+    return datetime.strptime(video_id[:18] + "000", "%Y%m%d-%H%M%S%f").replace(tzinfo=UTC)
+
+
 def check_video_id(video_id: str) -> str:
-    """`video_id` itself; raises NotFound where it cannot be one (so no path is ever made of foreign text)."""
+    """`video_id` itself; raises NotFound if it cannot be one, so that no path is ever made of foreign text."""
     if not VIDEO_ID.fullmatch(video_id):
         raise NotFound(f"no video {video_id!r}: `longwatch list` shows the ids")
     return video_id

@@ -1,18 +1,19 @@
-"""What is stored of a segment: its tokens and the fusions of the texts asked so far."""
+"""What is kept of an encoded segment: its frames' tokens, and the system prompt fused with them."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from storage.errors import DamagedRecord, ForeignRecord
+from storage.errors import DamagedFile, ForeignRecord
+from storage.timeline import places_in
 
-FORMAT = "longwatch.segment/1"
+FORMAT = "longwatch.tokens/2"
 Half = NDArray[np.float16]
 
 
@@ -23,71 +24,71 @@ def text_id(token_ids: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """A segment's tokens, and means of fused text over sets of its frames.
+    """A segment's tokens.
 
-    tokens        float16 (n, C, D)   compressed tokens after pre-fusion
-    fusions       (text_id, mask) -> float16 (L, D), oldest first
-    timestamps_s  n times, seconds from the start of the video
-    fingerprint   of the model that made all this
+    fingerprint  of the model that made them
+    mask         which of the segment's slots have a frame
+    tokens       float16 (n, C, D)  compressed tokens after pre-fusion, one row a frame, in the order of time
+    system_id    text_id of the system prompt
+    system       float16 (L, D)  the system prompt's fusion, averaged over all n frames
     """
 
     fingerprint: str
-    timestamps_s: tuple[float, ...]
+    mask: int
     tokens: Half
-    fusions: dict[tuple[str, int], Half] = field(default_factory=dict)
+    system_id: str
+    system: Half
 
     def __len__(self) -> int:
-        return len(self.timestamps_s)
+        return int(self.tokens.shape[0])
 
-    def with_fusions(self, fusions: dict[tuple[str, int], Half], *, keep: int, pinned: str) -> "Record":
-        """This record with `fusions` added; beyond `keep` of them the oldest go, save those of the text `pinned`."""
-        merged = {key: value for key, value in self.fusions.items() if key not in fusions} | fusions
-        surplus = len(merged) - keep
-        for key in [key for key in merged if key[0] != pinned and key not in fusions][: max(surplus, 0)]:
-            del merged[key]
-        return replace(self, fusions=merged)
+    def tokens_of(self, mask: int) -> Half:
+        """The rows of those frames that `mask` names: (m,C,D)."""
+        return select_tokens(self.tokens, self.mask, mask)
 
     def to_bytes(self) -> bytes:
         """The record as a safetensors blob."""
-        tensors = {"tokens": np.ascontiguousarray(self.tokens, dtype=np.float16)}
-        for (text, mask), value in self.fusions.items():
-            tensors[f"fusion/{text}/{mask:016x}"] = np.ascontiguousarray(value, dtype=np.float16)
-        order = [name for name in tensors if name != "tokens"]  # safetensors itself sorts by name
         metadata = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
-            "timestamps_s": json.dumps(self.timestamps_s),
-            "order": json.dumps(order),
+            "mask": f"{self.mask:016x}",
+            "system_id": self.system_id,
         }
+        tensors = {"tokens": np.ascontiguousarray(self.tokens), "system": np.ascontiguousarray(self.system)}
         return save(tensors, metadata)
 
 
-def from_bytes(blob: bytes, path: str, fingerprint: str | None) -> Record:
+def select_tokens(tokens: Half, mask: int, wanted: int) -> Half:
+    """The rows of the frames `wanted` from the tokens of the frames in `mask`."""
+    if wanted == mask:
+        return tokens
+    return tokens[[row for row, place in enumerate(places_in(mask)) if wanted >> place & 1]]
+
+
+def parse_record(blob: bytes, path: str, fingerprint: str) -> Record:
     """The record in `blob`, read from `path`.
 
-    Raises DamagedRecord where the blob is no whole record, ForeignRecord where its format or (with `fingerprint`)
-    its model is another; both name `path`.
+    Raises DamagedFile for a blob that is no whole record, ForeignRecord for another format or model; both name `path`.
     """
     try:
         length = int.from_bytes(blob[:8], "little")
         metadata = json.loads(blob[8 : 8 + length]).get("__metadata__") or {}
-        tensors = load(blob)
         if metadata.get("format") != FORMAT:
             raise ForeignRecord(f"{path} has format {metadata.get('format')!r}, not {FORMAT}; it will be rebuilt")
-        timestamps_s = tuple(float(t) for t in json.loads(metadata["timestamps_s"]))
-        fusions = {_fusion_key(name): tensors[name] for name in json.loads(metadata["order"])}
-        record = Record(metadata["fingerprint"], timestamps_s, tensors["tokens"], fusions)
+        tensors = load(blob)
+        record = Record(
+            metadata["fingerprint"],
+            int(metadata["mask"], 16),
+            tensors["tokens"],
+            metadata["system_id"],
+            tensors["system"],
+        )
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedRecord(f"{path} is damaged and will be rebuilt: {error}") from error
-    if record.tokens.ndim != 3 or len(record) != record.tokens.shape[0] or record.tokens.dtype != np.float16:
-        raise DamagedRecord(f"{path} is damaged and will be rebuilt: its tokens do not match its times")
-    if fingerprint is not None and record.fingerprint != fingerprint:
+        raise DamagedFile(f"{path} is damaged and will be rebuilt: {error}") from error
+    if record.tokens.ndim != 3 or len(record) != record.mask.bit_count() or record.tokens.dtype != np.float16:
+        raise DamagedFile(f"{path} is damaged and will be rebuilt: its tokens do not match its mask")
+    if record.fingerprint != fingerprint:
         raise ForeignRecord(
             f"{path} was made by model {record.fingerprint}, not the running {fingerprint}; it will be rebuilt"
         )
     return record
-
-
-def _fusion_key(name: str) -> tuple[str, int]:
-    _, text, mask = name.split("/")
-    return text, int(mask, 16)

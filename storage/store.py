@@ -1,229 +1,302 @@
-"""All of storage in one hand: reads through the hot copy to the archive, and writes to both in the right order."""
+"""All of storage in one hand: writes to archive, state and cache in the right order, and reads the cheapest of them."""
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from configs.settings import Settings
+from storage import agenda as due
+from storage.agenda import Agenda
 from storage.answers import Answers
 from storage.archive import Archive
-from storage.errors import Conflict, DamagedRecord, ForeignRecord, NotFound
-from storage.hot import Hot, connect
-from storage.models import Progress, Question, Video
-from storage.queues import Queues
-from storage.records import Record, from_bytes
-from storage.segments import SEGMENT_FRAMES
+from storage.cache import Cache
+from storage.connection import connect
+from storage.coverage import Coverage, Covered, Totals
+from storage.documents import Progress, Question, QuestionState, Video
+from storage.errors import Conflict, DamagedState, NotFound
+from storage.fences import Fence, Fences
+from storage.ids import check_video_id, video_of
+from storage.index import Index
+from storage.locks import Locks
+from storage.records import Half, Record
+from storage.segments import SegmentFrame
+from storage.timeline import FULL_MASK
+from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Counts:
-    """Frames and encoded frames per segment, and since when (epoch seconds) and from where encoding is measured."""
-
-    frames: dict[int, int]
-    tokens: dict[int, int]
-    since_s: int
-    base: int
-
-    def missing(self) -> list[int]:
-        """Segments whose record does not cover all their frames, ascending."""
-        return sorted(s for s, n in self.frames.items() if self.tokens.get(s, 0) < n)
-
-    def contiguous(self) -> int:
-        """How many frames from the start are encoded without a gap."""
-        total = 0
-        for expected, segment in enumerate(sorted(self.frames)):
-            encoded = self.tokens.get(segment, 0)
-            if segment != expected:
-                break
-            total += encoded
-            if encoded < SEGMENT_FRAMES:
-                break
-        return total
+TOKENS_AT_ONCE = 64  # segments read from the cache by one command: 34 MB at the 8B shapes
+UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
 
 
 class Store:
     """The parts of storage, opened once per process with `Store.open` and passed down."""
 
-    def __init__(self, archive: Archive, hot: Hot, answers: Answers, queues: Queues) -> None:
-        self.archive = archive
-        self.hot = hot
-        self.answers = answers
-        self.queues = queues
+    def __init__(self, settings: Settings) -> None:
+        state = connect(settings.state_url, settings.redis)
+        self.state = state
+        self.archive = Archive(settings.archive_url, settings.archive.options)
+        self.index = Index(state)
+        self.coverage = Coverage(state)
+        self.agenda = Agenda(state)
+        self.answers = Answers(state, settings.redis)
+        self.fences = Fences(state)
+        self.locks = Locks(state)
+        self.workers = Workers(state)
+        self.cache = Cache(connect(settings.cache_url, settings.redis), settings.redis)
 
     @classmethod
     def open(cls, settings: Settings) -> "Store":
         """The store that `settings` describe. Connects lazily; raises ArchiveUnavailable or RedisUnavailable."""
-        redis = connect(settings.redis_url, settings.redis)
-        return cls(
-            Archive(settings.archive_url),
-            Hot(redis, settings.redis),
-            Answers(redis, settings.redis),
-            Queues(redis, settings.queues),
-        )
+        return cls(settings)
 
-    # records
+    # videos
 
-    def record(self, video_id: str, segment: int, fingerprint: str) -> Record | None:
-        """The segment's record by this model: the hot copy, else the archive's. None where it has to be made.
+    def read_video(self, video_id: str) -> Video:
+        """The video's document: the copy in Redis, else the archive's. Raises NotFound, DamagedFile, NewerDocument."""
+        video = self.index.get_video(check_video_id(video_id))
+        if video is None:
+            video = self.archive.read_video(video_id)
+            self.index.put_video(video)
+        return video
 
-        A damaged or foreign record is reported by path, forgotten, and the reconciler has it made again.
-        """
-        blob = self.hot.record(video_id, segment)
-        if blob is not None:
+    def read_videos(self, video_ids: Sequence[str]) -> list[Video]:
+        """The documents of these videos; those deleted meanwhile are left out."""
+        copies = self.index.get_videos(video_ids)
+        videos = []
+        for video_id, copy in zip(video_ids, copies, strict=True):
             try:
-                return from_bytes(blob, f"hot copy of segment {segment} of {video_id}", fingerprint)
-            except (DamagedRecord, ForeignRecord) as error:
-                log.warning("%s", error)
-        try:
-            record = self.archive.record(video_id, segment, fingerprint)
-        except (DamagedRecord, ForeignRecord) as error:
-            log.error("%s", error)
-            self.hot.drop_record(video_id, segment)
-            self.hot.set_count(video_id, f"tokens:{segment}", 0)
-            self.hot.mark_unfinished(video_id)
-            return None
-        if record is not None:
-            self.hot.put_record(video_id, segment, record.to_bytes())
-        return record
+                videos.append(copy or self.read_video(video_id))
+            except NotFound:
+                self.index.forget_video(video_id)
+        return videos
 
-    def put_record(self, video_id: str, segment: int, record: Record) -> None:
-        """Keeps the record: first in the archive, then hot, then in the counters."""
-        self.archive.put_record(video_id, segment, record)
-        self.hot.put_record(video_id, segment, record.to_bytes())
-        self.hot.set_count(video_id, f"tokens:{segment}", len(record))
-
-    @contextmanager
-    def segment_lock(self, video_id: str, segment: int, hold_s: float, wait_s: float) -> Iterator[bool]:
-        """Keeps others from working on the segment meanwhile; yields False where another holds it."""
-        with self.hot.lock(f"{video_id}:{segment}", hold_s, wait_s) as got:
-            yield got
-
-    # frames and progress
-
-    def put_frames(
-        self, video_id: str, first_index: int, pictures: Sequence[bytes], timestamps_s: Sequence[float]
-    ) -> None:
-        """Appends frames of one segment (see Archive.put_frames) and counts them."""
-        self.archive.put_frames(video_id, first_index, pictures, timestamps_s)
-        segment = first_index // SEGMENT_FRAMES
-        count = first_index % SEGMENT_FRAMES + len(pictures)
-        self.hot.set_count(video_id, f"frames:{segment}", count)
-
-    def counts(self, video_id: str) -> Counts:
-        """The video's counters; rebuilt from the archive where Redis has lost them."""
-        raw = self.hot.counts(video_id)
-        if raw is None or "base" not in raw:
-            self.hot.begin_counts(video_id)
-            self.hot.fill_counts(video_id, self._counted_in_archive(video_id))
-            raw = self.hot.counts(video_id) or {}
-        frames = {int(name[7:]): n for name, n in raw.items() if name.startswith("frames:")}
-        tokens = {int(name[7:]): n for name, n in raw.items() if name.startswith("tokens:")}
-        return Counts(frames, tokens, raw.get("since_s", int(time.time())), raw.get("base", 0))
-
-    def progress(self, video: Video) -> Progress:
-        """How far the video is. A duplicate is as far as the video that holds its frames."""
-        if video.duplicate_of:
-            return self.progress(self.archive.video(video.duplicate_of))
-        counts = self.counts(video.id)
-        sampled, encoded = sum(counts.frames.values()), sum(counts.tokens.values())
-        expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
-        complete = video.settled and encoded >= sampled
-        return Progress(
-            frames_sampled=sampled,
-            frames_expected=expected,
-            frames_encoded=encoded,
-            encoded_until_s=counts.contiguous() / video.sample_fps,
-            eta_s=0.0 if complete else _eta_s(encoded, expected, counts),
-            hot_bytes=self.hot.record_bytes(video.id, len(counts.frames)),
-            complete=complete,
-        )
-
-    def _counted_in_archive(self, video_id: str) -> dict[str, int]:
-        counts = {"base": 0}
-        fingerprint = self.hot.model()
-        for segment in self.archive.segments(video_id):
-            frames = len(self.archive.timestamps_s(video_id, segment))
-            try:
-                record = self.archive.record(video_id, segment, fingerprint)
-            except (DamagedRecord, ForeignRecord) as error:
-                log.error("%s", error)
-                record = None
-            counts[f"frames:{segment}"] = frames
-            counts[f"tokens:{segment}"] = min(len(record), frames) if record else 0
-            counts["base"] += counts[f"tokens:{segment}"]
-        return counts
-
-    # videos and questions
+    def read_holder(self, video_id: str) -> Video:
+        """The video whose frames and records stand for `video_id`: itself, or the one it duplicates."""
+        video = self.read_video(video_id)
+        return self.read_holder(video.duplicate_of) if video.duplicate_of else video
 
     def add_video(self, video: Video) -> None:
-        """Keeps a new video and has it ingested.
+        """Keeps a new video; it is due at once.
 
-        The reconciler is told first: where Redis is away nothing was kept, and where it goes away now nothing waits
-        for ever.
+        The agenda is told before and after: between the two nobody finds it without a document, and a process that
+        dies between them loses nothing.
         """
-        self.hot.mark_unfinished(video.id)
-        self.archive.put_video(video)
-        self.hot.begin_counts(video.id)
-        self.hot.fill_counts(video.id, {"base": 0})
-        self.queues.ingest(video.id)
+        self.agenda.put(due.VIDEOS, video.id, in_s=UNWRITTEN_S)
+        self.archive.write_video(video)
+        self.coverage.set_counted(video.id)
+        self.index.put_video(video)
+        self.agenda.put(due.VIDEOS, video.id)
 
-    def update_video(self, video: Video) -> None:
-        """Keeps a change of the video; raises NotFound once it was deleted, if only at this very moment."""
-        self.archive.video(video.id)
-        self.archive.put_video(video)
-        if self.hot.was_deleted(video.id):
-            self.archive.delete_video(video.id)
+    def update_video(self, video: Video, fence: Fence | None = None) -> None:
+        """Keeps a change; raises GivenAway if the attempt was replaced, NotFound once the video was deleted."""
+        if fence is not None:
+            self.fences.check(fence)
+        if not self.archive.has_video(video.id):
             raise NotFound(f"video {video.id} was deleted meanwhile")
-
-    def holder(self, video_id: str) -> Video:
-        """The video whose frames and records stand for `video_id`: itself, or the one it duplicates."""
-        video = self.archive.video(video_id)
-        return self.holder(video.duplicate_of) if video.duplicate_of else video
+        self.archive.write_video(video)
+        self.index.put_video(video)
+        if self.index.is_deleted(video.id):
+            self.archive.delete_video(video.id)
+            self._forget(video)
+            raise NotFound(f"video {video.id} was deleted meanwhile")
+        self.agenda.put(due.VIDEOS, video.id)
 
     def delete_video(self, video_id: str) -> None:
-        """Removes the video, its jobs and its records; raises NotFound, and Conflict while others lean on it."""
-        if not self.archive.holds(video_id):
-            raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
-        self.hot.mark_deleted(video_id)  # before looking: who begins to lean on it from now on looks for the mark
-        leaning = [video.id for video in self.archive.videos() if video.duplicate_of == video_id]
+        """Removes the video with all that belongs to it; raises NotFound, and Conflict while others lean on it."""
+        self.index.mark_deleted(video_id)  # first: whoever begins to lean on it from now on sees the mark
+        leaning = self.index.list_leaning(video_id)
         if leaning:
-            self.hot.unmark_deleted(video_id)
+            self.index.unmark_deleted(video_id)
             raise Conflict(f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first")
-        segments = self.archive.segments(video_id)
-        self.queues.drop(video_id)
+        video = self.index.get_video(check_video_id(video_id))
+        if video is None and not self.archive.files.names(video_id):
+            self.index.forget_video(video_id)
+            raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
+        self.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # finished by another if this process dies
         self.archive.delete_video(video_id)
-        self.hot.forget_video(video_id, max(segments, default=-1) + 1)
+        self._forget(video or video_id)
+        self.agenda.remove(due.DELETIONS, video_id)
 
-    def add_question(self, question: Question) -> None:
-        """Keeps a new question and has it answered; raises NotFound. The reconciler is told first, as of a video."""
-        self.hot.mark_unfinished(question.id)
-        self.archive.put_question(question)
-        self.queues.answer(question.id)
+    def _forget(self, video: Video | str) -> None:
+        video_id = video if isinstance(video, str) else video.id
+        self.index.forget_video(video)
+        self.coverage.forget(video_id)
+        self.agenda.forget_video(video_id)
+        self.fences.forget(video_id)
 
-    def settle_question(self, question: Question) -> None:
-        """Keeps the question's end (done, failed or cancelled) and tells the readers of its pieces."""
-        self.archive.put_question(question)
-        self.hot.mark_finished(question.id)
-        self.answers.send(question.id, "error" if question.status == "failed" else "done")
-
-    def same_content(self, video: Video) -> Video | None:
-        """Another video that was, or is being, sampled in the same way from the same bytes, if there is one."""
-        owner_id = self.archive.content_owner(video)
-        if owner_id is None or owner_id == video.id:
+    def claim_content(self, video: Video) -> str | None:
+        """Makes the video the owner of its content; the id of the video that owns it already, if there is one."""
+        key = video.content_key
+        assert key is not None, "content is claimed once it is known"
+        owner_id = self.index.claim_content(key, video.id)
+        if owner_id == video.id:
             return None
         try:
-            owner = self.archive.video(owner_id)
+            owner = self.read_video(owner_id)
         except NotFound:
-            return None  # it was deleted since
-        return owner if owner.sha256 == video.sha256 and owner.status not in ("failed", "duplicate") else None
+            owner = None
+        if owner is None or owner.content_key != key or owner.status == "failed" or self.index.is_deleted(owner_id):
+            self.index.release_content(key, owner_id)
+            return self.claim_content(video)
+        return owner_id
 
+    # segments and records
 
-def _eta_s(encoded: int, expected: int | None, counts: Counts) -> float | None:
-    done, elapsed_s = encoded - counts.base, time.time() - counts.since_s
-    if expected is None or done <= 0:
+    def create_segment(self, video_id: str, segment: int, frames: Sequence[SegmentFrame]) -> None:
+        """Keeps a whole segment's pictures (see Archive.create_segment) and marks it."""
+        mask = self.archive.create_segment(video_id, segment, frames)
+        self.coverage.mark_sampled(video_id, {segment: mask})
+
+    def create_record(self, video_id: str, segment: int, record: Record) -> None:
+        """Keeps a segment's record: in the archive, then in the cache, then marked."""
+        self.archive.create_record(video_id, segment, record)
+        self.cache.write_tokens(video_id, segment, record)
+        self.coverage.mark_encoded(video_id, {segment: record.mask}, record.fingerprint)
+
+    def read_tokens(
+        self, video_id: str, segments: Sequence[int], fingerprint: str
+    ) -> dict[int, tuple[int, Half] | None]:
+        """Segment -> (mask, tokens (n,C,D)); None for a record that was lost: it is encoded anew."""
+        found: dict[int, tuple[int, Half] | None] = {}
+        for first in range(0, len(segments), TOKENS_AT_ONCE):
+            chunk = segments[first : first + TOKENS_AT_ONCE]
+            found |= self.cache.read_tokens(video_id, chunk, fingerprint)
+            for segment in chunk:
+                if segment not in found:
+                    record = self.read_record(video_id, segment, fingerprint)
+                    found[segment] = None if record is None else (record.mask, record.tokens)
+        return found
+
+    def read_record(self, video_id: str, segment: int, fingerprint: str) -> Record | None:
+        """The segment's record from the archive, which refills the cache; None if it was lost: it is encoded anew."""
+        record = self.archive.read_record(video_id, segment, fingerprint)
+        if record is not None:
+            self.cache.write_tokens(video_id, segment, record)
+            return record
+        mask = self.coverage.read(video_id, range(segment, segment + 1), fingerprint).sampled.get(segment, 0)
+        self.coverage.unmark_encoded(video_id, segment, mask, fingerprint)
+        self.agenda.put(due.VIDEOS, video_id)
         return None
-    return round(elapsed_s / done * max(expected - encoded, 0), 1)
+
+    # coverage
+
+    def count_video(self, video: Video) -> None:
+        """Marks what the archive holds of the video, if Redis has lost the marks: one listing."""
+        if self.coverage.is_counted(video.id):
+            return
+        contents = self.archive.list_contents(video.id)
+        masks = dict.fromkeys(contents.sampled, FULL_MASK)
+        if contents.sampled:  # only the last segment of a file can be shorter
+            with self.archive.open_segment(video.id, contents.sampled[-1]) as last:
+                masks[contents.sampled[-1]] = last.mask
+        self.coverage.mark_sampled(video.id, masks)
+        for fingerprint, segments in contents.encoded.items():
+            known = {segment: masks[segment] for segment in segments if segment in masks}
+            self.coverage.mark_encoded(video.id, known, fingerprint)
+        self.index.add_questions(video.id, contents.question_ids)
+        self.agenda.put(due.QUESTIONS, *contents.question_ids)  # the reconciler drops those that are settled
+        self.coverage.set_counted(video.id)
+
+    def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:
+        """The segments of a stretch of a video that holds its own frames."""
+        self._recounted(video)
+        return self.coverage.read(video.id, segments, fingerprint)
+
+    def read_progress(self, videos: Sequence[Video]) -> list[Progress | None]:
+        """How far each video is; a duplicate is as far as its holder. None while its marks are being read again."""
+        holders = {video.duplicate_of for video in videos if video.duplicate_of}
+        known = {video.id: video for video in [*videos, *self.read_videos(sorted(holders))]}
+        model = self.workers.read_model()
+        totals = dict(zip(known, self._totals(list(known.values()), model), strict=True))
+        return [_progress(known.get(video.duplicate_of or video.id, video), totals) for video in videos]
+
+    def _totals(self, videos: Sequence[Video], model: str) -> list[Totals | None]:
+        try:
+            return self.coverage.read_totals([video.id for video in videos], model)
+        except (ValueError, DamagedState) as error:
+            log.error("marks in Redis are damaged (%s): reading them from the archive again", error)
+            for video in videos:
+                self.coverage.forget(video.id)
+                self.agenda.put(due.VIDEOS, video.id)
+            return [None] * len(videos)
+
+    def _recounted(self, video: Video) -> None:
+        try:
+            self.count_video(video)
+        except DamagedState as error:
+            log.error("%s", error)
+            self.coverage.forget(video.id)
+            self.count_video(video)
+
+    # questions
+
+    def add_question(self, question: Question) -> None:
+        """Keeps a new question; it is due at once. The agenda is told before and after, as for a video."""
+        self.agenda.put(due.QUESTIONS, question.id, in_s=UNWRITTEN_S)
+        self.archive.write_question(question)
+        self.index.add_questions(question.video_id, [question.id])
+        self.agenda.put(due.QUESTIONS, question.id)
+
+    def read_question(self, question_id: str) -> Question:
+        """The question as it is now; raises NotFound, DamagedFile, NewerDocument."""
+        video_of(question_id)  # no path or key is ever made of foreign text
+        question = self.cache.read_settled([question_id])[0] or self.archive.read_question(question_id)
+        return question if question.settled else self.index.with_states([question])[0]
+
+    def read_questions(self, question_ids: Sequence[str]) -> list[Question]:
+        """The documents of these questions; those deleted meanwhile are left out."""
+        questions = []
+        for question_id, copy in zip(question_ids, self.cache.read_settled(question_ids), strict=True):
+            try:
+                question = copy or self.archive.read_question(question_id)
+            except NotFound:
+                continue
+            if copy is None and question.settled:
+                self.cache.write_settled(question)
+            questions.append(question)
+        return self.index.with_states(questions)
+
+    def set_question_state(self, question_id: str, state: QuestionState) -> None:
+        """Keeps how far an unsettled question is, and tells its readers of a change. The archive holds the end only."""
+        if self.index.set_question_state(question_id, state):
+            self.answers.announce(question_id, "state")
+
+    def settle_question(self, question: Question, fence: Fence | None = None) -> None:
+        """Keeps the question's end; raises GivenAway, and NotFound once its video was deleted.
+
+        Its readers find the document before they learn of the end.
+        """
+        if fence is not None:
+            self.fences.check(fence)
+        self.archive.write_question(question)
+        self.cache.write_settled(question)
+        self.index.forget_question_state(question.id)
+        self.agenda.remove(due.QUESTIONS, question.id)
+        self.answers.announce(question.id, "done")
+        self.fences.forget(question.id)
+
+
+def _progress(video: Video, totals: Mapping[str, Totals | None]) -> Progress | None:
+    counts = totals.get(video.id)
+    if counts is None:
+        return None
+    expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
+    complete = video.settled and counts.encoded + counts.failed >= counts.sampled
+    until = min(counts.encoded_segments * 64, counts.encoded)
+    return Progress(
+        frames_sampled=counts.sampled,
+        frames_expected=expected,
+        frames_encoded=counts.encoded,
+        frames_failed=counts.failed,
+        encoded_until_s=until / video.sample_fps,
+        eta_s=0.0 if complete else _eta_s(counts, expected),
+        complete=complete,
+    )
+
+
+def _eta_s(counts: Totals, expected: int | None) -> float | None:
+    if expected is None or counts.since_s is None or counts.encoded <= 0:
+        return None
+    elapsed_s = time.time() - counts.since_s
+    return round(elapsed_s / counts.encoded * max(expected - counts.encoded, 0), 1)

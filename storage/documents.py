@@ -1,13 +1,20 @@
-"""The data that crosses processes and is kept in the archive as JSON: videos, questions, answers."""
+"""The data that crosses processes and is kept in the archive as versioned JSON: videos, questions, answers."""
 
+import json
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.errors import DamagedFile, NewerDocument
+from storage.timeline import Grid
+
+VERSION = 1  # of the documents that this Longwatch writes; it refuses newer ones by name
 
 FusionMode = Literal["focused", "sampled", "exact"]
 VideoStatus = Literal["queued", "fetching", "sampling", "ready", "duplicate", "failed"]
-QuestionStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+QuestionState = Literal["waiting", "queued", "running"]  # of an unsettled question; kept in Redis only
+QuestionStatus = Literal["waiting", "queued", "running", "done", "failed", "cancelled"]
 
 
 class Document(BaseModel):
@@ -26,12 +33,17 @@ class Problem(Document):
 class Video(Document):
     """A source and what became of it (`video.json`)."""
 
+    version: int = VERSION
     id: str
     kind: Literal["url", "path", "upload"]
+    media: Literal["video", "image"] = Field("video", description="An image is a video of one frame.")
     source: str = Field(description="What the user submitted, without credentials.")
-    location: str = Field(description="What ingest opens: URL or absolute path. Never shown: it may hold a password.")
+    title: str | None = None
+    location: str = Field(description="URL or absolute path; empty for uploads. Never shown: it may hold a password.")
+    in_archive: bool = Field(False, description="Whether the archive holds the source's bytes.")
     status: VideoStatus = "queued"
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    recorded_at: datetime | None = Field(None, description="The wall-clock time of the start, if it is known.")
     sample_fps: float
     mode: Literal["exact", "keyframes"]
     frames_expected: int | None = Field(None, description="Known once the file is open.")
@@ -47,6 +59,16 @@ class Video(Document):
     problem: Problem | None = None
 
     @property
+    def grid(self) -> Grid:
+        """The video's slots."""
+        return Grid(self.sample_fps, self.recorded_at)
+
+    @property
+    def content_key(self) -> str | None:
+        """The identity of its content as sampled; None until the content is known."""
+        return self.sha256 and f"{self.sha256}-{self.sample_fps!r}-{self.mode}"
+
+    @property
     def settled(self) -> bool:
         """Whether ingest has nothing left to do."""
         return self.status in ("ready", "duplicate", "failed")
@@ -58,10 +80,10 @@ class Progress(Document):
     frames_sampled: int
     frames_expected: int | None
     frames_encoded: int
+    frames_failed: int = Field(0, description="Frames of segments that could not be encoded; `retry` tries them again.")
     encoded_until_s: float = Field(description="Everything before this second of the video can be asked about.")
     eta_s: float | None = Field(None, description="Estimate until all is encoded; empty while unknown.")
-    hot_bytes: int = Field(description="Memory that this video's records take in Redis.")
-    complete: bool
+    complete: bool = Field(description="Nothing more will be sampled or encoded.")
 
 
 class Options(Document):
@@ -76,7 +98,9 @@ class Options(Document):
 class Evidence(Document):
     """A frame that an answer rests on."""
 
+    slot: int
     t_s: float
+    at: datetime | None = Field(None, description="The wall-clock time, if the video has one.")
     score: float = Field(description="Share of the question's attention among all frames of the stretch.")
     picture: str = Field(description="Path of the picture in the API.")
 
@@ -106,12 +130,15 @@ class Answer(Document):
     finish_reason: Literal["stop", "length", "cancelled"]
     start_s: float
     end_s: float
+    start_at: datetime | None = None
+    end_at: datetime | None = None
     frames: int = Field(description="Frames of the stretch, all of them in the LLM's context.")
+    frames_missing: int = Field(0, description="Frames of the stretch that were not encoded (yet, or not at all).")
     fusion: FusionMode
     fusion_frames: int = Field(description="Frames over which the question's text was fused.")
     evidence: tuple[Evidence, ...] = ()
     encoded_until_s: float
-    video_complete: bool = Field(description="False: asked while the video was still being encoded.")
+    video_complete: bool = Field(description="False: answered while the video was still being encoded.")
     tokens: Tokens
     timings: Timings
 
@@ -119,12 +146,14 @@ class Answer(Document):
 class Question(Document):
     """A question about a stretch of a video, and its answer once there is one."""
 
+    version: int = VERSION
     id: str
     video_id: str
     text: str
     start_s: float = 0.0
     end_s: float | None = None
     fusion: FusionMode
+    partial: bool = Field(False, description="Answer over what is encoded, instead of waiting for the whole stretch.")
     options: Options = Options()
     previous_question_id: str | None = None
     status: QuestionStatus = "queued"
@@ -136,3 +165,19 @@ class Question(Document):
     def settled(self) -> bool:
         """Whether nothing more will come."""
         return self.status in ("done", "failed", "cancelled")
+
+
+Kept = TypeVar("Kept", Video, Question)
+
+
+def parse_document(kind: type[Kept], content: bytes, path: str) -> Kept:
+    """The document in `content`, read from `path`; raises NewerDocument, DamagedFile."""
+    try:
+        version = json.loads(content).get("version", VERSION)
+        if isinstance(version, int) and version > VERSION:
+            raise NewerDocument(
+                f"{path} was written by a newer Longwatch (version {version}, not {VERSION}): upgrade this one"
+            )
+        return kind.model_validate_json(content)
+    except (ValidationError, ValueError, AttributeError) as error:
+        raise DamagedFile(f"{path} is damaged: {error}; restore it from a backup, or delete the video") from error

@@ -1,0 +1,75 @@
+"""What users may ask for: videos and questions taken in, cancelled, tried again, deleted."""
+
+from configs.settings import Settings
+from jobs.reconciler import Reconciler
+from storage import agenda as due
+from storage.documents import Question, Video
+from storage.errors import Conflict
+from storage.store import Store
+
+
+class Intake:
+    """Keeps what is asked for, and has it begun at once. Raises NotFound, ArchiveUnavailable, RedisUnavailable."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._reconciler = Reconciler(store, settings.jobs)
+
+    def add_video(self, video: Video) -> None:
+        """Takes a new video in."""
+        self._store.add_video(video)
+        self._reconciler.look_at_video(video.id)
+
+    def claim_upload(self, video: Video) -> Video | None:
+        """Makes the upload the owner of its content; another video that has this content already, if there is one."""
+        assert video.content_key is not None, "an upload's content is known"
+        owner_id = self._store.claim_content(video)
+        return None if owner_id is None else self._store.read_video(owner_id)
+
+    def add_question(self, question: Question) -> Question:
+        """Takes a question in; as it is then: queued, or waiting for frames."""
+        self._store.add_question(question)
+        self._reconciler.look_at_question(question.id)
+        return self._store.index.with_states([question])[0]
+
+    def cancel_question(self, question_id: str) -> Question:
+        """Stops a question after the piece at hand; one that is not running ends at once. A settled one stays."""
+        question = self._store.read_question(question_id)
+        if question.settled:
+            return question
+        self._store.answers.cancel(question_id)
+        self._reconciler.queues.withdraw_answer(question_id)
+        question = self._store.read_question(question_id)
+        if question.settled or question.status == "running":
+            return question
+        fence = self._store.fences.take(question_id)  # an attempt that begins at this moment no longer counts
+        cancelled = question.model_copy(update={"status": "cancelled"})
+        self._store.settle_question(cancelled, fence)
+        return cancelled
+
+    def retry_video(self, video_id: str) -> Video:
+        """Has a failed video ingested anew, and segments that could not be encoded tried again; raises Conflict."""
+        video = self._store.read_video(video_id)
+        model = self._store.workers.read_model()
+        (progress,) = self._store.read_progress([video])
+        if video.status != "failed" and not (progress and progress.frames_failed):
+            raise Conflict(f"{video_id} has nothing to try again: it is {video.status}")
+        self._store.coverage.clear_failed(video_id, model)
+        if video.status == "failed":
+            video = video.model_copy(update={"status": "queued", "problem": None, "frames_sampled": None})
+            self._store.update_video(video)
+        self._store.agenda.put(due.VIDEOS, video_id)
+        self._reconciler.look_at_video(video_id)
+        return video
+
+    def delete_video(self, video_id: str) -> None:
+        """Removes a video with all that belongs to it; raises NotFound, Conflict."""
+        self._store.delete_video(video_id)
+
+    def count_unsettled_videos(self) -> int:
+        """Videos that are still being fetched, sampled or encoded."""
+        return self._store.agenda.count(due.VIDEOS)
+
+    def count_unsettled_questions(self) -> int:
+        """Questions that wait, or are being answered."""
+        return self._store.agenda.count(due.QUESTIONS)

@@ -1,0 +1,69 @@
+"""The jobs there are: their names, queues and ids. An id names its target, so a lost job can be derived anew."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.ids import QUESTION_ID, VIDEO_ID
+
+FETCH, INGEST, ENCODE, FUSE, ANSWER = "fetch", "ingest", "encode", "fuse", "answer"
+QUEUES = (FETCH, INGEST, ENCODE, FUSE, ANSWER)
+
+# Job name -> its queue. A job is a name in this list, never an import path; a worker binds names to functions.
+JOBS = {
+    "fetch_video": FETCH,
+    "ingest_video": INGEST,
+    "encode_segment": ENCODE,
+    "fuse_question": FUSE,
+    "answer_question": ANSWER,
+}
+
+FusionRequest = tuple[list[int], int, int]  # (token ids of the text, segment, mask of its frames)
+_ENCODE_ID = re.compile(rf"encode-({VIDEO_ID.pattern})-(\d+)")
+_VIDEO_JOB_ID = re.compile(rf"(?:fetch|ingest)-({VIDEO_ID.pattern})")
+_ANSWER_ID = re.compile(rf"answer-({QUESTION_ID.pattern})")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a job works on."""
+
+    video_id: str | None = None
+    question_id: str | None = None
+
+
+def fetch_job_id(video_id: str) -> str:
+    """The id of the one job that downloads this video."""
+    return f"fetch-{video_id}"
+
+
+def ingest_job_id(video_id: str) -> str:
+    """The id of the one job that samples this video."""
+    return f"ingest-{video_id}"
+
+
+def encode_job_id(video_id: str, segment: int) -> str:
+    """The id of the one job that encodes this segment."""
+    return f"encode-{video_id}-{segment}"
+
+
+def fuse_job_id(video_id: str, requests: Sequence[FusionRequest]) -> str:
+    """The id of the one job that makes these fusions."""
+    digest = hashlib.sha256(json.dumps(requests).encode()).hexdigest()[:16]
+    return f"fuse-{video_id}-{digest}"
+
+
+def answer_job_id(question_id: str) -> str:
+    """The id of the one job that answers this question."""
+    return f"answer-{question_id}"
+
+
+def find_target(job_id: str) -> Target:
+    """What the job works on; of `fuse`, whose asker asks again by itself, nothing."""
+    if match := _ENCODE_ID.fullmatch(job_id) or _VIDEO_JOB_ID.fullmatch(job_id):
+        return Target(video_id=match[1])
+    if match := _ANSWER_ID.fullmatch(job_id):
+        return Target(question_id=match[1])
+    return Target()

@@ -1,0 +1,195 @@
+"""Compares what should be with what is, and enqueues what is missing: the one cure for every lost job."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from configs.settings import JobSettings
+from jobs.names import find_target
+from jobs.queues import Queues
+from storage import agenda as due
+from storage.documents import Problem, Question, Video
+from storage.errors import DamagedFile, DamagedState, LongwatchError, NewerDocument, NotFound, Surroundings
+from storage.ids import created_at
+from storage.rebuild import rebuild_state
+from storage.store import Store
+from storage.stretch import find_stretch
+
+log = logging.getLogger(__name__)
+
+LOOKS_A_PASS = 200  # of each kind: a pass stays short
+LEASE_S = 60.0
+SWEEP_S = 3600.0
+
+
+class Reconciler:
+    """Level-triggered: covers a killed worker, a flushed Redis and a lost job by the same look at what is there."""
+
+    def __init__(self, store: Store, settings: JobSettings, orphan_after_s: float = 86400.0) -> None:
+        self._store = store
+        self._settings = settings
+        self._orphan_after_s = orphan_after_s
+        self.queues = Queues(store.state)
+        self._swept_at = 0.0
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """A pass every `reconcile_interval_s` until `stop` is set. No exception ends it."""
+        while not stop.wait(self._settings.reconcile_interval_s):
+            try:
+                self.run_once()
+            except Surroundings as error:
+                log.error("reconciler: %s", error)
+            except Exception:
+                log.exception("reconciler: a pass failed; the next one comes")
+
+    def run_once(self) -> None:
+        """One pass, unless another process is at it."""
+        with self._store.locks.hold("reconciler", LEASE_S) as got:
+            if not got:
+                return
+            if not self._store.index.is_ready():
+                rebuild_state(self._store)
+            self._revive()
+            self._look_at_due(due.DELETIONS, self._look_at_deletion)
+            self._look_at_due(due.VIDEOS, self.look_at_video)
+            self._look_at_due(due.QUESTIONS, self.look_at_question)
+            if time.monotonic() - self._swept_at > SWEEP_S:
+                self._store.archive.files.sweep(SWEEP_S)
+                self._swept_at = time.monotonic()
+
+    def adopt_model(self, fingerprint: str) -> None:
+        """Another model than before makes every video due: it has its own records."""
+        before = self._store.workers.read_model()
+        self._store.workers.announce_model(fingerprint)
+        if before != fingerprint:
+            cursor: str | None = None
+            while video_ids := self._store.index.list_videos(cursor, 1000):
+                self._store.agenda.put(due.VIDEOS, *video_ids)
+                cursor = video_ids[-1]
+
+    def look_at_video(self, video_id: str) -> None:
+        """Enqueues what the video lacks, a bounded number of segments at once."""
+        try:
+            video = self._store.read_video(video_id)
+        except NotFound:
+            self._store.index.forget_video(video_id)
+            self._store.agenda.forget_video(video_id)
+            return
+        except (DamagedFile, NewerDocument) as error:
+            self._store.index.report_unreadable(video_id, str(error))
+            self._store.agenda.remove(due.VIDEOS, video_id)
+            return
+        self._store.agenda.postpone(due.VIDEOS, video_id, self._settings.recheck_after_s)
+        if video.duplicate_of is not None:
+            self._look_at_duplicate(video)
+            return
+        self._store.count_video(video)
+        if not video.settled:
+            to_fetch = video.kind == "url" and not video.in_archive
+            (self.queues.fetch if to_fetch else self.queues.ingest)(video_id)
+        model = self._store.workers.read_model()
+        missing = self._store.coverage.first_missing(video_id, model, self._settings.max_pending_segments)
+        if model and missing:
+            self.queues.encode(video_id, missing)
+        if video.settled and not missing:
+            self._store.agenda.remove(due.VIDEOS, video_id)
+            self.wake_questions(video_id)
+
+    def wake_questions(self, holder_id: str) -> None:
+        """Looks at the questions that may have what they waited for."""
+        (progress,) = self._store.read_progress([self._store.read_video(holder_id)])
+        if progress is None:
+            return
+        (totals,) = self._store.coverage.read_totals([holder_id], self._store.workers.read_model())
+        reached = None if progress.complete or totals is None else totals.encoded_segments - 1
+        for question_id in self._store.agenda.list_waiting(holder_id, reached):
+            self.look_at_question(question_id)
+
+    def look_at_question(self, question_id: str) -> None:
+        """Has the question answered if its stretch is encoded; else it waits, and holds no worker."""
+        try:
+            question = self._store.read_question(question_id)
+            holder = self._store.read_holder(question.video_id)
+        except NotFound:
+            self._store.agenda.remove(due.QUESTIONS, question_id)
+            return
+        except (DamagedFile, NewerDocument) as error:
+            self._store.index.report_unreadable(question_id, str(error))
+            self._store.agenda.remove(due.QUESTIONS, question_id)
+            return
+        if question.settled:
+            self._store.agenda.remove(due.QUESTIONS, question_id)
+            self._store.agenda.stop_waiting(holder.id, [question_id])
+            return
+        self._store.agenda.postpone(due.QUESTIONS, question_id, self._settings.recheck_after_s)
+        self._queue_or_wait(question, holder)
+
+    def _queue_or_wait(self, question: Question, holder: Video) -> None:
+        stretch = find_stretch(self._store, question, holder, self._store.workers.read_model())
+        if stretch.is_ready(partial=question.partial):
+            self._store.agenda.stop_waiting(holder.id, [question.id])
+            if self.queues.answer(question.id):
+                self._store.set_question_state(question.id, "queued")
+            return
+        self._store.agenda.wait(holder.id, question.id, stretch.last_segment)
+        self._store.set_question_state(question.id, "waiting")
+
+    def _look_at_duplicate(self, video: Video) -> None:
+        """A duplicate lasts as long as what it leans on: one that failed fails it, one that is gone frees it."""
+        assert video.duplicate_of is not None
+        try:
+            holder = self._store.read_video(video.duplicate_of)
+        except NotFound:
+            self._store.index.stop_leaning(video.id, video.duplicate_of)
+            self._store.update_video(video.model_copy(update={"status": "queued", "duplicate_of": None}))
+            return
+        if holder.status == "failed":
+            problem = holder.problem or Problem(code="internal", message=f"{holder.id}, of the same content, failed")
+            self._store.index.stop_leaning(video.id, holder.id)
+            changes = {"status": "failed", "duplicate_of": None, "problem": problem}
+            self._store.update_video(video.model_copy(update=changes))
+        elif holder.settled:
+            self._store.agenda.remove(due.VIDEOS, video.id)
+
+    def _look_at_deletion(self, video_id: str) -> None:
+        """Finishes a deletion that broke off; what never had a document goes once nobody can be writing it any more."""
+        age_s = time.time() - created_at(video_id).timestamp()
+        if self._store.archive.has_video(video_id) and not self._store.index.is_deleted(video_id):
+            self._store.agenda.remove(due.DELETIONS, video_id)
+        elif self._store.index.is_deleted(video_id) or age_s > self._orphan_after_s:
+            self._store.archive.delete_video(video_id)
+            self._store.agenda.remove(due.DELETIONS, video_id)
+        else:
+            self._store.agenda.postpone(due.DELETIONS, video_id, SWEEP_S)
+
+    def _revive(self) -> None:
+        """Has the targets of dead workers' jobs looked at now."""
+        for job_id in self.queues.take_dead():
+            log.warning("the worker of job %s is silent: the job is given to another", job_id)
+            target = find_target(job_id)
+            if target.video_id is not None:
+                self._store.agenda.put(due.VIDEOS, target.video_id)
+            if target.question_id is not None:
+                self._store.agenda.put(due.QUESTIONS, target.question_id)
+
+    def _look_at_due(self, agenda: str, look: Callable[[str], None]) -> None:
+        """Looks at what is due. One that fails is postponed, and keeps no other from its turn."""
+        for item_id in self._store.agenda.list_due(agenda, LOOKS_A_PASS):
+            try:
+                look(item_id)
+            except Surroundings:
+                raise
+            except (ValueError, DamagedState) as error:  # what Redis holds of it is none of ours
+                log.error("what Redis holds of %s is damaged and is read from the archive again: %s", item_id, error)
+                self._forget_damaged(agenda, item_id)
+            except LongwatchError as error:
+                log.error("%s: %s", item_id, error)
+                self._store.agenda.postpone(agenda, item_id, self._settings.recheck_after_s)
+
+    def _forget_damaged(self, agenda: str, item_id: str) -> None:
+        if agenda == due.VIDEOS:
+            self._store.coverage.forget(item_id)
+            self._store.agenda.postpone(agenda, item_id, self._settings.reconcile_interval_s)
+        else:
+            self._store.agenda.remove(agenda, item_id)

@@ -1,0 +1,112 @@
+"""Runs one job so that it ends: counted, alone if it is suspect, tried again, or given up with a message."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from configs.settings import JobSettings
+from jobs.attempts import Attempts
+from jobs.company import Company
+from jobs.names import JOBS, Target, find_target
+from jobs.queues import parse_arguments
+from storage import agenda as due
+from storage.errors import GivenAway, JobNotAllowed, Surroundings
+from storage.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Handler(NamedTuple):
+    """What a worker does for a job name."""
+
+    run: Callable[..., None]  # with the job's arguments; returning means that its target is as it should be
+    give_up: Callable[..., None]  # with a reason, then the job's arguments: settles the target as failed
+    alone_if_suspect: bool = True  # False for jobs that cannot kill a process: they suffer from the others only
+
+
+Handlers = Mapping[str, Handler]
+
+
+class Runner:
+    """Shared by the job threads of one process."""
+
+    def __init__(self, store: Store, settings: JobSettings, handlers: Handlers) -> None:
+        unknown = set(handlers) - set(JOBS)
+        if unknown:
+            raise JobNotAllowed(f"no such jobs: {sorted(unknown)}; the list is in jobs/names.py")
+        self._store = store
+        self._settings = settings
+        self._handlers = handlers
+        self._attempts = Attempts(store.state)
+        self._company = Company()
+        self.trouble: str | None = None  # the surroundings' fault that jobs here met last
+        self.stopping = threading.Event()
+
+    def run(self, job_id: str, data: bytes) -> None:
+        """Runs the job; raises nothing but RedisUnavailable. `data` is what RQ stored: nothing in it is trusted."""
+        try:
+            name, args = parse_arguments(data)
+            handler = self._handlers.get(name)
+            if handler is None:
+                raise JobNotAllowed(f"it asks for {name!r}; this worker runs {', '.join(self._handlers)} only")
+        except (ValueError, JobNotAllowed) as error:
+            log.error("job %r is dropped: %s", job_id, error)
+            return
+        attempt = self._attempts.begin(job_id)
+        limit = self._settings.max_attempts if handler.alone_if_suspect else self._settings.max_fetch_attempts
+        if attempt > limit:
+            self._give_up(handler, job_id, args, f"its worker died {attempt - 1} times while working on it")
+            return
+        alone = handler.alone_if_suspect and attempt > 1
+        with self._company.join(alone=alone, wait_s=self._settings.exclusive_wait_s) as joined:
+            if joined:
+                self._attempt(handler, job_id, args, attempt, limit)
+            else:
+                self._attempts.forgive(job_id)
+                self._look_again(job_id, self._settings.exclusive_wait_s)
+
+    def forgive(self, job_id: str) -> None:
+        """The process is told to stop in the middle of the job: that is nobody's fault."""
+        self._attempts.forgive(job_id)
+        self._look_again(job_id, 0)
+
+    def _attempt(self, handler: Handler, job_id: str, args: list[Any], attempt: int, limit: int) -> None:
+        try:
+            handler.run(*args)
+        except GivenAway as error:
+            log.warning("job %s: %s", job_id, error)
+        except Surroundings as error:
+            log.error("job %s waits for its surroundings: %s", job_id, error)
+            self.trouble = str(error)
+            self._attempts.forgive(job_id)
+            self._look_again(job_id, self._settings.surroundings_retry_after_s)
+        except Exception as error:
+            log.exception("job %s failed (attempt %d of %d)", job_id, attempt, limit)
+            if attempt >= limit:
+                self._give_up(handler, job_id, args, f"{type(error).__name__}: {error}")
+            else:
+                pauses = self._settings.retry_after_s
+                self._look_again(job_id, pauses[min(attempt, len(pauses)) - 1])
+        else:
+            self.trouble = None
+            self._attempts.clear(job_id)
+
+    def _give_up(self, handler: Handler, job_id: str, args: list[Any], reason: str) -> None:
+        log.error("job %s is given up: %s", job_id, reason)
+        try:
+            handler.give_up(reason, *args)
+        except (GivenAway, Surroundings) as error:
+            log.error("job %s could not be settled as failed yet: %s", job_id, error)
+            self._look_again(job_id, self._settings.surroundings_retry_after_s)
+        except Exception:
+            log.exception("job %s could not be settled as failed", job_id)
+        else:
+            self._attempts.clear(job_id)
+
+    def _look_again(self, job_id: str, in_s: float) -> None:
+        target: Target = find_target(job_id)
+        if target.video_id is not None:
+            self._store.agenda.put(due.VIDEOS, target.video_id, in_s=in_s)
+        if target.question_id is not None:
+            self._store.agenda.put(due.QUESTIONS, target.question_id, in_s=in_s)

@@ -1,0 +1,224 @@
+"""A worker process: job threads, one heart that beats for all of them, and the reconciler."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from redis.exceptions import RedisError
+from rq import Queue, SimpleWorker
+from rq.executions import Execution
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.timeouts import TimerDeathPenalty
+
+from configs.settings import JobSettings, Settings
+from jobs.reconciler import Reconciler
+from jobs.runner import Handlers, Runner
+from storage.connection import connect
+from storage.errors import DamagedState, LongwatchError, RedisUnavailable
+from storage.store import Store
+from storage.workers import Worker
+
+log = logging.getLogger(__name__)
+
+DEQUEUE_S = 5  # a blocked look for jobs; RQ beats for an idle thread this often
+RESTART_S = 2.0  # pause before a thread whose loop broke begins anew
+STOP_S = 3.0  # for the jobs at hand, once the process is told to stop; `longwatch up` kills after 5
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Threads that work on the same queues, the first of them first."""
+
+    queues: tuple[str, ...]
+    threads: int
+
+
+def run_worker(
+    settings: Settings,
+    store: Store,
+    kind: str,
+    pools: Sequence[Pool],
+    handlers: Handlers,
+    fingerprint: str | None = None,
+) -> None:
+    """Works on the pools' queues until told to stop by a signal.
+
+    Beside the jobs a thread reconciles: any live worker, whatever it works on, brings back the jobs of a dead one.
+    """
+    WorkerProcess(settings, store, kind, pools, handlers, fingerprint).run()
+
+
+class JobThread(SimpleWorker):
+    """RQ's in-process worker in a thread of its own. Nothing that Redis says is imported, called or fetched.
+
+    RQ looks up functions, callbacks and webhooks by what the job in Redis names, and cleans up with a class that does
+    so too. Here a job is a name and arguments for the runner; retries and clean-up are the reconciler's.
+    """
+
+    death_penalty_class = TimerDeathPenalty  # signals reach the main thread only
+
+    def __init__(self, process: "WorkerProcess", queues: Sequence[Queue], name: str) -> None:
+        super().__init__(list(queues), name=name, connection=process.redis, serializer=JSONSerializer)
+        self._process = process
+        self.log_job_description = False
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds that a look for jobs blocks."""
+        return DEQUEUE_S
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        """Seconds after a beat at which the job counts as lost."""
+        return self._process.settings.worker_dead_after_s
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Runs the job while the process's heart beats for it, and removes what RQ keeps of it."""
+        execution = self.prepare_execution(job)
+        self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
+        self._process.at_hand[self.name] = (self, job, execution)
+        try:
+            self._process.runner.run(job.id, job.data)
+        finally:
+            self._process.at_hand.pop(self.name, None)
+            self._remove(job, execution)
+
+    def _remove(self, job: Job, execution: Execution) -> None:
+        """Unless the job was given away: then what is in Redis under its id is another's."""
+        ours = self.connection.zrem(job.started_job_registry.key, execution.composite_key)
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline, execution)
+            if ours:
+                pipeline.delete(job.key)
+            pipeline.execute()
+
+    def clean_registries(self) -> None:
+        """The reconciler does that, without RQ's callbacks."""
+
+    def clean_group_registries(self) -> None:
+        """There are no groups."""
+
+    def subscribe(self) -> None:
+        """Commands over Redis are not taken."""
+
+    def _install_signal_handlers(self) -> None:
+        """The process has its own."""
+
+
+class WorkerProcess:
+    """The threads of one worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        kind: str,
+        pools: Sequence[Pool],
+        handlers: Handlers,
+        fingerprint: str | None,
+    ) -> None:
+        self.settings: JobSettings = settings.jobs
+        self.redis = connect(settings.state_url, settings.redis)  # RQ changes its time-outs: not the store's
+        self.runner = Runner(store, settings.jobs, handlers)
+        self.at_hand: dict[str, tuple[JobThread, Job, Execution]] = {}
+        self._store = store
+        self._kind = kind
+        self._pools = pools
+        self._fingerprint = fingerprint
+        self._reconciler = Reconciler(store, settings.jobs)
+        self._stop = threading.Event()
+        self._name = f"{kind}-{socket.gethostname()}-{os.getpid()}"
+
+    def run(self) -> None:
+        """Works until a signal; then gives the jobs at hand a moment, and the rest back."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger("rq").setLevel(logging.WARNING)
+        self._announce_model()
+        threads = [self._thread(self._beat, "heart"), self._thread(self._reconcile, "reconciler")]
+        count = 0
+        for pool in self._pools:
+            for _ in range(pool.threads):
+                count += 1
+                threads.append(self._thread(self._job_loop(pool, f"{self._name}-{count}"), f"job-{count}"))
+        log.info("%s works on %s", self._name, ", ".join(q for pool in self._pools for q in pool.queues))
+        self._stop.wait()
+        self._wind_up()
+
+    def _thread(self, body: Callable[[], None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=body, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _on_signal(self, _: int, __: FrameType | None) -> None:
+        self.runner.stopping.set()
+        self._stop.set()
+
+    def _job_loop(self, pool: Pool, name: str) -> Callable[[], None]:
+        def loop() -> None:
+            while not self._stop.is_set():
+                try:
+                    queues = [Queue(queue, connection=self.redis, serializer=JSONSerializer) for queue in pool.queues]
+                    JobThread(self, queues, name).work(logging_level="WARNING")
+                except (RedisError, LongwatchError, OSError, ValueError) as error:
+                    log.error("job thread %s begins anew: %s", name, error)
+                self._stop.wait(RESTART_S)
+
+        return loop
+
+    def _beat(self) -> None:
+        """Keeps the process and its running jobs known as alive."""
+        queues = tuple(dict.fromkeys(queue for pool in self._pools for queue in pool.queues))
+        while not self._stop.is_set():
+            try:
+                worker = Worker(
+                    self._name,
+                    self._kind,
+                    socket.gethostname(),
+                    os.getpid(),
+                    queues,
+                    self._fingerprint,
+                    self.runner.trouble,
+                )
+                self._store.workers.announce(worker, self.settings.worker_dead_after_s)
+                for thread, job, execution in list(self.at_hand.values()):
+                    thread.maintain_heartbeats(job, execution)
+            except (RedisError, RedisUnavailable, DamagedState) as error:
+                log.warning("a heartbeat failed: %s", error)
+            self._stop.wait(self.settings.heartbeat_interval_s)
+
+    def _reconcile(self) -> None:
+        self._reconciler.run_forever(self._stop)
+
+    def _announce_model(self) -> None:
+        """Once Redis answers; a model other than before makes every video due."""
+        if self._fingerprint is None:
+            return
+        while not self._stop.is_set():
+            try:
+                self._reconciler.adopt_model(self._fingerprint)
+                return
+            except RedisUnavailable as error:
+                log.warning("waiting for Redis: %s", error)
+                self._stop.wait(RESTART_S)
+
+    def _wind_up(self) -> None:
+        deadline = threading.Event()
+        threading.Timer(STOP_S, deadline.set).start()
+        while self.at_hand and not deadline.wait(0.05):
+            continue
+        try:
+            for _, job, _ in list(self.at_hand.values()):
+                self.runner.forgive(job.id)
+            self._store.workers.withdraw(self._name)
+        except (RedisError, LongwatchError) as error:
+            log.warning("stopping without a word to Redis: %s", error)
+        log.info("%s stops", self._name)
+        logging.shutdown()
+        os._exit(0)  # job threads may hold locks of native code: an ordinary exit could wait for them for ever

@@ -1,0 +1,168 @@
+"""The cache in Redis: tokens, fusions, settled questions. It evicts; losing it costs time, never an answer."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
+
+from configs.settings import RedisSettings
+from storage.connection import mget, redis_errors
+from storage.documents import Question, parse_document
+from storage.errors import DamagedFile, NewerDocument, RedisUnavailable
+from storage.records import Half, Record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FusionKey:
+    """A text fused with some frames of a segment, and averaged over them."""
+
+    video_id: str
+    segment: int
+    text_id: str
+    mask: int
+
+
+class Cache:
+    """Arrays by key. Reads of tokens pass over a cache that is away; those of fusions raise RedisUnavailable.
+
+    Fusions travel from encoder to reasoner here, so without the cache no new question can be answered.
+    """
+
+    def __init__(self, redis: Redis, settings: RedisSettings) -> None:
+        self.redis = redis
+        self._ttl_s = settings.cache_ttl_s
+
+    def check(self) -> None:
+        """Raises RedisUnavailable if the cache does not answer."""
+        with redis_errors():
+            self.redis.ping()
+
+    def read_tokens(self, video_id: str, segments: Sequence[int], fingerprint: str) -> dict[int, tuple[int, Half]]:
+        """Segment -> (mask, tokens (n,C,D)), those that are there, by one command."""
+        if not segments:
+            return {}
+        try:
+            with redis_errors():
+                blobs = mget(self.redis, [_tokens_key(video_id, segment, fingerprint) for segment in segments])
+        except RedisUnavailable as error:
+            log.warning("the cache is away, tokens are read from the archive: %s", error)
+            return {}
+        found = {}
+        for segment, blob in zip(segments, blobs, strict=True):
+            array = None if blob is None else _unpack(blob, 3)
+            if array is not None and array[0].bit_count() == len(array[1]):
+                found[segment] = array
+        return found
+
+    def write_tokens(self, video_id: str, segment: int, record: Record) -> None:
+        """Keeps the tokens of a record."""
+        key = _tokens_key(video_id, segment, record.fingerprint)
+        self._write({key: _pack(record.mask, record.tokens)})
+
+    def read_fusions(self, keys: Sequence[FusionKey], fingerprint: str) -> list[Half | None]:
+        """The fusions (L,D) under these keys, None for each that is not there; by one command."""
+        if not keys:
+            return []
+        with redis_errors():
+            blobs = mget(self.redis, [_fusion_key(key, fingerprint) for key in keys])
+        arrays = [None if blob is None else _unpack(blob, 2) for blob in blobs]
+        return [None if array is None else array[1] for array in arrays]
+
+    def write_fusions(self, fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
+        """Keeps fusions; raises RedisUnavailable."""
+        blobs = {_fusion_key(key, fingerprint): _pack(key.mask, value) for key, value in fusions.items()}
+        with redis_errors(), self.redis.pipeline(transaction=False) as pipeline:
+            for key, blob in blobs.items():
+                pipeline.set(key, blob, ex=self._ttl_s)
+            pipeline.execute()
+
+    def read_rows(self, name: str, fingerprint: str) -> Half | None:
+        """A pooled question's rows (L,D) of before; None if they have to be made."""
+        try:
+            with redis_errors():
+                blob = self.redis.get(_rows_key(name, fingerprint))
+        except RedisUnavailable as error:
+            log.warning("the cache is away: %s", error)
+            return None
+        array = _unpack(blob, 2) if isinstance(blob, bytes) else None
+        return array and array[1]
+
+    def write_rows(self, name: str, fingerprint: str, rows: Half) -> None:
+        """Keeps a pooled question's rows."""
+        self._write({_rows_key(name, fingerprint): _pack(0, rows)})
+
+    def read_settled(self, question_ids: Sequence[str]) -> list[Question | None]:
+        """Settled questions, None for each that is not here; by one command."""
+        if not question_ids:
+            return []
+        try:
+            with redis_errors():
+                blobs = mget(self.redis, [_question_key(question_id) for question_id in question_ids])
+        except RedisUnavailable as error:
+            log.warning("the cache is away, questions are read from the archive: %s", error)
+            return [None] * len(question_ids)
+        return [_question(blob) for blob in blobs]
+
+    def write_settled(self, question: Question) -> None:
+        """Keeps a copy of a settled question: it never changes again."""
+        self._write({_question_key(question.id): question.model_dump_json().encode()})
+
+    def _write(self, blobs: Mapping[str, bytes]) -> None:
+        try:
+            with redis_errors(), self.redis.pipeline(transaction=False) as pipeline:
+                for key, blob in blobs.items():
+                    pipeline.set(key, blob, ex=self._ttl_s)
+                pipeline.execute()
+        except (RedisUnavailable, OutOfMemoryError) as error:
+            log.warning("the cache goes without %s: %s", ", ".join(blobs), error)
+
+
+def _pack(mask: int, array: Half) -> bytes:
+    """Mask and shape (little-endian), then the values as float16."""
+    header = np.array([mask], "<u8").tobytes() + np.array([array.ndim, *array.shape], "<u4").tobytes()
+    return header + np.ascontiguousarray(array, "<f2").tobytes()
+
+
+def _unpack(blob: bytes, ndim: int) -> tuple[int, Half] | None:
+    """(mask, array); None for a value that is none of ours: it is made again."""
+    try:
+        mask = int.from_bytes(blob[:8], "little")
+        found, *shape = np.frombuffer(blob, "<u4", ndim + 1, 8).tolist()
+        values = np.frombuffer(blob, "<f2", -1, 12 + 4 * ndim)
+        if found != ndim:
+            raise ValueError(f"{found} dimensions, not {ndim}")
+        return mask, values.reshape(shape)
+    except ValueError as error:
+        log.error("a damaged value in the cache is passed over: %s", error)
+        return None
+
+
+def _question(blob: object) -> Question | None:
+    if not isinstance(blob, bytes):
+        return None
+    try:
+        return parse_document(Question, blob, "a question in the cache")
+    except (DamagedFile, NewerDocument) as error:
+        log.error("%s", error)
+        return None
+
+
+def _question_key(question_id: str) -> str:
+    return f"lw:question:{question_id}"
+
+
+def _tokens_key(video_id: str, segment: int, fingerprint: str) -> str:
+    return f"lw:tokens:{fingerprint}:{video_id}:{segment}"
+
+
+def _fusion_key(key: FusionKey, fingerprint: str) -> str:
+    return f"lw:fusion:{fingerprint}:{key.video_id}:{key.segment}:{key.text_id}:{key.mask:016x}"
+
+
+def _rows_key(name: str, fingerprint: str) -> str:
+    return f"lw:rows:{fingerprint}:{name}"

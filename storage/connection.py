@@ -1,0 +1,71 @@
+"""Connects to Redis, and translates its errors."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from configs.settings import RedisSettings
+from storage.errors import DamagedState, RedisUnavailable
+from storage.urls import redact
+
+
+def connect(url: str, settings: RedisSettings) -> Redis:
+    """A connection that answers in bytes, each command bounded in time.
+
+    Raises RedisUnavailable for a URL that is none.
+    """
+    try:
+        return Redis.from_url(
+            url,
+            socket_connect_timeout=settings.connect_timeout_s,
+            socket_timeout=settings.command_timeout_s,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), settings.retries, (RedisConnectionError,)),
+            health_check_interval=30,
+        )
+    except ValueError as error:
+        raise RedisUnavailable(
+            f"{redact(url)!r} is no address of Redis: {error}; e.g. redis://127.0.0.1:6379/0"
+        ) from error
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Translates Redis' errors at this seam."""
+    try:
+        yield
+    except RedisTimeoutError as error:
+        raise RedisUnavailable(f"Redis does not answer in time ({error}): it is overloaded or hangs") from error
+    except ResponseError as error:
+        if str(error).startswith("WRONGTYPE"):
+            raise DamagedState(f"a value in Redis is none of ours: {error}; it will be rebuilt") from error
+        raise RedisUnavailable(f"Redis refuses: {error}") from error
+    except RedisError as error:
+        raise RedisUnavailable(
+            f"Redis does not answer: {error}; start it (`longwatch up` does), or correct redis.state_url and cache_url"
+        ) from error
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two Redis URLs lead to the same server, be it to two of its databases."""
+    parts = [urlsplit(url) for url in (one, other)]
+    if parts[0].scheme == "unix":
+        return parts[0].path == parts[1].path
+    return (parts[0].hostname, parts[0].port) == (parts[1].hostname, parts[1].port)
+
+
+def mget(redis: Redis, keys: Sequence[str]) -> list[bytes | None]:
+    """The values of these keys by one command (connections here answer in bytes)."""
+    return cast(list[bytes | None], redis.mget(keys))
+
+
+def as_text(value: object) -> str:
+    """What Redis holds, as text (connections here answer in bytes); what is no UTF-8 is shown replaced."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,54 @@
+"""Numbers attempts: who was taken for dead and has been replaced finds its fence taken, and its writes ignored."""
+
+import secrets
+from dataclasses import dataclass
+
+from redis import Redis
+
+from storage.connection import redis_errors
+from storage.errors import GivenAway
+
+KNOWN_S = 7 * 86400  # longer than any attempt lasts
+
+
+@dataclass(frozen=True)
+class Fence:
+    """One attempt at a target (a video's id, a question's id)."""
+
+    target: str
+    token: str
+
+
+class Fences:
+    """Raises RedisUnavailable."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def take(self, target: str) -> Fence:
+        """Begins an attempt: all earlier ones at this target no longer count."""
+        fence = Fence(target, secrets.token_hex(8))
+        with redis_errors():
+            self._redis.set(fence_key(target), fence.token, ex=KNOWN_S)
+        return fence
+
+    def check(self, fence: Fence) -> None:
+        """Raises GivenAway if a later attempt began. After a flush the first one to ask goes on."""
+        with redis_errors():
+            key = fence_key(fence.target)
+            holder = self._redis.get(key)
+            if holder is None:
+                self._redis.set(key, fence.token, ex=KNOWN_S, nx=True)
+                holder = self._redis.get(key)
+        if holder != fence.token.encode():
+            raise GivenAway(f"another attempt at {fence.target} goes on with it")
+
+    def forget(self, target: str) -> None:
+        """Ends every attempt: the target is settled or gone."""
+        with redis_errors():
+            self._redis.delete(fence_key(target))
+
+
+def fence_key(target: str) -> str:
+    """Where the token of the newest attempt is; scripts look at it too."""
+    return f"lw:fence:{target}"

@@ -1,0 +1,65 @@
+"""The stretch that a question is about: which of its frames are there, and whether the answer can begin."""
+
+from dataclasses import dataclass
+
+from storage.coverage import Covered
+from storage.documents import Question, Video
+from storage.store import Store
+from storage.timeline import SEGMENT_SLOTS, mask_within, segments_of
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Slots of the video that holds the frames, and what is known of their segments."""
+
+    holder: Video
+    slots: range
+    open_end: bool  # it lasts to the end of the video, wherever that will be
+    covered: Covered
+
+    @property
+    def last_segment(self) -> int | None:
+        """The last segment it needs; None: all of the video."""
+        return None if self.open_end or not self.slots else (self.slots.stop - 1) // SEGMENT_SLOTS
+
+    @property
+    def masks(self) -> dict[int, int]:
+        """Segment -> mask of the stretch's encoded frames, ascending."""
+        masks = {
+            segment: mask & mask_within(self.slots, segment)
+            for segment, mask in self.covered.sampled.items()
+            if segment in self.covered.encoded
+        }
+        return {segment: mask for segment, mask in masks.items() if mask}
+
+    @property
+    def frames_missing(self) -> int:
+        """Frames of the stretch that are sampled but not encoded."""
+        return sum(
+            (mask & mask_within(self.slots, segment)).bit_count()
+            for segment, mask in self.covered.sampled.items()
+            if segment not in self.covered.encoded
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more will come for it: all is sampled, and encoded or given up."""
+        sampled = all(segment in self.covered.sampled for segment in segments_of(self.slots))
+        return (self.holder.settled or (sampled and not self.open_end)) and not self.covered.missing()
+
+    def is_ready(self, *, partial: bool) -> bool:
+        """Whether a question can be answered: over all of it, or with `partial` over what is there."""
+        return self.is_complete or (partial and bool(self.masks))
+
+
+def find_stretch(store: Store, question: Question, holder: Video, fingerprint: str) -> Stretch:
+    """What the question is about, as far as it is there now."""
+    store.count_video(holder)
+    open_end = question.end_s is None
+    if question.end_s is None or holder.settled:
+        last_s = holder.grid.segment_start_s(store.coverage.count_segments(holder.id))
+        end_s = last_s if question.end_s is None else min(question.end_s, last_s)
+    else:
+        end_s = question.end_s
+    slots = holder.grid.slots_between(question.start_s, end_s)
+    return Stretch(holder, slots, open_end, store.read_coverage(holder, segments_of(slots), fingerprint))

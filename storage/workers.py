@@ -1,0 +1,93 @@
+"""Which worker processes are alive, and which models they run."""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from redis import Redis
+
+from storage.connection import as_text, mget, redis_errors
+
+log = logging.getLogger(__name__)
+
+ALIVE = "lw:workers"  # sorted set: name -> until when it counts as alive (epoch seconds)
+MODEL = "lw:model"  # the fingerprint whose progress is shown: that of the worker started last
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A live worker process."""
+
+    name: str
+    kind: str  # ingest, encode, reason
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    fingerprint: str | None = None
+    trouble: str | None = None  # the surroundings' fault that its jobs wait for
+
+
+class Workers:
+    """Raises RedisUnavailable."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def announce(self, worker: Worker, alive_s: float) -> None:
+        """Says that the worker lives, for `alive_s` seconds."""
+        with redis_errors(), self._redis.pipeline() as pipeline:
+            pipeline.zadd(ALIVE, {worker.name: time.time() + alive_s})
+            pipeline.set(_worker_key(worker.name), json.dumps(asdict(worker)), ex=max(int(alive_s), 1))
+            if worker.fingerprint is not None:
+                pipeline.set(MODEL, worker.fingerprint, nx=True)  # a flush forgets it
+            pipeline.execute()
+
+    def announce_model(self, fingerprint: str) -> None:
+        """A worker has started with this model: its progress is what counts from now on."""
+        with redis_errors():
+            self._redis.set(MODEL, fingerprint)
+
+    def withdraw(self, name: str) -> None:
+        """The worker has stopped."""
+        with redis_errors():
+            self._redis.zrem(ALIVE, name)
+            self._redis.delete(_worker_key(name))
+
+    def list_alive(self) -> list[Worker]:
+        """All live workers; cost: what it answers."""
+        with redis_errors():
+            self._redis.zremrangebyscore(ALIVE, "-inf", time.time())
+            names = [as_text(name) for name in self._redis.zrange(ALIVE, 0, -1)]
+            found = mget(self._redis, [_worker_key(name) for name in names]) if names else []
+        return [worker for blob in found if blob and (worker := _parse(blob))]
+
+    def count_by_queue(self) -> Counter[str]:
+        """How many live workers listen to each queue."""
+        return Counter(queue for worker in self.list_alive() for queue in worker.queues)
+
+    def read_model(self) -> str:
+        """The fingerprint of the model whose progress counts; empty before any worker with a model has come up."""
+        with redis_errors():
+            raw = self._redis.get(MODEL)
+        return as_text(raw) if raw else ""
+
+
+def _parse(blob: object) -> Worker | None:
+    try:
+        fields = json.loads(as_text(blob))
+        return Worker(**{**fields, "queues": tuple(fields["queues"])})
+    except (ValueError, TypeError, KeyError) as error:
+        log.error("a worker's entry in Redis is damaged and is passed over: %s", error)
+        return None
+
+
+def _worker_key(name: str) -> str:
+    return f"lw:worker:{name}"
+
+
+def list_fingerprints(workers: Sequence[Worker]) -> list[str]:
+    """The models that are alive, each once."""
+    return sorted({worker.fingerprint for worker in workers if worker.fingerprint})
