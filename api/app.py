@@ -5,12 +5,13 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
-from api import docs, health, problems, questions, videos
+from api import docs, frames, health, problems, questions, videos
 from api.context import Service
 from api.description import describe
 from api.hosts import HostCheck
 from api.limits import BodyLimit, RequestLimit
 from configs.settings import Settings
+from jobs.intake import Intake
 from storage.store import Store
 
 DESCRIPTION = (
@@ -31,13 +32,15 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,  # what generated clients call their functions
     )
-    app.state.service = Service(settings, store, CapacityLimiter(MOST_LISTENERS), CapacityLimiter(api.max_uploads))
+    app.state.service = Service(
+        settings, store, Intake(store, settings), CapacityLimiter(MOST_LISTENERS), CapacityLimiter(api.max_uploads)
+    )
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimit, settings=api, upload_path=videos.router.prefix)
     app.add_middleware(HostCheck, settings=api)
     app.add_middleware(RequestLimit, most=api.max_connections)
     problems.install(app)
-    for router in (videos.router, questions.router, health.router, docs.router):
+    for router in (videos.router, frames.router, questions.router, health.router, docs.router):
         app.include_router(router)
     describe(app)
     return app

@@ -7,10 +7,25 @@ from http import HTTPStatus
 from typing import Any
 
 import h11
+from fastapi import FastAPI
+from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.problems import MEDIA_TYPE, problem_body
 from configs.settings import ApiSettings
+
+
+def server_config(app: FastAPI, settings: ApiSettings, **more: Any) -> Config:
+    """How the server runs `app`: bounded connections, no web sockets."""
+    given: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "http": bounded_protocol(settings),
+        "ws": "none",
+        "log_level": "info",
+        "timeout_graceful_shutdown": 3,
+    }
+    return Config(app, **(given | more))
 
 
 def bounded_protocol(settings: ApiSettings) -> type[H11Protocol]:

