@@ -28,14 +28,16 @@ COLUMNS = np.minimum(np.arange(SIDE_PX) * WIDTH_PX // SIDE_PX, WIDTH_PX - 1)
 Picture = NDArray[np.uint8]
 
 
-def longwatch(path: Path, mode: Literal["exact", "keyframes"], threads: int = 1) -> Iterator[Picture]:
-    """This project's sampler."""
+def longwatch(path: Path, mode: Literal["exact", "keyframes"], threads: int = 1, view_px: int = 0) -> Iterator[Picture]:
+    """This project's sampler; the peers make no pictures for people, so that is a way of its own."""
     from configs.settings import IngestSettings
-    from ingest.source import VideoSource
+    from ingest.files.source import VideoSource
 
-    source = VideoSource(path, IngestSettings(decoder_threads=threads))
-    for frame in source.sample(1.0, mode=mode):
-        yield frame.picture
+    source = VideoSource(path, IngestSettings(decoder_threads=threads, view_long_side_px=view_px))
+    for frame in source.sample_frames(1.0, mode=mode):
+        if view_px:
+            frame.encode()
+        yield frame.model
 
 
 def pyav(path: Path) -> Iterator[Picture]:
@@ -92,6 +94,7 @@ def torchcodec(path: Path) -> Iterator[Picture]:
 WAYS: dict[str, Callable[[Path], Iterator[Picture]]] = {
     "longwatch exact": partial(longwatch, mode="exact"),
     "longwatch exact, 2 threads": partial(longwatch, mode="exact", threads=2),
+    "longwatch exact, 960 px too, as JPEG": partial(longwatch, mode="exact", view_px=960),
     "longwatch keyframes": partial(longwatch, mode="keyframes"),
     "PyAV, all frames": pyav,
     "ffmpeg fps=1": partial(ffmpeg, choice="fps=1"),

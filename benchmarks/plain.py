@@ -36,7 +36,7 @@ class PlainVision:
         text = LlamaConfig.from_dict(config.text.to_dict(), attn_implementation="sdpa")
         weights = {
             name.removeprefix("model."): value
-            for name, value in checkpoint.tensors(
+            for name, value in checkpoint.read_tensors(
                 lambda name: name.startswith(VISION_PREFIXES) or name == EMBEDDINGS, dtype
             ).items()
         }

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from configs.private_hosts import check_private_host
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -69,19 +71,30 @@ class IngestSettings(Part):
     sample_fps: PositiveFloat = 1.0
     mode: Literal["exact", "keyframes"] = "exact"
     decoder_threads: PositiveInt = Field(1, description="More make one video faster, and all of them a little slower.")
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    max_frame_pixels: PositiveInt = Field(8192 * 4320, description="8K is the largest frame taken.")
+    model_side_px: PositiveInt = Field(336, description="Side of the model's pictures; LLaVA-Mini-HD reads 672.")
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="Of the model's pictures.")
+    view_long_side_px: Annotated[int, Field(ge=0, le=8192)] = Field(
+        960, description="Longer side of the pictures for people, at most; 0: none are kept."
+    )
+    view_jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(85, description="Of the pictures for people.")
+    max_frame_pixels: PositiveInt = Field(8192 * 4320, description="8K is the largest frame or image taken.")
     max_duration_s: PositiveFloat = 24 * 3600.0
     max_streams: PositiveInt = 32
     allowed_roots: tuple[Path, ...] = Field((), description="Folders whose files may be submitted by path.")
-    allowed_private_hosts: tuple[str, ...] = Field(
-        (), description="Host names, addresses or CIDR networks that may be fetched although not public."
+    allowed_private_hosts: tuple[Annotated[str, AfterValidator(check_private_host)], ...] = Field(
+        (), description="Host names, addresses or networks that may be fetched although not public; host:port for one."
     )
     max_download_bytes: PositiveInt = 20 * 1024**3
-    download_timeout_s: PositiveFloat = 4 * 3600.0
-    connect_timeout_s: PositiveFloat = 10.0
-    read_timeout_s: PositiveFloat = 30.0
+    min_free_disk_bytes: Annotated[int, Field(ge=0)] = Field(
+        2 * 1024**3, description="A download stops before the disk has less than this left."
+    )
+    download_timeout_s: PositiveFloat = Field(4 * 3600.0, description="For a whole download, redirects included.")
+    connect_timeout_s: PositiveFloat = Field(10.0, description="To resolve a host and connect to it; again for TLS.")
+    header_timeout_s: PositiveFloat = Field(30.0, description="From asking, connecting included, to the last header.")
+    read_timeout_s: PositiveFloat = Field(30.0, description="The longest silence of a server.")
     max_redirects: Annotated[int, Field(ge=0)] = 3
+    concurrent_downloads: PositiveInt = Field(8, description="Of one ingest worker.")
+    concurrent_videos: PositiveInt = Field(2, description="Sampled at once by one ingest worker.")
 
 
 class ModelSettings(Part):
@@ -94,6 +107,7 @@ class ModelSettings(Part):
     language_weights: Literal["full", "int8", "int4"] = "full"
     system_prompt: str = PUBLIC_SYSTEM_PROMPT
     generation_prompt: bool = Field(True, description="Whether the answer's header is part of the prompt.")
+    chat_template: str = Field("", description="Jinja text, for a checkpoint without one; empty: the checkpoint's own.")
 
 
 class EncoderSettings(Part):

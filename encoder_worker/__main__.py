@@ -6,10 +6,12 @@ from configs.loading import settings_from_command_line
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder
 from encoder_worker.jobs import EncoderJobs
+from jobs.names import ENCODE, FUSE
+from jobs.runner import Handler
+from jobs.worker import Pool, run_worker
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
 from storage.store import Store
-from storage.worker import Handlers, run_worker
 
 
 def load_encoder(settings: Settings) -> Encoder:
@@ -19,20 +21,27 @@ def load_encoder(settings: Settings) -> Encoder:
         chosen.checkpoint, dtype=chosen.dtype, device=chosen.device, attention=chosen.attention, parts=("vision",)
     )
     prompts = PromptBuilder.from_pretrained(
-        model.folder, system=chosen.system_prompt, generation_prompt=chosen.generation_prompt
+        model.folder,
+        system=chosen.system_prompt,
+        generation_prompt=chosen.generation_prompt,
+        chat_template=chosen.chat_template,
     )
     return Encoder(model, prompts, settings.encoder.batch_frames)
 
 
 def run(settings: Settings) -> None:
-    """Works on the queues until told to stop by a signal; questions go before segments."""
+    """Works on the queues until told to stop by a signal; questions go before segments, and one thread is theirs."""
     if settings.encoder.threads:
         torch.set_num_threads(settings.encoder.threads)
     store = Store.open(settings)
     encoder = load_encoder(settings)
     jobs = EncoderJobs(settings, store, encoder)
-    handlers: Handlers = {"fuse_segment": jobs.fuse_segment, "encode_segment": jobs.encode_segment}
-    run_worker(settings, store, handlers, encoder.fingerprint)
+    handlers = {
+        "fuse_question": Handler(jobs.fuse_question, jobs.give_up_fusions),
+        "encode_segment": Handler(jobs.encode_segment, jobs.give_up_segment),
+    }
+    pools = [Pool((FUSE,), 1), Pool((FUSE, ENCODE), settings.encoder.concurrent_jobs)]
+    run_worker(settings, store, "encode", pools, handlers, encoder.fingerprint)
 
 
 if __name__ == "__main__":

@@ -1,154 +1,152 @@
-"""The encoder's jobs, level-triggered: they make a record hold what it should, and running twice is harmless."""
+"""The encoder's jobs, level-triggered: they make tokens and fusions be there, and running twice is harmless."""
 
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import groupby
+from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.settings import Settings
-from encoder_worker.encoder import Encoder, Frames, decoded
-from storage.errors import DamagedRecord, NotFound
-from storage.queues import FusionRequest
-from storage.reconciler import Reconciler
+from encoder_worker.encoder import Encoder
+from encoder_worker.frames import encode_places
+from jobs.names import FusionRequest, fuse_job_id
+from jobs.notices import Notices
+from jobs.reconciler import Reconciler
+from llava_mini.errors import NonFinite
+from storage.cache import FusionKey
+from storage.documents import Video
+from storage.errors import NotFound
 from storage.records import Half, Record, text_id
-from storage.segments import SEGMENT_FRAMES, mask_of, places_in
 from storage.store import Store
+from storage.timeline import SEGMENT_SLOTS, places_in
 
 log = logging.getLogger(__name__)
-Fusions = dict[tuple[str, int], Half]
+
+
+@dataclass(frozen=True)
+class WantedFusion:
+    """A text averaged over some frames of a segment; its rows before `first_row` are not kept."""
+
+    ids: tuple[int, ...]
+    first_row: int
+    segment: int
+    mask: int
 
 
 class EncoderJobs:
-    """`encode_segment` and `fuse_segment`.
-
-    A lock per segment saves double work. It is held as long as a worker may be silent, so that what a dead one held
-    is free soon; a job may outlive it, which costs work but never makes a record wrong: each write is a whole one.
-    """
+    """`encode_segment` and `fuse_question`."""
 
     def __init__(self, settings: Settings, store: Store, encoder: Encoder) -> None:
         self._store = store
         self._encoder = encoder
-        self._reconciler = Reconciler(store, settings.queues)
-        self._keep_fusions = settings.encoder.max_fusions_per_record
-        self._hold_s = settings.queues.worker_dead_after_s
+        self._reconciler = Reconciler(store, settings.jobs)
+        self._notices = Notices(store.state)
+        self._hold_s = settings.jobs.worker_dead_after_s
 
     def encode_segment(self, video_id: str, segment: int) -> None:
-        """Makes the segment's record cover every frame that is in the archive.
-
-        Raises DamagedRecord naming a picture where none of the segment's can be read.
-        """
+        """Makes the segment's record; raises DamagedFile if none of its pictures can be read, NonFinite."""
         try:
-            with self._store.segment_lock(video_id, segment, self._hold_s, wait_s=0) as got:
-                if not got:
-                    return  # another is at it; the reconciler comes back
-                self._covering_record(video_id, segment)
-            self._reconciler.video(video_id)  # what was held back to bound the queue
+            mask = self._mask(video_id, segment)
+            with self._store.locks.hold(f"{video_id}:{segment}", self._hold_s) as got:
+                if mask and got:  # else it is encoded, or another is at it and the reconciler comes back
+                    self._make_record(video_id, segment, mask)
+            self._follow_up(video_id)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
 
-    def fuse_segment(self, video_id: str, segment: int, requests: Sequence[FusionRequest]) -> None:
-        """Makes the segment's record hold these texts' fusions: (token ids, mask of frames) each.
-
-        Raises DamagedRecord as above, ValueError where a mask names frames that are not there.
-        """
+    def give_up_segment(self, reason: str, video_id: str, segment: int) -> None:
+        """Settles the segment as failed: what waits for it goes on without."""
+        span = range(segment, segment + 1)
         try:
-            with self._store.segment_lock(video_id, segment, self._hold_s, wait_s=2 * self._hold_s):
-                record = self._covering_record(video_id, segment)
-                fusions = self._fused(video_id, segment, record, requests)
-                if fusions:
-                    self._keep(video_id, segment, record, fusions)
+            covered = self._store.read_coverage(self._store.read_video(video_id), span, self._encoder.fingerprint)
+            mask = covered.sampled.get(segment, 0)
+            self._store.coverage.mark_failed(video_id, segment, mask, self._encoder.fingerprint, reason)
+            self._follow_up(video_id)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
 
-    def _covering_record(self, video_id: str, segment: int) -> Record:
-        """The record with all the frames there are, made or completed where necessary."""
-        self._store.archive.video(video_id)
-        times = self._store.archive.timestamps_s(video_id, segment)
-        record = self._store.record(video_id, segment, self._encoder.fingerprint)
+    def fuse_question(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
+        """Makes the cache hold these fusions: texts averaged over frames of segments. Raises DamagedFile, NonFinite."""
+        job_id = fuse_job_id(video_id, requests)
+        try:
+            video = self._store.read_video(video_id)
+            for portion in _portions(requests):
+                self._store.cache.write_fusions(self._fuse(video, portion), self._encoder.fingerprint)
+        except NotFound:
+            log.info("video %s was deleted meanwhile", video_id)
+        self._notices.tell(job_id)
+
+    def give_up_fusions(self, reason: str, video_id: str, requests: Sequence[FusionRequest]) -> None:
+        """Tells the questions that wait."""
+        self._notices.tell(fuse_job_id(video_id, requests), reason)
+
+    def _mask(self, video_id: str, segment: int) -> int:
+        """Which frames of the segment are to be encoded: 0 if they are, or if there are none."""
+        video = self._store.read_video(video_id)
+        covered = self._store.read_coverage(video, range(segment, segment + 1), self._encoder.fingerprint)
+        return 0 if segment in covered.encoded else covered.sampled.get(segment, 0)
+
+    def _make_record(self, video_id: str, segment: int, mask: int) -> None:
+        record = self._store.archive.read_record(video_id, segment, self._encoder.fingerprint)
         if record is None:
-            record = Record(self._encoder.fingerprint, (), _no_tokens())
-        if not times:
-            return record  # there is nothing to cover
-        if len(record) != len(times) or self._whole(len(times)) not in record.fusions:
-            record = self._grown(video_id, segment, record, times)
-        elif self._store.counts(video_id).tokens.get(segment, 0) == len(times):
-            return record  # all is as it should be
-        self._store.put_record(video_id, segment, record)
-        return record
+            video = self._store.read_video(video_id)
+            wish = (self._encoder.system_text, range(mask.bit_count()))
+            encoded = encode_places(self._store.archive, self._encoder, video, {segment: mask}, [wish])
+            where = f"segment {segment} of {video_id}"
+            tokens, system = _to_half(encoded.tokens, where), _to_half(encoded.means[0], where)
+            record = Record(self._encoder.fingerprint, mask, tokens, self._encoder.system_id, system)
+        self._store.create_record(video_id, segment, record)
 
-    def _grown(self, video_id: str, segment: int, record: Record, times: Sequence[float]) -> Record:
-        """The record with the frames appended that it lacks, and the system prompt's mean over all of them."""
-        before = self._whole(len(record))
-        if len(record) >= len(times) or before not in record.fusions:  # another system prompt, or frames were lost
-            record = Record(record.fingerprint, (), _no_tokens(), record.fusions)
-        old, new = len(record), len(times)
-        frames = self._frames(video_id, segment, range(old, new))
-        encoded = self._encoder.encode(frames, [(self._encoder.system_text, range(new - old))])
-        tokens = np.concatenate([record.tokens, encoded.tokens]) if old else encoded.tokens
-        mean = encoded.means[0] * ((new - old) / new)
-        if old:
-            mean = mean + record.fusions[before].astype(np.float32) * (old / new)
-        fusions = {key: value for key, value in record.fusions.items() if key != before}
-        fusions[self._whole(new)] = mean.astype(np.float16)
-        return Record(record.fingerprint, tuple(times), tokens, fusions)
+    def _follow_up(self, video_id: str) -> None:
+        """Enqueues what was held back to bound the queue, and wakes the questions that waited."""
+        self._reconciler.look_at_video(video_id)
+        self._reconciler.wake_questions(video_id)
 
-    def _fused(self, video_id: str, segment: int, record: Record, requests: Sequence[FusionRequest]) -> Fusions:
-        """What of `requests` the record lacks, from one pass over just the frames it takes."""
-        lacking = {(text_id(ids), mask): ids for ids, mask in requests}
-        lacking = {key: ids for key, ids in lacking.items() if key not in record.fusions}
-        if not lacking:
-            return {}
-        there = mask_of(range(len(record)))
-        for _, mask in lacking:
-            if not mask or mask & ~there:
-                raise ValueError(f"mask {mask:016x} names frames that segment {segment} of {video_id} does not have")
-        places = sorted({place for _, mask in lacking for place in places_in(mask)})
-        wishes = [(ids, [places.index(place) for place in places_in(mask)]) for (_, mask), ids in lacking.items()]
-        means = self._encoder.encode(self._frames(video_id, segment, places), wishes).means
-        return {key: mean.astype(np.float16) for key, mean in zip(lacking, means, strict=True)}
-
-    def _keep(self, video_id: str, segment: int, record: Record, fusions: Fusions) -> None:
-        self._store.archive.video(video_id)
-        newest = self._store.record(video_id, segment, self._encoder.fingerprint)  # if the lock ran out meanwhile
-        if newest is not None and len(newest) >= len(record):
-            record = newest
-        record = record.with_fusions(fusions, keep=self._keep_fusions, pinned=self._encoder.system_id)
-        self._store.put_record(video_id, segment, record)
-
-    def _whole(self, count: int) -> tuple[str, int]:
-        """Under which key the system prompt's mean over all `count` frames of a record is kept."""
-        return self._encoder.system_id, mask_of(range(count))
-
-    def _frames(self, video_id: str, segment: int, places: Sequence[int]) -> Frames:
-        """The frames at these places of the segment; the nearest whole one stands in for a damaged one.
-
-        Raises DamagedRecord with the picture's path where none of the segment is whole.
-        """
-        return np.stack([self._frame(video_id, segment, place) for place in places])
-
-    def _frame(self, video_id: str, segment: int, place: int) -> NDArray[np.uint8]:
-        first = segment * SEGMENT_FRAMES
-        try:
-            return self._whole_frame(video_id, first + place)
-        except DamagedRecord as error:
-            log.error("%s; a neighbour stands in", error)
-            for near in (*range(place - 1, -1, -1), *range(place + 1, SEGMENT_FRAMES)):
-                with suppress(DamagedRecord):
-                    return self._whole_frame(video_id, first + near)
-            raise
-
-    def _whole_frame(self, video_id: str, index: int) -> NDArray[np.uint8]:
-        archive = self._store.archive
-        path = archive.frame_path(video_id, index)
-        try:
-            picture = archive.frame(video_id, index)
-        except NotFound as error:
-            archive.video(video_id)  # NotFound where all of the video is gone: that is no damage
-            raise DamagedRecord(f"{path} is missing; restore it, or add the video anew") from error
-        return decoded(picture, path)
+    def _fuse(self, video: Video, fusions: Sequence[WantedFusion]) -> dict[FusionKey, Half]:
+        """Each fusion, from one pass over all the frames they name."""
+        union: dict[int, int] = {}
+        for fusion in fusions:
+            union[fusion.segment] = union.get(fusion.segment, 0) | fusion.mask
+        places = [(segment, place) for segment, mask in sorted(union.items()) for place in places_in(mask)]
+        number_of = {place: number for number, place in enumerate(places)}
+        wishes = [
+            (fusion.ids, [number_of[fusion.segment, place] for place in places_in(fusion.mask)]) for fusion in fusions
+        ]
+        means = encode_places(self._store.archive, self._encoder, video, union, wishes, urgent=True).means
+        return {
+            FusionKey(video.id, fusion.segment, text_id(fusion.ids), fusion.mask): _to_half(
+                mean[fusion.first_row :], f"segment {fusion.segment} of {video.id}"
+            )
+            for fusion, mean in zip(fusions, means, strict=True)
+        }
 
 
-def _no_tokens() -> Half:
-    return np.zeros((0, 0, 0), np.float16)
+def _portions(requests: Sequence[FusionRequest]) -> Iterator[list[WantedFusion]]:
+    """The fusions in portions of about a segment's worth of frames: an hour's pictures are a gigabyte."""
+    wanted = [
+        WantedFusion(tuple(ids), first_row, segment, mask) for ids, first_row, masks in requests for segment, mask in masks
+    ]
+    portion: list[WantedFusion] = []
+    frames = 0
+    for _, group in groupby(sorted(wanted, key=lambda fusion: fusion.segment), key=lambda fusion: fusion.segment):
+        fusions = list(group)
+        portion += fusions
+        frames += reduce(or_, (fusion.mask for fusion in fusions)).bit_count()
+        if frames >= SEGMENT_SLOTS:
+            yield portion
+            portion, frames = [], 0
+    if portion:
+        yield portion
+
+
+def _to_half(values: NDArray[np.float32], where: str) -> Half:
+    """As float16, the form that is kept; raises NonFinite for what does not fit into it."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise NonFinite(f"{where}: the model's output does not fit into 16 bits; check the checkpoint and model.dtype")
+    return half

@@ -3,16 +3,23 @@
 from configs.loading import settings_from_command_line
 from configs.settings import Settings
 from ingest.jobs import IngestJobs
+from jobs.names import FETCH, INGEST
+from jobs.runner import Handler
+from jobs.worker import Pool, run_worker
 from storage.store import Store
-from storage.worker import run_worker
 
 
 def run(settings: Settings) -> None:
-    """Works on the ingest queue until told to stop by a signal."""
+    """Works until told to stop by a signal. Downloads have threads of their own: a slow server holds up no sampling."""
     store = Store.open(settings)
     jobs = IngestJobs(settings, store)
     jobs.sweep()
-    run_worker(settings, store, {"ingest_video": jobs.ingest_video})
+    handlers = {
+        "fetch_video": Handler(jobs.fetch_video, jobs.give_up_video, alone_if_suspect=False),
+        "ingest_video": Handler(jobs.ingest_video, jobs.give_up_video),
+    }
+    pools = [Pool((FETCH,), settings.ingest.concurrent_downloads), Pool((INGEST,), settings.ingest.concurrent_videos)]
+    run_worker(settings, store, "ingest", pools, handlers)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can be wrong with a source; settled as the video's problem, and not retried unless said so.
+"""What can go wrong with a source. A SourceError is the video's problem for good, unless it says it is retried.
 
 SourceError
  ├─ UnsupportedSource    not a video that can be read (text, audio only, a playlist, an unknown codec)
@@ -6,6 +6,8 @@ SourceError
  │   └─ SourceInterrupted   a server was busy or broke off: retried
  ├─ SourceTooLarge       more bytes, seconds, pixels or streams than the settings allow
  └─ FetchRefused         an address or path that the settings do not allow
+
+DiskFull                 no room for a download: not the source's fault
 """
 
 from storage.errors import LongwatchError
@@ -43,3 +45,9 @@ class FetchRefused(SourceError):
     """An address or path that the settings do not allow."""
 
     code = "source-refused"
+
+
+class DiskFull(LongwatchError):
+    """The disk has no room for a download: a fault of the surroundings, to be tried again once there is room."""
+
+    code = "disk-full"

@@ -1,175 +1,217 @@
-"""The job that turns a submitted source into frames in the archive."""
+"""The jobs that turn a submitted source into frames in the archive: one downloads, one samples."""
 
 import logging
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from configs.settings import Settings
 from ingest.errors import SourceError, SourceInterrupted, UnsupportedSource
-from ingest.fetch import fetch
-from ingest.frames import SampledFrame
-from ingest.local import allowed_file, sha256_of
-from ingest.pictures import encode_jpeg
-from ingest.source import VideoSource
+from ingest.files.fetch import fetch_file
+from ingest.files.frames import EncodedFrame
+from ingest.files.images import is_image, read_image
+from ingest.files.local import find_allowed_file, hash_file
+from ingest.files.source import VideoSource
+from jobs.reconciler import Reconciler
+from storage.documents import Problem, Video
 from storage.errors import NotFound
+from storage.fences import Fence
 from storage.ids import VIDEO_ID
-from storage.models import Problem, Video
-from storage.reconciler import Reconciler
-from storage.segments import SEGMENT_FRAMES
+from storage.segments import SegmentFrame
 from storage.store import Store
-from storage.worker import is_last_try
+from storage.timeline import SEGMENT_SLOTS, locate
 
 log = logging.getLogger(__name__)
-BATCH_INTERVAL_S = 1.0  # frames become visible (progress, questions) at least this often
 ABANDONED_AFTER_S = 3600.0  # an upload in progress is younger
-
-
-class SettledElsewhere(Exception):
-    """The job was taken for lost and given to another worker, which has finished it."""
+Work = Callable[[Video, Fence, Path], None]
 
 
 class IngestJobs:
-    """Fetches and samples videos; what it has written stays, so a retried job goes on where the last one stopped."""
+    """`fetch_video` and `ingest_video`. Whole segments are kept, so a further attempt goes on at the first missing."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._reconciler = Reconciler(store, settings.queues)
+        self._reconciler = Reconciler(store, settings.jobs)
 
-    def ingest_video(self, video_id: str) -> None:
-        """Have every frame of the video in the archive, or the reason why not in `video.json`.
-
-        Raises what is worth a retry (storage or a server that does not answer); a source at fault is settled as failed.
-        """
+    def fetch_video(self, video_id: str) -> None:
+        """Has the source's bytes in the archive, or the reason why not in `video.json`. Raises SourceInterrupted."""
+        file = self._settings.work_file(video_id)
         try:
-            video = self._store.archive.video(video_id)
-            if not video.settled:
-                self._settle(video)
+            fence, video = self._begin(video_id)
+            if not video.settled and not video.in_archive:
+                self._settle_source_errors(video, fence, self._fetch, file)
+                self._reconciler.look_at_video(video_id)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
-        except SettledElsewhere:
-            log.info("video %s was settled by another worker meanwhile", video_id)
         finally:
-            file = self._settings.work_file(video_id)
-            if not self._is_needed(file):
-                file.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+
+    def ingest_video(self, video_id: str) -> None:
+        """Has every frame of the video in the archive, or the reason why not in `video.json`."""
+        file = self._settings.work_file(video_id)
+        try:
+            fence, video = self._begin(video_id)
+            if not video.settled:
+                self._settle_source_errors(video, fence, self._ingest, file)
+                self._reconciler.look_at_video(video_id)
+        except NotFound:
+            log.info("video %s was deleted meanwhile", video_id)
+            file.unlink(missing_ok=True)
+
+    def give_up_video(self, reason: str, video_id: str) -> None:
+        """Settles the video as failed: the attempts are used up."""
+        try:
+            fence, video = self._begin(video_id)
+            if not video.settled:
+                message = f"{reason}; `longwatch retry {video_id}` tries again, the log of `worker ingest` says more"
+                self._fail(video, fence, "source-unavailable" if not video.in_archive else "internal", message)
+        except NotFound:
+            log.info("video %s was deleted meanwhile", video_id)
 
     def sweep(self) -> None:
-        """Removes downloads and uploads that no unsettled video needs any more."""
+        """Removes downloads of this host that no unsettled video needs any more."""
         for file in self._settings.work_dir.glob("*"):
             if time.time() - file.stat().st_mtime > ABANDONED_AFTER_S and not self._is_needed(file):
-                file.unlink()
+                file.unlink(missing_ok=True)
 
-    def _settle(self, video: Video) -> None:
+    def _begin(self, video_id: str) -> tuple[Fence, Video]:
+        video = self._store.read_video(video_id)
+        return self._store.fences.take(video_id), video
+
+    def _settle_source_errors(self, video: Video, fence: Fence, work: Work, file: Path) -> None:
         try:
-            self._ingest(video)
+            work(video, fence, file)
+        except SourceInterrupted:
+            raise  # the next attempt may go better
         except SourceError as error:
-            if isinstance(error, SourceInterrupted) and not is_last_try():
-                raise
-            self._fail(video.id, error.code, str(error))
-        except Exception:
-            if is_last_try():
-                self._fail(video.id, "internal", "sampling failed repeatedly; the log of `worker ingest` says why")
-            raise
+            self._fail(self._store.read_video(video.id), fence, error.code, str(error))
 
-    def _ingest(self, video: Video) -> None:
-        video = self._updated(video, status="fetching")
-        path, sha256 = self._local_file(video)
-        video = self._updated(video, sha256=sha256)
-        original = self._store.same_content(video)
-        if original is None:
-            self._store.archive.claim_content(video)
-            self._sample(video, path)
-        elif original.status == "ready":
-            self._updated(video, status="duplicate", duplicate_of=original.id)
-            if self._store.hot.was_deleted(original.id):  # at this very moment: then this one is sampled
-                self._store.hot.mark_unfinished(video.id)
-                self._store.update_video(video)
-        else:
-            log.info("video %s waits for %s, which has the same content, to be sampled", video.id, original.id)
+    def _fetch(self, video: Video, fence: Fence, file: Path) -> None:
+        video = self._update(video, fence, status="fetching")
+        fetched = fetch_file(video.location, file, self._settings.ingest, lambda: self._require_wanted(video.id, fence))
+        video = self._update(video, fence, sha256=fetched.sha256)
+        if not self._settle_duplicate(video, fence):
+            self._store.archive.put_source(video.id, file)
+            self._update(video, fence, in_archive=True)
 
-    def _local_file(self, video: Video) -> tuple[Path, str]:
-        """Where the video's bytes lie on this machine, and their hash."""
+    def _ingest(self, video: Video, fence: Fence, work_file: Path) -> None:
         if video.kind == "path":
-            path = allowed_file(video.location, self._settings.ingest.allowed_roots)
-        elif video.kind == "upload":
-            path = Path(video.location)
+            path = find_allowed_file(video.location, self._settings.ingest.allowed_roots)
         else:
-            path = self._settings.work_file(video.id)
-            if not path.exists():
-                settings = self._settings.ingest
-                return path, fetch(video.location, path, settings, lambda: self._store.archive.video(video.id)).sha256
-        return path, video.sha256 or sha256_of(path)
+            path = self._store.archive.open_source(video.id, work_file)
+        if video.sha256 is None:
+            video = self._update(video, fence, sha256=hash_file(path))
+        if self._settle_duplicate(video, fence):
+            return
+        if is_image(path):
+            self._keep_image(video, fence, path, work_file)
+        else:
+            self._sample(video, fence, path)
+        work_file.unlink(missing_ok=True)
 
-    def _sample(self, video: Video, path: Path) -> None:
-        done = sum(self._store.counts(video.id).frames.values())
+    def _settle_duplicate(self, video: Video, fence: Fence) -> bool:
+        """Whether another video has the same content: then it holds the frames for this one too."""
+        owner_id = self._store.claim_content(video)
+        if owner_id is None:
+            return False
+        self._update(video, fence, status="duplicate", duplicate_of=owner_id)
+        if video.in_archive:
+            self._store.archive.delete_source(video.id)
+        return True
+
+    def _keep_image(self, video: Video, fence: Fence, path: Path, work_file: Path) -> None:
+        """A video of one frame; the original stays, because the model sees it and not a copy."""
+        image = read_image(path, self._settings.ingest)
+        if not video.in_archive:
+            work_file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, work_file)  # what is put into the archive may be moved there
+            self._store.archive.put_source(video.id, work_file)
+        video = self._update(
+            video,
+            fence,
+            media="image",
+            in_archive=True,
+            status="sampling",
+            frames_expected=1,
+            width_px=image.info.width_px,
+            height_px=image.info.height_px,
+            codec=image.info.codec,
+        )
+        self._store.create_segment(video.id, 0, [_kept(image.frame)])
+        self._update(video, fence, status="ready", frames_sampled=1)
+
+    def _sample(self, video: Video, fence: Fence, path: Path) -> None:
         source = VideoSource(path, self._settings.ingest)
         info = source.info
-        expected = None if info.duration_s is None else max(round(info.duration_s * video.sample_fps), 1)
-        video = self._updated(
+        video = self._update(
             video,
+            fence,
             status="sampling",
             duration_s=info.duration_s,
-            frames_expected=expected,
+            frames_expected=source.count_slots(video.sample_fps),
             width_px=info.width_px,
             height_px=info.height_px,
             source_fps=info.fps,
             codec=info.codec,
         )
-        for batch in _batches(source.sample(video.sample_fps, mode=video.mode, start_index=done)):
-            self._put(video, batch)
-            done = batch[-1].index + 1
-        truncated = source.truncated
+        self._store.count_video(video)
+        done = start_slot = self._store.coverage.count_sampled(video.id)
+        frames = source.sample_frames(video.sample_fps, mode=video.mode, start_slot=start_slot)
+        for batch in _segments(frame.encode() for frame in frames):
+            self._require_wanted(video.id, fence)
+            segment, _ = locate(batch[0].slot)
+            self._store.create_segment(video.id, segment, [_kept(frame) for frame in batch])
+            self._reconciler.look_at_video(video.id)
+            done = batch[-1].slot + 1
         if done == 0:
-            raise UnsupportedSource(f"{video.source} holds no picture that can be decoded" + _because(truncated))
-        self._updated(video, status="ready", frames_sampled=done, truncated=truncated)
-        self._reconciler.video(video.id)
+            because = f": {source.truncated}" if source.truncated else ""
+            raise UnsupportedSource(f"{video.source} holds no picture that can be decoded{because}")
+        self._update(video, fence, status="ready", frames_sampled=done, truncated=source.truncated)
+        if video.in_archive:
+            self._store.archive.delete_source(video.id)
 
-    def _put(self, video: Video, batch: list[SampledFrame]) -> None:
-        self._store.archive.video(video.id)  # NotFound once it was deleted: stop here
-        quality = self._settings.ingest.jpeg_quality
-        pictures = [encode_jpeg(frame.picture, quality) for frame in batch]
-        self._store.put_frames(video.id, batch[0].index, pictures, [frame.timestamp_s for frame in batch])
-        if (batch[-1].index + 1) % SEGMENT_FRAMES == 0:
-            self._reconciler.video(video.id)
-
-    def _updated(self, video: Video, **changes: object) -> Video:
-        if self._store.archive.video(video.id).settled:
-            raise SettledElsewhere(video.id)
+    def _update(self, video: Video, fence: Fence, **changes: object) -> Video:
         changed = video.model_copy(update=changes)
-        if changed != video:  # a video that waits for another is looked at every few seconds
-            self._store.update_video(changed)
+        if changed != video:
+            self._store.update_video(changed, fence)
         return changed
 
-    def _fail(self, video_id: str, code: str, message: str) -> None:
-        video = self._store.archive.video(video_id)
-        log.error("video %s failed (%s): %s", video_id, code, message)
-        sampled = sum(self._store.counts(video_id).frames.values())
+    def _fail(self, video: Video, fence: Fence, code: str, message: str) -> None:
+        log.error("video %s failed (%s): %s", video.id, code, message)
+        if video.content_key is not None:
+            self._store.index.release_content(video.content_key, video.id)
         problem = Problem(code=code, message=message)
-        self._updated(video, status="failed", problem=problem, frames_sampled=sampled)
-        self._reconciler.video(video_id)
+        sampled = self._store.coverage.count_sampled(video.id)
+        self._update(video, fence, status="failed", problem=problem, frames_sampled=sampled)
+        self._reconciler.look_at_video(video.id)
+
+    def _require_wanted(self, video_id: str, fence: Fence) -> None:
+        """Raises NotFound once the video was deleted, GivenAway once another attempt began."""
+        if self._store.index.is_deleted(video_id):
+            raise NotFound(f"video {video_id} was deleted meanwhile")
+        self._store.fences.check(fence)
 
     def _is_needed(self, file: Path) -> bool:
         video_id = file.name.split(".")[0]
         try:
-            return not (VIDEO_ID.fullmatch(video_id) and self._store.archive.video(video_id).settled)
+            return bool(VIDEO_ID.fullmatch(video_id)) and not self._store.read_video(video_id).settled
         except NotFound:
             return False
 
 
-def _batches(frames: Iterable[SampledFrame]) -> Iterator[list[SampledFrame]]:
-    """Groups frames that lie in one segment, each group at most BATCH_INTERVAL_S in the making."""
-    batch: list[SampledFrame] = []
-    began = time.monotonic()
+def _kept(frame: EncodedFrame) -> SegmentFrame:
+    return SegmentFrame(frame.slot % SEGMENT_SLOTS, frame.t_s, frame.model_jpeg, frame.view_jpeg)
+
+
+def _segments(frames: Iterable[EncodedFrame]) -> Iterator[list[EncodedFrame]]:
+    """The frames of one segment after the other; the last segment may be shorter."""
+    batch: list[EncodedFrame] = []
     for frame in frames:
         batch.append(frame)
-        if (frame.index + 1) % SEGMENT_FRAMES == 0 or time.monotonic() - began > BATCH_INTERVAL_S:
+        if (frame.slot + 1) % SEGMENT_SLOTS == 0:
             yield batch
-            batch, began = [], time.monotonic()
+            batch = []
     if batch:
         yield batch
-
-
-def _because(reason: str | None) -> str:
-    return f": {reason}" if reason else ""

@@ -20,7 +20,8 @@ JOBS = {
     "answer_question": ANSWER,
 }
 
-FusionRequest = tuple[list[int], int, int]  # (token ids of the text, segment, mask of its frames)
+# (token ids of the text, the first of its rows that is kept, [(segment, mask of the frames to average over)])
+FusionRequest = tuple[list[int], int, list[tuple[int, int]]]
 _ENCODE_ID = re.compile(rf"encode-({VIDEO_ID.pattern})-(\d+)")
 _VIDEO_JOB_ID = re.compile(rf"(?:fetch|ingest)-({VIDEO_ID.pattern})")
 _ANSWER_ID = re.compile(rf"answer-({QUESTION_ID.pattern})")

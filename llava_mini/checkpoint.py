@@ -46,17 +46,17 @@ class Checkpoint:
         if not self._tower_files:
             raise CheckpointError(f"no weights of the vision tower, neither in {self.tower_folder} nor {self.folder}")
 
-    def tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
+    def read_tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
         """The tensors of the main files whose name is `wanted`, cast to `dtype`; no other is read."""
         return dict(_read(self._files, wanted, dtype))
 
-    def tower_tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
+    def read_tower_tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
         """The vision tower's tensors whose name, `vision_model.` left out, is `wanted`."""
         prefix = self._tower_prefix + TOWER
         found = _read(self._tower_files, lambda n: n.startswith(prefix) and wanted(n.removeprefix(prefix)), dtype)
         return {name.removeprefix(prefix): value for name, value in found}
 
-    def fingerprint(self) -> str:
+    def compute_fingerprint(self) -> str:
         """The identity of the weights, the same whichever half is loaded and however the files are sharded."""
         tower = {name: path for name, path in self._tower_files.items() if TOWER in name}
         described = ("config.json", "preprocessor_config.json")

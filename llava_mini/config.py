@@ -11,8 +11,10 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from llava_mini.errors import CheckpointError
 
 FEATURE_LAYER = -2  # penultimate CLIP layer: paper 5.1; `mm_vision_select_layer` of the released configuration
+FRAME_SIDE_PX = 336  # the public code squeezes video frames to this, whatever the tower reads (SEMANTICS.md, item 8)
 # What this package implements, where the released configuration could say something else.
 IMPLEMENTED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
+ASPECTS = ("square", "pad")  # of single images: cut to the centre, or padded
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class LlavaMiniConfig:
     prefusion_layers: int
     resolution_ratio: int
     feature_layer: int
+    pad_images: bool  # single images are padded to a square, not cut to one
 
     @property
     def hidden_size(self) -> int:
@@ -46,6 +49,14 @@ class LlavaMiniConfig:
     def pictures(self) -> int:
         """Pictures the tower reads per frame: the frame, and at high resolution its crops."""
         return 1 if self.resolution_ratio == 1 else self.resolution_ratio**2 + 1
+
+    @property
+    def frame_side_px(self) -> int:
+        """The side of a video's frames as the model wants them: 336, or at high resolution 672 (LLaVA-Mini-HD).
+
+        The public code squeezes to 336 at high resolution too, and enlarges the quarters of that.
+        """
+        return FRAME_SIDE_PX * self.resolution_ratio
 
     @property
     def side_px(self) -> int:
@@ -82,6 +93,10 @@ def parse_config(values: Mapping[str, Any], tower: Mapping[str, Any], path: Path
     for key, known in IMPLEMENTED.items():
         if values.get(key, known) != known:
             raise CheckpointError(f"{path}: {key} is {values[key]!r}, but only {known!r} is implemented")
+    aspect = values.get("image_aspect_ratio") or "square"
+    if aspect not in ASPECTS:
+        known = ", ".join(ASPECTS)
+        raise CheckpointError(f"{path}: image_aspect_ratio is {aspect!r}, but only {known} are implemented")
     try:
         return LlavaMiniConfig(
             text=LlamaConfig.from_dict(_text_values(values)),
@@ -91,6 +106,7 @@ def parse_config(values: Mapping[str, Any], tower: Mapping[str, Any], path: Path
             prefusion_layers=int(values["prefusion_layer_num"]),
             resolution_ratio=int(values.get("resolution_ratio", 1)),
             feature_layer=int(values.get("mm_vision_select_layer", FEATURE_LAYER)),
+            pad_images=aspect == "pad",
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is no LLaVA-Mini configuration: {error!r}") from error

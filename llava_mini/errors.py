@@ -5,6 +5,7 @@ ModelError
  ├─ PartMissing       the half that is asked for was not loaded
  ├─ DeviceError       device, dtype, attention or quantisation that this machine does not offer
  ├─ InputError        pictures or token ids that this checkpoint cannot take
+ ├─ NonFinite         the model computed what is no usable number: infinite, not a number, or beyond float16
  └─ PromptTooLong     more positions than the context holds; `would_fit` says how many frames would
 """
 
@@ -37,6 +38,22 @@ class InputError(ModelError):
     """Pictures or token ids that this checkpoint cannot take."""
 
     code = "model-input"
+
+
+class NonFinite(ModelError):
+    """The model computed what is no usable number: infinite, not a number, or beyond what a record holds.
+
+    frames   places of the frames at fault among those given; empty if it is not about frames
+    """
+
+    code = "model-non-finite"
+
+    def __init__(self, what: str, frames: tuple[int, ...] = ()) -> None:
+        self.frames = frames
+        super().__init__(
+            f"{what}: the model's numbers overflow. If model.dtype is float16, use bfloat16 or float32; "
+            "otherwise the checkpoint is damaged or does not belong to this architecture"
+        )
 
 
 class PromptTooLong(ModelError):

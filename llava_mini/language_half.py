@@ -7,17 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from llava_mini.errors import InputError
+
+PREFILL_POSITIONS = 2048  # run at once; with the 8B model's widths (110 kB a position) that is 0.23 GB
+SCORE_CELLS = 2**25  # of the scores of one call, over all heads: 128 MB in float32
 
 
 class LanguageHalf:
     """An unmodified Llama over embeddings, one sequence at a time. Logits are float32, on the model's device.
 
-    A cache holds the keys and values of the positions run so far. To answer twice from one prefix, `fork` the cache
-    (no copy is made) or `crop` it back.
+    A cache holds the keys and values of the positions run so far. To answer twice from one prefix, `fork` the cache:
+    no copy is made until the twin grows.
     """
 
     def __init__(self, llm: LlamaForCausalLM) -> None:
@@ -34,15 +37,20 @@ class LanguageHalf:
         table: Tensor = self.llm.model.embed_tokens.weight
         return gather(table, token_ids)
 
-    def new_cache(self) -> DynamicCache:
+    def make_cache(self) -> DynamicCache:
         """An empty cache."""
         return DynamicCache(config=self.llm.config)
+
+    def count_cache_bytes(self, positions: int) -> int:
+        """What a cache of so many positions takes."""
+        return positions * cache_bytes_per_position(self.llm.config, self.llm.model.embed_tokens.weight.dtype)
 
     @torch.no_grad()
     def prefill(self, inputs_embeds: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
         """Runs embeddings (S,D) behind `cache` (or as the first), which grows by S and is returned."""
-        grown = self.new_cache() if cache is None else cache
-        self._run(grown, inputs_embeds)
+        grown = self.make_cache() if cache is None else cache
+        for part in torch.split(inputs_embeds, PREFILL_POSITIONS):  # activations of so many positions at most
+            self._run(grown, part)
         return grown
 
     @torch.no_grad()
@@ -77,27 +85,17 @@ class LanguageHalf:
         return hidden[0]
 
 
+def cache_bytes_per_position(text: LlamaConfig, dtype: torch.dtype) -> int:
+    """Keys and values of one position in all layers."""
+    sizes: Any = text  # transformers types them as optional, and fills them in
+    return int(2 * sizes.num_hidden_layers * sizes.num_key_value_heads * sizes.head_dim * dtype.itemsize)
+
+
 def gather(table: Tensor, token_ids: Sequence[int]) -> Tensor:
     """Rows of a table of embeddings (vocabulary,D) -> (L,D); raises InputError."""
     if token_ids and not (min(token_ids) >= 0 and max(token_ids) < len(table)):
         raise InputError(f"a token id is beyond the vocabulary of {len(table)}: the tokenizer is not this checkpoint's")
     return table[torch.tensor(token_ids, dtype=torch.long, device=table.device)]
-
-
-def length(cache: DynamicCache) -> int:
-    """Positions that a cache holds."""
-    return int(cache.get_seq_length())
-
-
-def crop(cache: DynamicCache, positions: int) -> None:
-    """Forgets all but the first `positions`.
-
-    Not by DynamicCache.crop: its argument has meant two things within transformers 5.
-    """
-    if positions < length(cache):
-        layers: Any = cache.layers
-        for layer in layers:
-            layer.keys, layer.values = layer.keys[:, :, :positions], layer.values[:, :, :positions]
 
 
 def fork(cache: DynamicCache) -> DynamicCache:
@@ -128,10 +126,22 @@ def _weights(attention: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], cache:
     queries = attention.q_proj(hidden).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
     queries = apply_rotary_pos_emb(queries, queries, *rope)[0]
     keys = cache.layers[attention.layer_idx].keys  # (1, kv heads, S, head width)
-    grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)  # (1, kv heads, group*R, head width)
-    scores: Tensor = (grouped @ keys.transpose(2, 3)).float() * attention.scaling
-    rows, width = hidden.shape[1], keys.shape[2]
-    scores = scores.view(1, keys.shape[1], -1, rows, width)  # (1, kv heads, group, R, S)
-    ahead = torch.ones(rows, width, dtype=torch.bool, device=scores.device).triu(width - rows + 1)
-    weights: Tensor = scores.masked_fill_(ahead, -torch.inf).softmax(-1)
+    rows, width = queries.shape[2], keys.shape[2]
+    step = max(SCORE_CELLS // (queries.shape[1] * width), 1)
+    return torch.cat(
+        [
+            _weights_of_rows(queries[:, :, first : first + step], keys, width - rows + first, attention.scaling)
+            for first in range(0, rows, step)
+        ]
+    )
+
+
+def _weights_of_rows(queries: Tensor, keys: Tensor, place: int, scaling: float) -> Tensor:
+    """Weights (R,S) of the rows (1,heads,R,width), the first of which stands at position `place`."""
+    rows, kv_heads, width = queries.shape[2], keys.shape[1], keys.shape[2]
+    grouped = queries.reshape(1, kv_heads, -1, queries.shape[3])  # (1, kv heads, group*R, head width)
+    scores = (grouped @ keys.transpose(2, 3)).float() * scaling
+    scores = scores.view(1, kv_heads, -1, rows, width)  # (1, kv heads, group, R, S)
+    ahead = torch.ones(rows, width, dtype=torch.bool, device=scores.device).triu(place + 1)
+    weights = scores.masked_fill_(ahead, -torch.inf).softmax(-1)
     return weights.mean((1, 2))[0]

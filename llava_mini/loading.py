@@ -15,7 +15,7 @@ from llava_mini.vision_half import VisionHalf
 
 def load_embeddings(checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
     """The table of text embeddings (vocabulary,D), which both halves need."""
-    table = checkpoint.tensors(lambda name: name == EMBEDDINGS, dtype)[EMBEDDINGS]
+    table = checkpoint.read_tensors(lambda name: name == EMBEDDINGS, dtype)[EMBEDDINGS]
     shape = (checkpoint.config.vocab_size, checkpoint.config.hidden_size)
     if tuple(table.shape) != shape:
         raise CheckpointError(
@@ -29,13 +29,13 @@ def load_vision(checkpoint: Checkpoint, dtype: torch.dtype, attention: str) -> V
     config = checkpoint.config.with_attention(attention)
     with torch.device("meta"):
         half = VisionHalf(config)
-    own = checkpoint.tensors(lambda name: name.startswith(VISION_PREFIXES) and not name.endswith(COMPUTED), dtype)
+    own = checkpoint.read_tensors(lambda name: name.startswith(VISION_PREFIXES) and not name.endswith(COMPUTED), dtype)
     tensors = {
         name.removeprefix("model.").replace("prefusion_layers.", "prefusion.layers.", 1): value
         for name, value in own.items()
     }
     used = {_stored(name): f"tower.{name}" for name in half.tower.state_dict()}
-    for name, value in checkpoint.tower_tensors(used.__contains__, dtype).items():
+    for name, value in checkpoint.read_tower_tensors(used.__contains__, dtype).items():
         tensors[used[name]] = value
     _fill(half, tensors, checkpoint.folder)
     half.prefusion.rotary = LlamaRotaryEmbedding(config.text)  # computed, not stored
@@ -46,7 +46,9 @@ def load_vision(checkpoint: Checkpoint, dtype: torch.dtype, attention: str) -> V
 def load_language(checkpoint: Checkpoint, dtype: torch.dtype, attention: str, embeddings: Tensor) -> LlamaForCausalLM:
     """The LLM on the CPU; raises CheckpointError."""
     config = checkpoint.config.with_attention(attention).text
-    tensors = checkpoint.tensors(lambda name: name.startswith(LANGUAGE_PREFIXES) and not name.endswith(COMPUTED), dtype)
+    tensors = checkpoint.read_tensors(
+        lambda name: name.startswith(LANGUAGE_PREFIXES) and not name.endswith(COMPUTED), dtype
+    )
     tensors[EMBEDDINGS] = embeddings
     if config.tie_word_embeddings:
         tensors["lm_head.weight"] = embeddings

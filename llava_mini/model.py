@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from llava_mini.checkpoint import Checkpoint
-from llava_mini.context import require_fit
+from llava_mini.context_limit import require_fit
 from llava_mini.errors import InputError, PartMissing
+from llava_mini.finite import require_finite
 from llava_mini.language_half import LanguageHalf, gather
 from llava_mini.loading import load_embeddings, load_language, load_vision
 from llava_mini.placement import Attention, resolve_attention, resolve_device, resolve_dtype
@@ -48,9 +49,9 @@ class LlavaMini:
     ) -> None:
         self.config = checkpoint.config
         self.folder = checkpoint.folder
-        self.fingerprint = checkpoint.fingerprint()
+        self.fingerprint = checkpoint.compute_fingerprint()
         self.device = device
-        self._preprocessor = Preprocessor(checkpoint.tower_folder, checkpoint.config.resolution_ratio)
+        self._preprocessor = Preprocessor(checkpoint.tower_folder, checkpoint.config)
         self._vision = vision
         self._language = language
         self._embeddings = embeddings
@@ -95,16 +96,11 @@ class LlavaMini:
             raise PartMissing('the language half was not loaded: parts=("language",)')
         return self._language
 
-    @property
-    def context_limit(self) -> int:
-        """Positions the LLM was made for."""
-        return self.config.context
-
     def require_fit(self, frames: int, text_tokens: int, new_tokens: int = 0) -> None:
         """Raises PromptTooLong, with the number of frames that would fit beside that text and answer."""
         require_fit(
             frames,
-            limit=self.context_limit,
+            limit=self.config.context,
             tokens_per_frame=self.config.tokens_per_frame,
             text_tokens=text_tokens,
             new_tokens=new_tokens,
@@ -115,13 +111,19 @@ class LlavaMini:
         return gather(self._embeddings, token_ids)
 
     def preprocess(self, frames: Pictures) -> Tensor:
-        """A video's frames (F,h,w,3) uint8 RGB -> (F,3,S,S) float32, or (F,pictures,3,S,S) at high resolution."""
-        values = self._preprocessor.video(frames)
+        """A video's frames (F,h,w,3) uint8 RGB -> (F,3,S,S) float32, or (F,pictures,3,S,S) at high resolution.
+
+        Frames of another size than `config.frame_side_px` are squeezed to it; those of 336 px stay as they are.
+        """
+        values = self._preprocessor.prepare_frames(frames)
         return values[:, 0] if self.config.pictures == 1 else values
 
-    def preprocess_image(self, image: Pictures) -> Tensor:
-        """A single image (h,w,3) uint8 RGB -> (pictures,3,S,S) float32; it keeps its aspect ratio."""
-        return self._preprocessor.images(image[None])[0]
+    def preprocess_image(self, picture: Pictures) -> Tensor:
+        """A single image (h,w,3) uint8 RGB of any size -> (1,pictures,3,S,S) float32, as `encode` takes it.
+
+        Its aspect ratio is kept: cut to the centre, or padded to a square, as the checkpoint says. Raises InputError.
+        """
+        return self._preprocessor.prepare_image(picture)[None]
 
     @torch.no_grad()
     def encode(
@@ -129,27 +131,11 @@ class LlavaMini:
     ) -> Encoded:
         """Frames (F,3,S,S) or (F,pictures,3,S,S) -> tokens (F,C,D) and every text fused with every frame.
 
-        All texts share one pass over a frame's patches. Raises InputError.
+        All texts share one pass over a frame's patches. Raises InputError, and NonFinite naming the frames at fault.
         """
         batches = [(tokens, fused) for tokens, fused in self._batches(pixel_values, texts, batch_frames)]
         tokens = torch.cat([tokens for tokens, _ in batches])
         return Encoded(tokens, [torch.cat([fused[i] for _, fused in batches]) for i in range(len(texts))])
-
-    def fuse(
-        self, pixel_values: Tensor, texts: Sequence[Sequence[int]], batch_frames: int | None = None
-    ) -> list[Tensor]:
-        """Every text fused with every frame: one (F,L_i,D) per text, float32, on the CPU."""
-        return self.encode(pixel_values, texts, batch_frames).fused
-
-    @torch.no_grad()
-    def fuse_means(
-        self, pixel_values: Tensor, texts: Sequence[Sequence[int]], batch_frames: int | None = None
-    ) -> list[Tensor]:
-        """As `fuse`, averaged over the frames in float32, one batch in memory at a time: one (L_i,D) per text."""
-        sums = [torch.zeros(1)] * len(texts)
-        for _, fused in self._batches(pixel_values, texts, batch_frames):
-            sums = [running + rows.sum(0) for running, rows in zip(sums, fused, strict=True)]
-        return [total / len(pixel_values) for total in sums]
 
     @torch.no_grad()
     def trace(self, pixel_values: Tensor, input_ids: Tensor, max_new_tokens: int) -> dict[str, Tensor]:
@@ -194,8 +180,10 @@ class LlavaMini:
         frames = self._frames(pixel_values if pixel_values.dim() == 5 else pixel_values[:, None])
         kept = [[i for i in text if i != IMAGE_TOKEN_ID] for text in texts]
         visible = [self._visible(text) for text in kept]
-        for batch in torch.split(frames, batch_frames or len(frames)):
-            stages = self._stages(batch, visible)
+        size = batch_frames or len(frames)
+        for first in range(0, len(frames), size):
+            stages = self._stages(frames[first : first + size], visible)
+            require_finite([stages.tokens, *stages.fused], first)
             fused = [rows.float().cpu() for rows in stages.fused]
             whole = [self._with_hidden_rows(rows, text) for rows, text in zip(fused, kept, strict=True)]
             yield stages.tokens.float().cpu(), whole
@@ -226,7 +214,7 @@ class LlavaMini:
         return full
 
     def _greedy(self, embeds: Tensor, max_new_tokens: int) -> tuple[list[Tensor], list[int]]:
-        cache = self.language.new_cache()
+        cache = self.language.make_cache()
         steps = [self.language.advance(cache, embeds)]
         generated = [int(steps[0].argmax())]
         while len(generated) < max_new_tokens:

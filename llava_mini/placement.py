@@ -1,9 +1,9 @@
 """Chooses device, dtype and attention implementation, and refuses what this machine cannot do."""
 
-import importlib.util
 from typing import Literal
 
 import torch
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from llava_mini.errors import DeviceError
 
@@ -35,8 +35,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def resolve_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> str:
     """The implementation that `auto` stands for; raises DeviceError where the asked one cannot run."""
-    installed = importlib.util.find_spec("flash_attn") is not None
-    flash = installed and device.type == "cuda" and dtype in FLASH_DTYPES
+    flash = device.type == "cuda" and dtype in FLASH_DTYPES and is_flash_attn_2_available()
     if attention == "auto":
         return "flash_attention_2" if flash else "sdpa"
     if attention == "flash_attention_2" and not flash:

@@ -11,7 +11,7 @@ import torch
 from configs.loading import SettingsError, load_settings
 from llava_mini.checkpoint import Checkpoint
 from llava_mini.config import LlavaMiniConfig
-from llava_mini.context import frames_that_fit
+from llava_mini.context_limit import frames_that_fit
 from llava_mini.cost import ByteCosts, byte_costs, llava_flops, our_flops, plain_flops
 from llava_mini.errors import ModelError
 from llava_mini.placement import DTYPES, resolve_dtype

@@ -1,6 +1,6 @@
 """Modality pre-fusion: decoder layers in which text reads a frame's patches; patches once, however many texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,11 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
+from llava_mini.errors import InputError
+
+TEXT_ROWS = 16384  # frames x text rows in flight; with the 8B model's widths (110 kB a row) that is 1.8 GB
+MASK_CELLS = 2**25  # of the mask of one attention call: 64 MB in 16 bits
+
 Pair = tuple[Tensor, Tensor]  # cos and sin (1,S,head width), or keys and values (F, kv heads, S, head width)
 
 
@@ -20,10 +25,10 @@ class PreFusion(nn.Module):
     """`layers` Llama decoder layers over [patches, compressed, text], causal, without a norm at the end.
 
     Causality makes three things exact: patches and compressed tokens do not depend on any text; several texts share
-    them; and of the last layer's patches only keys and values are needed.
+    them; and of the last layer's patches only keys and values are needed. The pictures therefore go first, and the
+    texts follow in passes of at most TEXT_ROWS rows, so that memory does not grow with the number of texts.
 
-    Attention is PyTorch's fused one (it has flash kernels of its own), or written out where the configuration says
-    `eager`.
+    Attention is PyTorch's fused one, or written out if the configuration says `eager`.
     """
 
     def __init__(self, config: LlamaConfig, layers: int) -> None:
@@ -33,32 +38,66 @@ class PreFusion(nn.Module):
 
     def forward(self, patches: Tensor, compressed: Tensor, texts: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """patches (F,P,D), compressed (F,C,D), texts n x (L_i,D) -> tokens (F,C,D), fused texts n x (F,L_i,D)."""
-        C = compressed.shape[1]
-        vision = torch.cat([patches, compressed], dim=1)
-        frames, rows, width = vision.shape
-        lengths = [len(text) for text in texts]
-        text = torch.cat([vision.new_zeros(0, width), *texts]).expand(frames, -1, width)  # (F, sum L, D)
-        positions = torch.cat([torch.arange(0), *(torch.arange(rows, rows + length) for length in lengths)])
-        vision_rope = self.rotary(vision, torch.arange(rows, device=vision.device)[None])
-        text_rope = self.rotary(vision, positions.to(vision.device)[None])
-        mask = text_mask(rows, lengths).to(vision.device)
+        longest = max(map(len, texts), default=0)
+        if longest > TEXT_ROWS:
+            raise InputError(f"a text of {longest} tokens cannot be fused: {TEXT_ROWS} is the most; ask more briefly")
+        tokens, seen = self._read_pictures(torch.cat([patches, compressed], dim=1), compressed.shape[1], bool(texts))
+        fused = [rows for group in _group(texts, TEXT_ROWS // len(patches)) for rows in self._fuse(group, seen)]
+        return tokens, fused
+
+    def _read_pictures(self, vision: Tensor, count: int, keep: bool) -> tuple[Tensor, list[Pair]]:
+        """(F,S,D) -> the last `count` rows after all layers, and (if `keep`) every layer's keys and values."""
+        rows, seen = vision.shape[1], []
+        rope = self.rotary(vision, torch.arange(rows, device=vision.device)[None])
         for index, layer in enumerate(self.layers):
-            first = rows - C if index == len(self.layers) - 1 else 0  # the last layer's patches end in keys and values
-            queries, keys, values = _project(layer, vision, vision_rope, first)
-            if sum(lengths):
-                own_queries, own_keys, own_values = _project(layer, text, text_rope)
-                both = torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2)
-                text = _advance(layer, text, own_queries, both, mask)
-            causal = torch.ones(rows - first, rows, dtype=torch.bool, device=vision.device).tril(first)
-            vision = _advance(layer, vision[:, first:], queries, (keys, values), causal if first else None)
-        return vision[:, -C:], list(torch.split(text, lengths, dim=1)) if lengths else []
+            first = rows - count if index == len(self.layers) - 1 else 0  # the last layer's patches end here
+            queries, keys, values = _project(layer, vision, rope, first)
+            mask = torch.ones(rows - first, rows, dtype=torch.bool, device=vision.device).tril(first)
+            vision = _advance(layer, vision[:, first:], queries, (keys, values), mask)
+            if keep:
+                seen.append((keys, values))
+        return vision[:, -count:], seen
+
+    def _fuse(self, texts: Sequence[Tensor], seen: Sequence[Pair]) -> list[Tensor]:
+        """n x (L_i,D) -> n x (F,L_i,D): all texts in one pass over as many frames as TEXT_ROWS allows."""
+        frames, _, rows, _ = seen[0][0].shape
+        lengths = [len(text) for text in texts]
+        text = torch.cat(list(texts))
+        if not len(text):
+            return [text.expand(frames, 0, -1) for _ in texts]
+        places = [torch.arange(rows, rows + length, device=text.device) for length in lengths]
+        rope = self.rotary(text, torch.cat(places)[None])
+        mask = text_mask(rows, lengths, text.device)
+        step = max(TEXT_ROWS // len(text), 1)
+        parts = []
+        for start in range(0, frames, step):
+            several = slice(start, start + step)
+            hidden = text.expand(len(seen[0][0][several]), -1, -1)  # (f, sum L, D)
+            for layer, (keys, values) in zip(self.layers, seen, strict=True):
+                queries, own_keys, own_values = _project(layer, hidden, rope)
+                both = torch.cat([keys[several], own_keys], dim=2), torch.cat([values[several], own_values], dim=2)
+                hidden = _advance(layer, hidden, queries, both, mask)
+            parts.append(hidden)
+        return list(torch.split(torch.cat(parts), lengths, dim=1))
 
 
-def text_mask(rows: int, lengths: Sequence[int]) -> Tensor:
+def text_mask(rows: int, lengths: Sequence[int], device: torch.device) -> Tensor:
     """(sum L, rows + sum L): every text row sees all vision rows, and the rows of its own text up to itself."""
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.long))
+    owner = torch.cat([torch.full((length,), number, device=device) for number, length in enumerate(lengths)])
     own = (owner[:, None] == owner).tril()
-    return torch.cat([torch.ones(len(owner), rows, dtype=torch.bool), own], dim=1)
+    return torch.cat([torch.ones(len(owner), rows, dtype=torch.bool, device=device), own], dim=1)
+
+
+def _group(texts: Sequence[Tensor], most_rows: int) -> Iterator[list[Tensor]]:
+    """Neighbouring texts that have at most `most_rows` rows together; a longer text comes alone."""
+    group: list[Tensor] = []
+    for text in texts:
+        if group and sum(map(len, group)) + len(text) > most_rows:
+            yield group
+            group = []
+        group.append(text)
+    if group:
+        yield group
 
 
 def _project(layer: Any, hidden: Tensor, rope: Pair, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,25 +116,35 @@ def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return states * cos + torch.cat([-right, left], dim=-1) * sin
 
 
-def _advance(layer: Any, hidden: Tensor, queries: Tensor, seen: Pair, mask: Tensor | None) -> Tensor:
-    """The layer's output for the rows `hidden` (F,R,D); without a mask the rows are all there are, causally."""
+def _advance(layer: Any, hidden: Tensor, queries: Tensor, seen: Pair, mask: Tensor) -> Tensor:
+    """The layer's output for the rows `hidden` (F,R,D), each of which sees what `mask` (R,S) shows it."""
     attended = _attend(layer.self_attn, queries, seen, mask)
     hidden = hidden + layer.self_attn.o_proj(attended.flatten(2))
     output: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return output
 
 
-def _attend(attention: Any, queries: Tensor, seen: Pair, mask: Tensor | None) -> Tensor:
+def _attend(attention: Any, queries: Tensor, seen: Pair, mask: Tensor) -> Tensor:
     """(F,heads,R,width) over (F,kv heads,S,width) -> (F,R,heads,width)."""
     if attention.config._attn_implementation == "eager":
-        rows = queries.shape[2]
-        shown = torch.ones(rows, rows, dtype=torch.bool, device=queries.device).tril() if mask is None else mask
-        bias = torch.zeros_like(shown, dtype=queries.dtype).masked_fill(~shown, torch.finfo(queries.dtype).min)
+        bias = torch.zeros_like(mask, dtype=queries.dtype).masked_fill(~mask, torch.finfo(queries.dtype).min)
         attended: Tensor = eager_attention_forward(attention, queries, *seen, bias, attention.scaling)[0]
         return attended
-    grouped = seen[0].shape[1] != queries.shape[1]
-    fused = F.scaled_dot_product_attention(queries, *seen, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-    return fused.transpose(1, 2)
+    group = queries.shape[1] // seen[0].shape[1]
+    step = max(MASK_CELLS // (group * mask.shape[1]), 1)
+    parts = zip(torch.split(queries, step, dim=2), torch.split(mask, step), strict=True)
+    return torch.cat([_attend_folded(rows, seen, shown, group) for rows, shown in parts], dim=2).transpose(1, 2)
+
+
+def _attend_folded(queries: Tensor, seen: Pair, mask: Tensor, group: int) -> Tensor:
+    """(F,heads,R,width) over (F,kv heads,S,width) -> (F,heads,R,width).
+
+    The heads that share keys become rows of one head. No fused CUDA kernel takes a mask and grouped heads together
+    (pytorch/pytorch, sdp_utils; huggingface/transformers #39412): the scores of all heads would be written out.
+    """
+    frames, heads, rows, width = queries.shape
+    folded = queries.reshape(frames, heads // group, group * rows, width)
+    return F.scaled_dot_product_attention(folded, *seen, attn_mask=mask.repeat(group, 1)).reshape(queries.shape)
 
 
 def _heads(rows: Tensor, attention: Any) -> Tensor:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
 from llava_mini.config import read_json
@@ -14,7 +16,7 @@ from llava_mini.errors import CheckpointError
 
 IMAGE_TOKEN_ID = -200  # stands where the frames' tokens go (golden/README.md)
 IMAGE_MARK = "<image>"
-UNFINISHED = "\ufffd"  # how a tokenizer shows bytes that are no whole character yet
+BROKEN_STREAM = "Invalid prefix"  # how DecodeStream's error begins when later bytes change text it has already given
 # The public implementation's system text for Llama 3.1 (golden/SEMANTICS.md, item 11).
 SYSTEM_TEXT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -45,8 +47,8 @@ class PromptIds:
 class PromptBuilder:
     """The checkpoint's tokenizer and chat template.
 
-    With `generation_prompt` the answer's header is part of the prompt; without, the model writes it itself, as the
-    public implementation has it (golden/SEMANTICS.md, item 11; the released tokenizer was not at hand to verify).
+    With `generation_prompt` the answer's header is part of the prompt, as it was in the public training: the header
+    belongs to the instruction that is fused there. The public inference leaves it out, and the model writes it.
     `end_ids` are the tokens that end an answer.
     """
 
@@ -65,19 +67,21 @@ class PromptBuilder:
         *,
         system: str = SYSTEM_TEXT,
         generation_prompt: bool = True,
-        chat_template: str | None = None,
+        chat_template: str = "",
     ) -> "PromptBuilder":
-        """The tokenizer.json in a checkpoint's folder; `chat_template` (Jinja) replaces its own.
+        """The tokenizer.json in a checkpoint's folder; `chat_template` (Jinja text), if given, replaces its own.
 
         Not by AutoTokenizer, which asks config.json for a class and knows none by this name. Raises CheckpointError.
         """
         try:
             tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(folder))
         except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"no usable tokenizer in {folder}: {error}") from error
+            raise CheckpointError(f"no usable tokenizer.json in {folder}: {error}") from error
         tokenizer.chat_template = chat_template or tokenizer.chat_template
         if not tokenizer.chat_template:
-            raise CheckpointError(f"the tokenizer in {folder} has no chat template; give one in the settings")
+            raise CheckpointError(
+                f"the tokenizer in {folder} has no chat template; set model.chat_template to the Jinja text of one"
+            )
         return cls(tokenizer, _end_ids(Path(folder), tokenizer), system, generation_prompt)
 
     def build(self, turns: Sequence[Turn], system: str | None = None) -> PromptIds:
@@ -103,9 +107,9 @@ class PromptBuilder:
             raise CheckpointError("the chat template loses the picture mark")
         return PromptIds(self._ids(before), self._ids(after))
 
-    def stream(self) -> "TextStream":
+    def start_stream(self) -> "TextStream":
         """A fresh decoder for one answer."""
-        return TextStream(self._tokenizer)
+        return TextStream(self._tokenizer.backend_tokenizer)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a whole answer, special tokens left out."""
@@ -121,30 +125,36 @@ class PromptBuilder:
 
 
 class TextStream:
-    """Decodes an answer as its tokens come; holds back bytes that are no whole character yet."""
+    """Decodes an answer as its tokens come; holds back bytes that do not form a whole character yet."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self.text = ""
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._held: list[int] = []  # tokens whose text has not been given yet
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, perhaps none."""
-        self._ids.append(token_id)
-        text = self._decoded()
-        return "" if text.endswith(UNFINISHED) else self._piece(text)
+        self._held.append(token_id)
+        piece = self._step(token_id)
+        if piece:
+            self._held.clear()
+        return piece
 
     def finish(self) -> str:
-        """What was held back and will not be completed any more."""
-        return self._piece(self._decoded())
+        """What was held back and can no longer be completed."""
+        rest: str = self._tokenizer.decode(self._held, skip_special_tokens=True)
+        self._held.clear()
+        return rest
 
-    def _decoded(self) -> str:
-        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        return text
-
-    def _piece(self, text: str) -> str:
-        piece, self.text = text[len(self.text) :], text
-        return piece
+    def _step(self, token_id: int) -> str:
+        try:
+            return self._stream.step(self._tokenizer, token_id) or ""
+        except Exception as error:  # tokenizers raises no narrower class
+            if not str(error).startswith(BROKEN_STREAM):
+                raise
+        # Bytes that are no UTF-8 changed the text before them. Begin again with what was not given yet.
+        self._stream = DecodeStream(skip_special_tokens=True)
+        return self._stream.step(self._tokenizer, list(self._held)) or ""
 
 
 def _end_ids(folder: Path, tokenizer: Any) -> frozenset[int]:

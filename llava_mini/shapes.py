@@ -59,4 +59,5 @@ def _config(text: LlamaConfig) -> LlavaMiniConfig:
         prefusion_layers=4,  # paper, section 4.2
         resolution_ratio=1,
         feature_layer=FEATURE_LAYER,
+        pad_images=False,  # image_aspect_ratio of the public training script
     ).with_attention("eager")

@@ -4,12 +4,14 @@ import torch
 
 from configs.loading import settings_from_command_line
 from configs.settings import Settings
+from jobs.names import ANSWER
+from jobs.runner import Handler
+from jobs.worker import Pool, run_worker
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine, Limits
 from reasoner.jobs import ReasonerJobs
 from storage.store import Store
-from storage.worker import run_worker
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -24,7 +26,10 @@ def load_engine(settings: Settings) -> Engine:
         language_weights=chosen.language_weights,
     )
     prompts = PromptBuilder.from_pretrained(
-        model.folder, system=chosen.system_prompt, generation_prompt=chosen.generation_prompt
+        model.folder,
+        system=chosen.system_prompt,
+        generation_prompt=chosen.generation_prompt,
+        chat_template=chosen.chat_template,
     )
     limits = Limits(
         sample_frames=reasoner.sample_frames,
@@ -43,7 +48,9 @@ def run(settings: Settings) -> None:
     store = Store.open(settings)
     engine = load_engine(settings)
     jobs = ReasonerJobs(settings, store, engine)
-    run_worker(settings, store, {"answer_question": jobs.answer_question}, engine.fingerprint)
+    handlers = {"answer_question": Handler(jobs.answer_question, jobs.give_up_question)}
+    pools = [Pool((ANSWER,), settings.reasoner.concurrent_questions)]
+    run_worker(settings, store, "reason", pools, handlers, engine.fingerprint)
 
 
 if __name__ == "__main__":

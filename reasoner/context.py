@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,15 +14,10 @@ FOCUS_SHARE, FOCUS_LEAST = 8, 4
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame of the stretch: its index in the video, and its time."""
+    """A frame of the stretch: its slot in the video, and the time it stands for."""
 
-    index: int
+    slot: int
     t_s: float
-
-
-def within(frames: Sequence[Frame], start_s: float, end_s: float | None) -> list[Frame]:
-    """The frames whose time lies in [start_s, end_s]."""
-    return [frame for frame in frames if frame.t_s >= start_s and (end_s is None or frame.t_s <= end_s)]
 
 
 def even_sample(count: int, wanted: int) -> list[int]:
@@ -46,12 +40,6 @@ def top_places(scores: Array, wanted: int) -> list[int]:
 def as_float(values: ArrayLike) -> Array:
     """As float32."""
     return np.asarray(values, np.float32)
-
-
-def pooled(means: Sequence[tuple[NDArray[np.floating[Any]], int]]) -> Array:
-    """The mean over all frames from means (L,D) over some of them, each with its number of frames; in float32."""
-    total = sum(weight for _, weight in means)
-    return as_float(np.sum([mean.astype(np.float32) * (weight / total) for mean, weight in means], axis=0))
 
 
 def halved(sample: Array, focus: Array) -> Array:

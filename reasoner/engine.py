@@ -1,9 +1,12 @@
-"""Answers one question over given tokens with the language half. Knows nothing of videos, queues or Redis."""
+"""Answers questions over given tokens with the language half. Knows nothing of videos, queues or Redis."""
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,25 +19,25 @@ from llava_mini.prompt import PromptBuilder, PromptIds, Turn
 from llava_mini.sampling import next_token
 from reasoner.context import Array, as_float, even_sample, focus_count, halved, top_places
 from reasoner.prefix_cache import PrefixCache
-from storage.models import FusionMode, Options
+from reasoner.scheduler import ModelThread
+from storage.documents import FusionMode, Options
+
+log = logging.getLogger(__name__)
 
 NEUTRAL_QUESTION = "what is this ?"  # what every question attends to alike is no evidence (`focus_baseline`)
+TURN_POSITIONS = 512  # of a prefix, computed at once: others' answers go on in between
+Result = TypeVar("Result")
 
-Fuse = Callable[[Sequence[int]], Array]  # places of frames in the stretch -> mean of the prompt's fused text (L,D)
+Fuse = Callable[[Sequence[int]], Array]  # places of frames in the stretch -> mean of the question's fused rows (L,D)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """What is asked about: tokens (n,C,D), and the system prompt's mean over all n frames (L,D)."""
+    """What is asked about: n frames of C tokens each."""
 
-    key: Hashable  # the same for the same frames of the same video
-    tokens: Array
-    system: Array
-
-    @property
-    def positions(self) -> int:
-        """How many of the LLM's positions the frames take: n*C."""
-        return int(self.tokens.shape[0] * self.tokens.shape[1])
+    key: Hashable  # the same for the same frames, and system rows made in the same way
+    count: int
+    load: Callable[[], tuple[Array, Array]]  # system rows (L,D) and tokens (n,C,D); called if the prefix is not kept
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Outcome:
     """What became of a question; grows while it is answered."""
 
     fusion_frames: int = 0
+    rows: Array | None = None  # (L,D) the question as it went into the LLM
     scores: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # (n,) attention per frame
     text_tokens: int = 0
     vision_tokens: int = 0
@@ -63,16 +67,18 @@ class Limits:
 
 
 class Engine:
-    """The LLM with its prefix cache; one question at a time."""
+    """The LLM with its prefix cache. Questions of several job threads go on together, in turns on one model thread."""
 
     def __init__(self, model: LlavaMini, prompts: PromptBuilder, limits: Limits) -> None:
         self._model = model
         self._prompts = prompts
         self._limits = limits
         self._prefixes = PrefixCache(limits.prefix_cache_bytes)
+        self._thread = ModelThread()
+        self._making_prefix = threading.Lock()  # one at a time: two of them could be the same one
         self.fingerprint = model.fingerprint
 
-    def prompt(self, turns: Sequence[Turn]) -> PromptIds:
+    def build_prompt(self, turns: Sequence[Turn]) -> PromptIds:
         """The token ids of a conversation whose last question is open."""
         return self._prompts.build(turns)
 
@@ -81,69 +87,120 @@ class Engine:
         self._model.require_fit(frames, len(prompt.text), max_tokens)
 
     def first_look(self, mode: FusionMode, count: int) -> list[int]:
-        """Which of a stretch's `count` frames the prompt is fused with first; `focused` then asks for more."""
+        """Which of a stretch's `count` frames the question is fused with first; `focused` then asks for more."""
         return even_sample(count, count if mode == "exact" else self._limits.sample_frames)
 
     def answer(
-        self, stretch: Stretch, prompt: PromptIds, mode: FusionMode, options: Options, fuse: Fuse, outcome: Outcome
+        self,
+        stretch: Stretch,
+        prompt: PromptIds,
+        mode: FusionMode,
+        options: Options,
+        fuse: Fuse,
+        outcome: Outcome,
+        known: tuple[int, Array] | None = None,
     ) -> Iterator[str]:
-        """Yields the answer in pieces; `outcome` is complete once it ends. The caller may stop at any piece."""
+        """Yields the answer in pieces; `outcome` is complete once it ends. The caller may stop at any piece.
+
+        `known` are `fusion_frames` and `rows` of an earlier outcome for the same question: nothing is fused then.
+        """
         began, fused_s = time.monotonic(), outcome.fusion_s
-        outcome.text_tokens, outcome.vision_tokens = len(prompt.text), stretch.positions
+        outcome.text_tokens, outcome.vision_tokens = len(prompt.text), stretch.count * self._model.config.tokens_per_frame
         cache = self._prefix(stretch)
-        rows = self._question(stretch, prompt, mode, fuse, cache, outcome)
-        logits, outcome.scores = self._scored(rows, cache, stretch)
+        start = len(prompt.before)
+        if known is None:
+            outcome.rows = self._fused_rows(stretch, prompt, mode, fuse, cache, outcome)
+        else:
+            outcome.fusion_frames, outcome.rows = known
+        logits, outcome.scores, cache = self._score(torch.from_numpy(outcome.rows), cache, stretch, start)
         outcome.prefill_s = time.monotonic() - began - (outcome.fusion_s - fused_s)
         yield from self._decode(logits, cache, options, outcome)
 
     def _prefix(self, stretch: Stretch) -> DynamicCache:
-        """[system prompt, tokens] as keys and values, shared by all questions over the stretch."""
+        """[system rows, tokens] as keys and values, shared by all questions over the stretch."""
+        kept = self._thread.run(lambda: self._prefixes.find(stretch.key))
+        if kept is not None:
+            return kept
+        with self._making_prefix:
+            kept = self._thread.run(lambda: self._prefixes.find(stretch.key))
+            return self._make_prefix(stretch) if kept is None else kept
 
-        def make() -> DynamicCache:
-            tokens = stretch.tokens.reshape(-1, stretch.tokens.shape[-1])
-            return self._model.language.prefill(torch.from_numpy(np.concatenate([stretch.system, tokens])))
+    def _make_prefix(self, stretch: Stretch) -> DynamicCache:
+        system, tokens = stretch.load()
+        rows = torch.from_numpy(np.concatenate([system, tokens.reshape(-1, tokens.shape[-1])]))
+        language = self._model.language
+        size_bytes = language.count_cache_bytes(len(rows))
+        self._thread.run(lambda: self._prefixes.make_room(size_bytes))
+        cache = language.make_cache()
+        for part in torch.split(rows, TURN_POSITIONS):
+            cache = self._turn(partial(self._grown, cache, part))
+        self._thread.run(lambda: self._prefixes.keep(stretch.key, cache, size_bytes))
+        return fork(cache)
 
-        return self._prefixes.get(stretch.key, make)
+    def _grown(self, cache: DynamicCache, rows: Tensor) -> DynamicCache:
+        return self._model.language.prefill(rows, fork(cache))
 
-    def _question(
+    def _turn(self, turn: Callable[[], Result]) -> Result:
+        """A turn on the model's thread. If memory runs out, the kept prefixes go, and it is tried once more.
+
+        A turn therefore leaves the caches it is given as they are, and grows a fork.
+        """
+        try:
+            return self._thread.run(turn)
+        except torch.OutOfMemoryError:
+            log.warning("out of memory: dropping all kept prefixes, and trying once more")
+            self._thread.run(self._prefixes.clear)
+            self._thread.run(torch.cuda.empty_cache)
+            return self._thread.run(turn)
+
+    def _fused_rows(
         self, stretch: Stretch, prompt: PromptIds, mode: FusionMode, fuse: Fuse, cache: DynamicCache, outcome: Outcome
-    ) -> Tensor:
+    ) -> Array:
         """The question's rows as they go into the LLM (L,D): fused over all frames, a sample, or where it looks."""
         seen: set[int] = set()
 
-        def after(places: Sequence[int]) -> Array:
+        def timed_fuse(places: Sequence[int]) -> Array:
             began = time.monotonic()
-            rows = fuse(places)[len(prompt.before) :]
+            rows = fuse(places)
             outcome.fusion_s += time.monotonic() - began
             seen.update(places)
             outcome.fusion_frames = len(seen)
             return rows
 
-        count = len(stretch.tokens)
-        sample = after(self.first_look(mode, count))
+        sample = timed_fuse(self.first_look(mode, stretch.count))
         if mode != "focused":
-            return torch.from_numpy(sample)
-        scores = self._interest(torch.from_numpy(sample), cache, stretch)
+            return as_half_kept(sample)
+        start = len(prompt.before)
+        scores = self._interest(torch.from_numpy(sample), cache, stretch, start)
         if self._limits.focus_baseline:
-            neutral = self._model.embed(self._prompts.build([(NEUTRAL_QUESTION, None)]).after)
-            scores = as_float(scores - self._interest(neutral, cache, stretch))
-        focus = after(top_places(scores, focus_count(count, self._limits.focus_frames)))
-        return torch.from_numpy(halved(sample, focus))
+            neutral = self._turn(lambda: self._model.embed(self._prompts.build([(NEUTRAL_QUESTION, None)]).after))
+            scores = as_float(scores - self._interest(neutral, cache, stretch, start))
+        focus = timed_fuse(top_places(scores, focus_count(stretch.count, self._limits.focus_frames)))
+        return as_half_kept(halved(sample, focus))
 
-    def _interest(self, rows: Tensor, cache: DynamicCache, stretch: Stretch) -> Array:
+    def _interest(self, rows: Tensor, cache: DynamicCache, stretch: Stretch, start: int) -> Array:
         """Where the rows attend among the frames (n,), per row; the cache stays as it is."""
-        return as_float(self._scored(rows, fork(cache), stretch)[1] / len(rows))
+        return as_float(self._score(rows, cache, stretch, start)[1] / len(rows))
 
-    def _scored(self, rows: Tensor, cache: DynamicCache, stretch: Stretch) -> tuple[Tensor, Array]:
-        """Runs the rows (L,D) behind the prefix: the last one's logits (V,), and what all attend to, per frame (n,)."""
-        start = len(stretch.system)
-        logits, attention = self._model.language.score(cache, rows, (start, start + stretch.positions))
-        per_frame = attention.cpu().view(stretch.tokens.shape[:2]).sum(1)  # (n*C,) -> (n,)
-        return logits, as_float(per_frame.numpy())
+    def _score(
+        self, rows: Tensor, cache: DynamicCache, stretch: Stretch, start: int
+    ) -> tuple[Tensor, Array, DynamicCache]:
+        """Runs the rows (L,D) behind the prefix: the last one's logits (V,), what all attend to, per frame (n,), and
+        the cache that has grown by them.
+        """
+        per_frame = self._model.config.tokens_per_frame
+        span = (start, start + stretch.count * per_frame)
+
+        def turn() -> tuple[Tensor, Tensor, DynamicCache]:
+            grown = fork(cache)
+            return *self._model.language.score(grown, rows, span), grown
+
+        logits, attention, grown = self._turn(turn)
+        return logits, as_float(attention.cpu().view(stretch.count, per_frame).sum(1).numpy()), grown
 
     def _decode(self, logits: Tensor, cache: DynamicCache, options: Options, outcome: Outcome) -> Iterator[str]:
         generator = torch.Generator().manual_seed(options.seed)
-        stream = self._prompts.stream()
+        stream = self._prompts.start_stream()
         for _ in range(options.max_tokens or self._limits.max_tokens):
             token = next_token(logits, temperature=options.temperature, top_p=options.top_p, generator=generator)
             if token in self._prompts.end_ids:
@@ -151,5 +208,15 @@ class Engine:
                 break
             outcome.answer_tokens += 1
             yield stream.push(token)
-            logits = self._model.language.step(cache, token)
+            logits, cache = self._turn(partial(self._step, cache, token))
         yield stream.finish()
+
+
+    def _step(self, cache: DynamicCache, token: int) -> tuple[Tensor, DynamicCache]:
+        grown = fork(cache)
+        return self._model.language.step(grown, token), grown
+
+
+def as_half_kept(rows: Array) -> Array:
+    """The rows as the cache will keep them: a repeated question must get the same answer as the first one."""
+    return as_float(rows.astype(np.float16))

@@ -1,28 +1,38 @@
 """The reasoner's job: one question, from its place in the archive to its answer there."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
 
 from configs.settings import Settings
+from jobs.reconciler import Reconciler
 from llava_mini.errors import ModelError
 from llava_mini.prompt import PromptIds, Turn
-from reasoner.context import Array, evidence
+from reasoner.context import Array, Frame, as_float, evidence
 from reasoner.engine import Engine, Outcome, Stretch
-from reasoner.records import Covered, Gatherer
-from storage.errors import ArchiveUnavailable, LongwatchError, NotFound, RedisUnavailable
-from storage.models import Answer, Evidence, Problem, Question, Timings, Tokens
-from storage.segments import masks_by_segment
+from reasoner.gathering import EncoderMissing, Gatherer, RecordLost
+from storage.documents import Answer, Evidence, Problem, Question, Timings, Tokens
+from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
+from storage.fences import Fence
+from storage.records import text_id
 from storage.store import Store
-from storage.worker import is_last_try
+from storage.stretch import Stretch as AskedStretch
+from storage.stretch import find_stretch
+from storage.timeline import slots_in
 
 log = logging.getLogger(__name__)
-WORTH_A_RETRY = (ArchiveUnavailable, RedisUnavailable)
+
+PIECE_S = 0.1  # text is sent on at least this far apart: one command instead of one a token
+FinishReason = Literal["stop", "length", "cancelled"]
 
 
-class Cancelled(Exception):
+class Unwanted(Exception):
     """Whoever asked does not want the answer any more."""
 
 
@@ -31,10 +41,11 @@ class Asked:
     """A question with what was found for it."""
 
     question: Question
-    holder_id: str  # of the video that holds the frames
+    fence: Fence
+    stretch: AskedStretch
+    frames: list[Frame]
     prompt: PromptIds
     max_tokens: int
-    covered: Covered
     began: float  # monotonic, when the job began
     queue_s: float
 
@@ -46,74 +57,115 @@ class ReasonerJobs:
         self._settings = settings
         self._store = store
         self._engine = engine
+        self._reconciler = Reconciler(store, settings.jobs)
 
     def answer_question(self, question_id: str) -> None:
-        """Has the question end as done, failed or cancelled, its pieces streamed on the way.
+        """Has the question end as done, failed or cancelled, its pieces streamed on the way; or wait for frames.
 
-        Raises what is worth a retry; the last try settles the question as failed.
+        Raises what another attempt may cure.
         """
+        fence = self._store.fences.take(question_id)
         try:
-            question = self._store.archive.question(question_id)
+            question = self._store.read_question(question_id)
+            if not question.settled:
+                self._settle_or_wait(question, fence)
         except NotFound:
             log.info("question %s was deleted meanwhile", question_id)
-            return
-        if question.settled:
-            return
-        try:
-            self._answer(question)
-        except Cancelled:  # before there was anything to say
-            self._settle(question.model_copy(update={"status": "cancelled"}))
-        except (LongwatchError, ModelError) as error:
-            if isinstance(error, WORTH_A_RETRY) and not is_last_try():
-                raise
-            self._fail(question, error.code, str(error))
-        except Exception:
-            if is_last_try():
-                self._fail(question, "internal", "answering failed repeatedly; the log of `worker reason` says why")
-            raise
+            self._store.answers.announce(question_id, "done")
 
-    def _answer(self, question: Question) -> None:
-        began, queue_s = time.monotonic(), (datetime.now(UTC) - question.created_at).total_seconds()
-        if self._store.answers.begun(question.id):
-            self._store.answers.send(question.id, "restart")
-        question = question.model_copy(update={"status": "running"})
-        self._store.archive.put_question(question)
-        video = self._store.holder(question.video_id)
-        prompt = self._engine.prompt(self._turns(question))
-        gather = Gatherer(
-            self._settings, self._store, self._engine.fingerprint, video, lambda: self._require_wanted(question.id)
-        )
+    def give_up_question(self, reason: str, question_id: str) -> None:
+        """Settles the question as failed."""
         try:
-            covered = gather.covered(question.start_s, question.end_s)
-            most = question.options.max_tokens or self._settings.reasoner.max_tokens
-            self._engine.require_fit(len(covered.frames), prompt, most)
-            answer = self._stream(Asked(question, video.id, prompt, most, covered, began, queue_s), gather)
-        except Cancelled:
+            question = self._store.read_question(question_id)
+            if not question.settled:
+                message = f"answering failed repeatedly: {reason}; the log of `longwatch worker reason` says more"
+                self._fail(question, self._store.fences.take(question_id), "internal", message)
+        except NotFound:
+            log.info("question %s was deleted meanwhile", question_id)
+
+    def _settle_or_wait(self, question: Question, fence: Fence) -> None:
+        try:
+            self._answer(question, fence)
+        except Unwanted:  # before there was anything to say
+            self._store.settle_question(question.model_copy(update={"status": "cancelled"}), fence)
+        except EncoderMissing as error:
+            log.warning("question %s waits: %s", question.id, error)
+            self._store.set_question_state(question.id, "waiting")
+        except RecordLost as error:
+            log.warning("question %s waits: %s", question.id, error)
+            self._reconciler.look_at_question(question.id)
+        except (Surroundings, GivenAway, NotFound):
+            raise
+        except (LongwatchError, ModelError) as error:
+            self._fail(question, fence, error.code, str(error))
+
+    def _answer(self, question: Question, fence: Fence) -> None:
+        began, queue_s = time.monotonic(), (datetime.now(UTC) - question.created_at).total_seconds()
+        holder = self._store.read_holder(question.video_id)
+        stretch = find_stretch(self._store, question, holder, self._engine.fingerprint)
+        if not stretch.is_ready(partial=question.partial):
+            self._reconciler.look_at_question(question.id)
+            return
+        self._require_wanted(question.id)
+        self._store.set_question_state(question.id, "running")
+        if self._store.answers.has_text(question.id):
+            self._store.answers.send(fence, "restart")
+        masks = stretch.masks
+        frames = [Frame(slot, holder.grid.time_s(slot)) for slot in slots_in(masks)]
+        if not frames:
+            raise BadRequest(_describe_empty(question, stretch))
+        prompt = self._engine.build_prompt(self._turns(question))
+        most = question.options.max_tokens or self._settings.reasoner.max_tokens
+        self._engine.require_fit(len(frames), prompt, most)
+        gather = Gatherer(
+            self._settings,
+            self._store,
+            self._engine.fingerprint,
+            holder,
+            masks,
+            lambda: self._require_wanted(question.id),
+        )
+        asked = Asked(question, fence, stretch, frames, prompt, most, began, queue_s)
+        try:
+            answer = self._stream(asked, gather, masks)
+        except Unwanted:
             gather.withdraw()
             raise
         status = "cancelled" if answer.finish_reason == "cancelled" else "done"
-        self._settle(question.model_copy(update={"status": status, "answer": answer}))
+        self._store.settle_question(question.model_copy(update={"status": status, "answer": answer}), fence)
 
-    def _stream(self, asked: Asked, gather: Gatherer) -> Answer:
-        """Sends the answer's pieces as they come; the whole of it, or what there is once somebody cancels."""
-        question, outcome = asked.question, Outcome()
-        stretch = self._stretch(asked, gather, outcome)
-        frames = asked.covered.frames
+    def _stream(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> Answer:
+        """Sends the answer's pieces as they come; the whole of it, or what there is once nobody wants it any more."""
+        question, prompt, outcome = asked.question, asked.prompt, Outcome()
+        stretch, rows_name = self._keys(asked, gather, masks)
+        known = self._store.cache.read_rows(rows_name, self._engine.fingerprint)
+        if known is None:
+            first = self._engine.first_look(question.fusion, len(asked.frames))
+            gather.order(prompt.text, len(prompt.before), [asked.frames[place] for place in first])
 
         def fuse(places: Sequence[int]) -> Array:
-            return gather.fusion(asked.prompt.text, [frames[place] for place in places])
+            return gather.fuse(prompt.text, len(prompt.before), [asked.frames[place] for place in places])
 
         options = question.options.model_copy(update={"max_tokens": asked.max_tokens})
-        text, first_token_s, finish_reason = "", None, None
-        for piece in self._engine.answer(stretch, asked.prompt, question.fusion, options, fuse, outcome):
+        remembered = None if known is None else (known[0], as_float(known[1]))
+        pieces = self._engine.answer(stretch, prompt, question.fusion, options, fuse, outcome, remembered)
+        text, held, first_token_s, sent_at = "", "", None, 0.0
+        finish_reason: FinishReason | None = None
+        for piece in pieces:
             if first_token_s is None:
                 first_token_s = asked.queue_s + time.monotonic() - asked.began
-            if self._store.answers.cancelled(question.id):
-                finish_reason = "cancelled"
-                break
-            if piece:
-                text += piece
-                self._store.answers.send(question.id, "text", piece)
+            text, held = text + piece, held + piece
+            if held and time.monotonic() - sent_at > PIECE_S:
+                wanted = self._store.answers.send(asked.fence, "text", held)
+                held, sent_at = "", time.monotonic()
+                if not wanted:
+                    finish_reason = "cancelled"
+                    break
+        if held:
+            self._store.answers.send(asked.fence, "text", held)
+        if known is None and outcome.rows is not None:
+            rows = outcome.rows.astype(np.float16)
+            self._store.cache.write_rows(rows_name, self._engine.fingerprint, outcome.fusion_frames, rows)
         total_s = asked.queue_s + time.monotonic() - asked.began
         timings = Timings(
             queue_s=asked.queue_s,
@@ -122,72 +174,88 @@ class ReasonerJobs:
             first_token_s=first_token_s or total_s,
             total_s=total_s,
         )
-        return self._composed(asked, text, finish_reason or outcome.finish_reason, outcome, timings)
+        return self._compose(asked, text, finish_reason or outcome.finish_reason, outcome, timings)
 
-    def _stretch(self, asked: Asked, gather: Gatherer, outcome: Outcome) -> Stretch:
-        """The tokens and the system prompt's mean; the question's first fusion is ordered in the same pass."""
-        frames, prompt = asked.covered.frames, asked.prompt
-        tokens = gather.tokens(frames)
-        began = time.monotonic()
-        first = self._engine.first_look(asked.question.fusion, len(frames))
-        gather.order([(prompt.before, frames), (prompt.text, [frames[place] for place in first])])
-        system = gather.fusion(prompt.before, frames)
-        outcome.fusion_s = time.monotonic() - began
-        masks = masks_by_segment(frame.index for frame in frames)
-        return Stretch((asked.holder_id, tuple(masks.items())), tokens, system)
+    def _keys(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> tuple[Stretch, str]:
+        """The stretch for the engine, and the name under which the question's rows over it are remembered."""
+        prompt, mode = asked.prompt, asked.question.fusion
+        holder_id, system = asked.stretch.holder.id, prompt.before
+        exact = mode == "exact"
+
+        def load() -> tuple[Array, Array]:
+            rows = gather.load_system(system) if exact else gather.load_anchor(system)
+            return rows, gather.load_tokens()
+
+        frames_id = hashlib.sha256(repr(tuple(masks.items())).encode()).hexdigest()[:24]
+        chosen = self._settings.reasoner
+        how = f"{mode}-{chosen.sample_frames}-{chosen.focus_frames}-{chosen.focus_baseline:d}"
+        key = (holder_id, frames_id, exact, text_id(system))
+        return Stretch(key, len(asked.frames), load), f"{holder_id}:{frames_id}:{how}:{text_id(prompt.text)}"
 
     def _turns(self, question: Question) -> list[Turn]:
         """The conversation so far, oldest first, and the open question."""
         turns: list[Turn] = [(question.text, None)]
         previous = question.previous_question_id
         while previous is not None:
-            earlier = self._store.archive.question(previous)
+            earlier = self._store.read_question(previous)
             if earlier.answer is not None:
                 turns.insert(0, (earlier.text, earlier.answer.text))
             previous = earlier.previous_question_id
         return turns
 
-    def _composed(self, asked: Asked, text: str, finish_reason: str, outcome: Outcome, timings: Timings) -> Answer:
-        frames, video_id = asked.covered.frames, asked.question.video_id
+    def _compose(
+        self, asked: Asked, text: str, finish_reason: FinishReason, outcome: Outcome, timings: Timings
+    ) -> Answer:
+        frames, question = asked.frames, asked.question
+        grid = self._store.read_video(question.video_id).grid
         best = evidence(outcome.scores, self._settings.reasoner.evidence_frames)
+        (progress,) = self._store.read_progress([asked.stretch.holder])
         return Answer(
             text=text,
             finish_reason=finish_reason,
             start_s=frames[0].t_s,
             end_s=frames[-1].t_s,
+            start_at=grid.clock(frames[0].t_s),
+            end_at=grid.clock(frames[-1].t_s),
             frames=len(frames),
-            fusion=asked.question.fusion,
+            frames_missing=asked.stretch.frames_missing,
+            fusion=question.fusion,
             fusion_frames=outcome.fusion_frames,
             evidence=tuple(
-                Evidence(t_s=frames[place].t_s, score=score, picture=_picture(video_id, frames[place].t_s))
+                Evidence(
+                    slot=frames[place].slot,
+                    t_s=frames[place].t_s,
+                    at=grid.clock(frames[place].t_s),
+                    score=score,
+                    picture=f"/v1/videos/{question.video_id}/frames/{frames[place].slot}.jpg",
+                )
                 for place, score in best
             ),
-            encoded_until_s=asked.covered.encoded_until_s,
-            video_complete=asked.covered.video_complete,
+            encoded_until_s=progress.encoded_until_s if progress else frames[-1].t_s,
+            video_complete=progress.complete if progress else asked.stretch.is_complete,
             tokens=Tokens(text=outcome.text_tokens, vision=outcome.vision_tokens, answer=outcome.answer_tokens),
             timings=timings,
         )
 
     def _require_wanted(self, question_id: str) -> None:
-        """Raises Cancelled, or NotFound once the question or its video was deleted."""
-        self._store.archive.question(question_id)
-        if self._store.answers.cancelled(question_id):
-            raise Cancelled
+        """Raises Unwanted once somebody asked to stop, or the video was deleted."""
+        if not self._store.answers.is_wanted(question_id):
+            raise Unwanted
 
-    def _fail(self, question: Question, code: str, message: str) -> None:
+    def _fail(self, question: Question, fence: Fence, code: str, message: str) -> None:
         log.error("question %s failed (%s): %s", question.id, code, message)
         problem = Problem(code=code, message=message)
-        self._settle(question.model_copy(update={"status": "failed", "problem": problem}))
-
-    def _settle(self, question: Question) -> None:
-        """Keeps the question's end, unless it was deleted meanwhile: then nothing may bring it back."""
-        try:
-            self._store.archive.question(question.id)
-            self._store.settle_question(question)
-        except NotFound:
-            log.info("question %s was deleted meanwhile", question.id)
-            self._store.answers.send(question.id, "error")
+        self._store.settle_question(question.model_copy(update={"status": "failed", "problem": problem}), fence)
 
 
-def _picture(video_id: str, t_s: float) -> str:
-    return f"/v1/videos/{video_id}/frames/{t_s:g}.jpg"
+def _describe_empty(question: Question, stretch: AskedStretch) -> str:
+    """Why a stretch has no frames to answer over."""
+    if stretch.covered.failed:
+        reason = next(iter(stretch.covered.failed.values()))
+        return f"the frames of this stretch could not be encoded ({reason}); try `longwatch retry {stretch.holder.id}`"
+    problem = stretch.holder.problem
+    if problem is not None and not stretch.covered.sampled:
+        return f"the video has no frames here: {problem.message}"
+    asked = f"from {question.start_s:g} s on" if question.end_s is None else f"{question.start_s:g} to {question.end_s:g} s"
+    step_s = 1 / stretch.holder.sample_fps
+    return f"no frame lies at {asked}: there is one every {step_s:g} s, the first at {step_s / 2:g} s"

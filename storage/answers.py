@@ -12,6 +12,8 @@ from configs.settings import RedisSettings
 from storage.connection import redis_errors
 from storage.errors import GivenAway
 from storage.fences import KNOWN_S, Fence, fence_key
+from storage.ids import video_of
+from storage.index import deleted_key
 
 log = logging.getLogger(__name__)
 PieceKind = Literal["text", "restart", "state", "done"]
@@ -27,6 +29,7 @@ elseif holder ~= ARGV[1] then
 end
 redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
+if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 2 end
 return 1
 """
 
@@ -55,13 +58,15 @@ class Answers:
         self._longest_look_s = settings.command_timeout_s / 2  # a blocked read is no hung server
         self._send = redis.register_script(_SEND)
 
-    def send(self, fence: Fence, kind: PieceKind, text: str = "") -> None:
-        """Appends a piece of this attempt at a question; raises GivenAway."""
+    def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:
+        """Appends a piece of this attempt at a question; whether the rest is still wanted. Raises GivenAway."""
+        question_id = fence.target
+        keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
         with redis_errors():
-            keys = [_stream_key(fence.target), fence_key(fence.target)]
             sent = self._send(keys=keys, args=[fence.token, json.dumps([kind, text]), self._ttl_s, KNOWN_S])
-        if not sent:
-            raise GivenAway(f"another attempt at {fence.target} goes on with it")
+        if sent == 0:
+            raise GivenAway(f"another attempt at {question_id} goes on with it")
+        return bool(sent == 1)
 
     def announce(self, question_id: str, kind: PieceKind) -> None:
         """Appends a piece that is nobody's attempt: the question changed its state."""
@@ -90,10 +95,10 @@ class Answers:
         with redis_errors():
             self._redis.set(_cancel_key(question_id), 1, ex=self._ttl_s)
 
-    def is_cancelled(self, question_id: str) -> bool:
-        """Whether somebody asked to stop."""
+    def is_wanted(self, question_id: str) -> bool:
+        """Whether nobody asked to stop, and the video was not deleted."""
         with redis_errors():
-            return bool(self._redis.exists(_cancel_key(question_id)))
+            return not self._redis.exists(*_unwanted_keys(question_id))
 
 
 def _parse(cursor: str, fields: dict[bytes, bytes]) -> Piece | None:
@@ -103,6 +108,11 @@ def _parse(cursor: str, fields: dict[bytes, bytes]) -> Piece | None:
     except (ValueError, KeyError, TypeError) as error:
         log.error("a piece of an answer is damaged and is passed over: %s", error)
         return None
+
+
+def _unwanted_keys(question_id: str) -> tuple[str, str]:
+    """Either of them there: nobody wants the answer any more."""
+    return _cancel_key(question_id), deleted_key(video_of(question_id))
 
 
 def _stream_key(question_id: str) -> str:

@@ -59,10 +59,11 @@ class Cache:
                 found[segment] = array
         return found
 
-    def write_tokens(self, video_id: str, segment: int, record: Record) -> None:
-        """Keeps the tokens of a record."""
+    def write_record(self, video_id: str, segment: int, record: Record) -> None:
+        """Keeps a record: its tokens, and apart from them the system prompt's fusion, which few questions read."""
         key = _tokens_key(video_id, segment, record.fingerprint)
-        self._write({key: _pack(record.mask, record.tokens)})
+        system_key = _system_key(video_id, segment, record.system_id, record.fingerprint)
+        self._write({key: _pack(record.mask, record.tokens), system_key: _pack(record.mask, record.system)})
 
     def read_fusions(self, keys: Sequence[FusionKey], fingerprint: str) -> list[Half | None]:
         """The fusions (L,D) under these keys, None for each that is not there; by one command."""
@@ -81,20 +82,30 @@ class Cache:
                 pipeline.set(key, blob, ex=self._ttl_s)
             pipeline.execute()
 
-    def read_rows(self, name: str, fingerprint: str) -> Half | None:
-        """A pooled question's rows (L,D) of before; None if they have to be made."""
+    def read_rows(self, name: str, fingerprint: str) -> tuple[int, Half] | None:
+        """A pooled question's rows (L,D), and over how many frames they were fused; None if they have to be made."""
         try:
             with redis_errors():
                 blob = self.redis.get(_rows_key(name, fingerprint))
         except RedisUnavailable as error:
             log.warning("the cache is away: %s", error)
             return None
-        array = _unpack(blob, 2) if isinstance(blob, bytes) else None
-        return array and array[1]
+        return _unpack(blob, 2) if isinstance(blob, bytes) else None
 
-    def write_rows(self, name: str, fingerprint: str, rows: Half) -> None:
+    def write_rows(self, name: str, fingerprint: str, frames: int, rows: Half) -> None:
         """Keeps a pooled question's rows."""
-        self._write({_rows_key(name, fingerprint): _pack(0, rows)})
+        self._write({_rows_key(name, fingerprint): _pack(frames, rows)})
+
+    def read_system(self, video_id: str, segment: int, system_id: str, fingerprint: str) -> Half | None:
+        """The system prompt's fusion with a segment (L,D); None if it has to be read from the record."""
+        try:
+            with redis_errors():
+                blob = self.redis.get(_system_key(video_id, segment, system_id, fingerprint))
+        except RedisUnavailable as error:
+            log.warning("the cache is away: %s", error)
+            return None
+        array = _unpack(blob, 2) if isinstance(blob, bytes) else None
+        return None if array is None else array[1]
 
     def read_settled(self, question_ids: Sequence[str]) -> list[Question | None]:
         """Settled questions, None for each that is not here; by one command."""
@@ -158,6 +169,10 @@ def _question_key(question_id: str) -> str:
 
 def _tokens_key(video_id: str, segment: int, fingerprint: str) -> str:
     return f"lw:tokens:{fingerprint}:{video_id}:{segment}"
+
+
+def _system_key(video_id: str, segment: int, system_id: str, fingerprint: str) -> str:
+    return f"lw:system:{fingerprint}:{system_id}:{video_id}:{segment}"
 
 
 def _fusion_key(key: FusionKey, fingerprint: str) -> str:

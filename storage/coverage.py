@@ -144,6 +144,11 @@ class Coverage:
             {segment: reason for segment, reason in sorted(reasons.items()) if segment in segments},
         )
 
+    def count_sampled(self, video_id: str) -> int:
+        """How many frames are sampled."""
+        with redis_errors():
+            return int(self._redis.hget(_totals_key(video_id), "sampled") or 0)
+
     def count_segments(self, video_id: str) -> int:
         """One more than the number of the last sampled segment, to within seven."""
         with redis_errors():

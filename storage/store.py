@@ -151,7 +151,7 @@ class Store:
     def create_record(self, video_id: str, segment: int, record: Record) -> None:
         """Keeps a segment's record: in the archive, then in the cache, then marked."""
         self.archive.create_record(video_id, segment, record)
-        self.cache.write_tokens(video_id, segment, record)
+        self.cache.write_record(video_id, segment, record)
         self.coverage.mark_encoded(video_id, {segment: record.mask}, record.fingerprint)
 
     def read_tokens(
@@ -172,7 +172,7 @@ class Store:
         """The segment's record from the archive, which refills the cache; None if it was lost: it is encoded anew."""
         record = self.archive.read_record(video_id, segment, fingerprint)
         if record is not None:
-            self.cache.write_tokens(video_id, segment, record)
+            self.cache.write_record(video_id, segment, record)
             return record
         mask = self.coverage.read(video_id, range(segment, segment + 1), fingerprint).sampled.get(segment, 0)
         self.coverage.unmark_encoded(video_id, segment, mask, fingerprint)

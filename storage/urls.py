@@ -2,9 +2,15 @@
 
 from urllib.parse import urlsplit, urlunsplit
 
+from storage.text import escape_controls
+
 
 def redact(url: str) -> str:
-    """The URL without user name, password, query and fragment."""
-    parts = urlsplit(url)
+    """The URL without user name, password, query and fragment, fit to be shown."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:  # what cannot be taken apart may hold a password anywhere
+        return "(an address that cannot be read)"
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else (parts.hostname or "")
-    return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
+    return escape_controls(urlunsplit((parts.scheme, f"{host}{port}", parts.path, "", "")))

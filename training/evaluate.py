@@ -15,8 +15,7 @@ from rich.table import Table
 from configs.loading import load_settings
 from configs.settings import IngestSettings, ReasonerSettings, Settings
 from encoder_worker.encoder import decoded
-from ingest.pictures import encode_jpeg
-from ingest.source import VideoSource
+from ingest.files.source import VideoSource
 from llava_mini.model import LlavaMini, pool
 from llava_mini.prompt import PromptBuilder
 from reasoner.context import Array, as_float
@@ -50,7 +49,7 @@ class Examinee:
     def answers(self, path: Path, questions: Sequence[str]) -> Iterator[dict[str, str]]:
         """For each question about the file: mode -> answer."""
         source = VideoSource(path, self._ingest)
-        jpegs = [encode_jpeg(f.picture, self._ingest.jpeg_quality) for f in source.sample(1.0)]
+        jpegs = [f.pictures.model_jpeg for f in source.sample_frames(1.0)]
         frames = np.stack([decoded(jpeg) for jpeg in jpegs])
         prompts = [self._prompts.build([(question, None)]) for question in questions]
         texts = [prompts[0].before, *(prompt.text for prompt in prompts)]

@@ -34,4 +34,4 @@ def tiny_config(vocabulary: int) -> LlavaMiniConfig:
         patch_size=PATCH_PX,
         hidden_act="quick_gelu",
     )
-    return LlavaMiniConfig(text, vision, TOWER_FOLDER, 1, 2, 1, -2)
+    return LlavaMiniConfig(text, vision, TOWER_FOLDER, 1, 2, 1, -2, False)

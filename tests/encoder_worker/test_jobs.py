@@ -12,7 +12,7 @@ from configs.settings import Settings
 from encoder_worker.__main__ import load_encoder
 from encoder_worker.encoder import Encoder, Frames, decoded
 from encoder_worker.jobs import EncoderJobs
-from ingest.pictures import encode_jpeg
+from ingest.files.pictures import encode_jpeg
 from storage.errors import DamagedRecord
 from storage.models import Video
 from storage.queues import ENCODE

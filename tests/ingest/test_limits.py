@@ -10,8 +10,8 @@ import pytest
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, UnsupportedSource
-from ingest.sampling import Packet, Packets, needed_packets
-from ingest.source import VideoSource
+from ingest.files.sampling import Packet, Packets, find_needed_packets
+from ingest.files.source import VideoSource
 from tests.media import number_of, steady, write_video
 
 SETTINGS = IngestSettings()
@@ -20,9 +20,9 @@ SAMPLE = """
 import sys
 from pathlib import Path
 from configs.settings import IngestSettings
-from ingest.source import VideoSource
+from ingest.files.source import VideoSource
 source = VideoSource(Path(sys.argv[1]), IngestSettings())
-count = sum(1 for _ in source.sample(1.0))
+count = sum(1 for _ in source.sample_frames(1.0))
 peak_kb = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(count, int(peak_kb) // 1024)
 """
@@ -46,8 +46,8 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
 
 def test_a_day_of_packets_fits() -> None:
     count = 24 * 3600 * 30
-    packets = Packets.of(Packet(pts, pts % 300 == 0, pts % 2 == 0, pts % 300 == 0) for pts in range(count))
-    columns = (packets.pts, packets.key, packets.reference, packets.clean, needed_packets(packets, np.arange(3)))
+    packets = Packets.collect(Packet(pts, pts % 300 == 0, pts % 2 == 0, pts % 300 == 0) for pts in range(count))
+    columns = (packets.pts, packets.key, packets.reference, packets.clean, find_needed_packets(packets, np.arange(3)))
     assert sum(column.nbytes for column in columns) < 40e6
 
 
@@ -70,9 +70,9 @@ def test_a_picture_is_turned_as_the_file_asks(degrees: int, turns: int, tmp_path
     rotate(path, degrees)
     source = VideoSource(path, SETTINGS)
     assert (source.info.width_px, source.info.height_px) == ((96, 48) if turns == 2 else (48, 96))
-    (frame,) = source.sample(1.0)
-    assert number_of(np.rot90(frame.picture, -turns)) == 12
-    assert number_of(frame.picture) != 12
+    (frame,) = source.sample_frames(1.0)
+    assert number_of(np.rot90(frame.model, -turns)) == 12
+    assert number_of(frame.model) != 12
 
 
 def rotate(path: Path, degrees: int) -> None:

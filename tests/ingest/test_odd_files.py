@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, UnsupportedSource
-from ingest.source import VideoSource
+from ingest.files.source import VideoSource
 from tests.media import TICKS, number_of, numbered, steady, write_video
 
 MIDDLES = [12 + 25 * k for k in range(40)]  # what is on display at 0.5 s, 1.5 s, ... at 25 fps
@@ -23,7 +23,7 @@ ONE_KEYFRAME = {"g": "500", "keyint_min": "500", "sc_threshold": "0", "bf": "2"}
 def numbers(path: Path, settings: IngestSettings | None = None, mode: str = "exact") -> list[int]:
     source = VideoSource(path, settings or IngestSettings())
     assert source.truncated is None
-    return [number_of(frame.picture) for frame in source.sample(1.0, mode=mode)]
+    return [number_of(frame.model) for frame in source.sample_frames(1.0, mode=mode)]
 
 
 def packets_of(path: Path) -> tuple[VideoStream, list["Packet[VideoStream]"]]:
@@ -134,9 +134,9 @@ def test_pictures_that_grow_beyond_the_limit_are_passed_over(tmp_path: Path) -> 
     path.write_bytes(small.read_bytes() + large.read_bytes())
     code = (
         "import sys; from pathlib import Path; from configs.settings import IngestSettings\n"
-        "from ingest.source import VideoSource\n"
+        "from ingest.files.source import VideoSource\n"
         "source = VideoSource(Path(sys.argv[1]), IngestSettings(max_frame_pixels=10_000))\n"
-        "print(len([frame.picture.shape for frame in source.sample(1.0)]))\n"
+        "print(len([frame.model.shape for frame in source.sample_frames(1.0)]))\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)

@@ -9,10 +9,10 @@ import pytest
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceError, SourceTooLarge, SourceUnavailable, UnsupportedSource
-from ingest.frames import SampledFrame
-from ingest.pictures import Picture, squeezed
-from ingest.sampling import Packet, Packets, needed_packets, target_times
-from ingest.source import VideoSource
+from ingest.files.frames import SampledFrame
+from ingest.files.pictures import Picture, squeeze_picture
+from ingest.files.sampling import Packet, Packets, find_needed_packets, find_slot_times
+from ingest.files.source import VideoSource
 from tests.media import number_of, steady, write_sound, write_video
 
 SETTINGS = IngestSettings()
@@ -20,11 +20,11 @@ SETTINGS = IngestSettings()
 
 def sampled(path: Path, fps: float = 1.0, **how: object) -> list[SampledFrame]:
     source = VideoSource(path, SETTINGS)
-    return list(source.sample(fps, **how))  # type: ignore[arg-type]
+    return list(source.sample_frames(fps, **how))  # type: ignore[arg-type]
 
 
 def numbers(path: Path, fps: float = 1.0, **how: object) -> list[int]:
-    return [number_of(frame.picture) for frame in sampled(path, fps, **how)]
+    return [number_of(frame.model) for frame in sampled(path, fps, **how)]
 
 
 def reference(path: Path, fps: float = 1.0) -> list[Picture]:
@@ -34,9 +34,9 @@ def reference(path: Path, fps: float = 1.0) -> list[Picture]:
         base = float(container.streams.video[0].time_base or 0)
     times = [(pts - frames[0][0]) * base for pts, _ in frames]
     source = VideoSource(path, SETTINGS)
-    targets = target_times(times[-1] + 1 / (source.info.fps or 25), fps)
+    targets = find_slot_times(times[-1] + 1 / (source.info.fps or 25), fps)
     picked = [frames[bisect_right(times, t + 1e-6) - 1][1] for t in targets]
-    return [squeezed(frame.to_ndarray(format="rgb24").astype(np.uint8)) for frame in picked]
+    return [squeeze_picture(frame.to_ndarray(format="rgb24").astype(np.uint8), 336) for frame in picked]
 
 
 CODINGS = {
@@ -53,7 +53,7 @@ CODINGS = {
 @pytest.mark.parametrize("fps", [1.0, 0.4, 3.0])
 def test_dropping_packets_changes_no_frame(name: str, fps: float, tmp_path: Path) -> None:
     path = write_video(tmp_path / name, steady(8.3), options=CODINGS[name])
-    fast = [frame.picture for frame in sampled(path, fps)]
+    fast = [frame.model for frame in sampled(path, fps)]
     slow = reference(path, fps)
     assert len(fast) == len(slow)
     assert all(np.array_equal(a, b) for a, b in zip(fast, slow, strict=True))
@@ -68,7 +68,7 @@ def test_other_codecs_give_the_same_frames(codec: str, tmp_path: Path) -> None:
 
 def test_the_middle_of_every_second_is_taken(tmp_path: Path) -> None:
     frames = sampled(write_video(tmp_path / "video.mp4", steady(4)))
-    assert [(f.index, f.timestamp_s, number_of(f.picture)) for f in frames] == [
+    assert [(f.slot, f.t_s, number_of(f.model)) for f in frames] == [
         (0, 0.5, 12), (1, 1.5, 37), (2, 2.5, 62), (3, 3.5, 87),
     ]  # fmt: skip
 
@@ -92,9 +92,9 @@ def test_resuming_gives_the_frames_that_are_left(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", steady(9))
     whole = sampled(path)
     for start in (1, 4, 8, 9):
-        rest = sampled(path, start_index=start)
-        assert [(f.index, f.timestamp_s) for f in rest] == [(f.index, f.timestamp_s) for f in whole[start:]]
-        assert all(np.array_equal(a.picture, b.picture) for a, b in zip(rest, whole[start:], strict=True))
+        rest = sampled(path, start_slot=start)
+        assert [(f.slot, f.t_s) for f in rest] == [(f.slot, f.t_s) for f in whole[start:]]
+        assert all(np.array_equal(a.model, b.model) for a, b in zip(rest, whole[start:], strict=True))
 
 
 def test_keyframes_mode_gives_the_nearest_keyframe(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_a_truncated_file_gives_what_is_there_and_says_so(tmp_path: Path) -> Non
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(content[: len(content) // 2])
     source = VideoSource(cut, SETTINGS)
-    found = [number_of(frame.picture) for frame in source.sample(1.0)]
+    found = [number_of(frame.model) for frame in source.sample_frames(1.0)]
     assert 3 < len(found) < 17
     assert found == [12 + 25 * k for k in range(len(found))]
     assert source.truncated is not None
     assert "of 20" in source.truncated
     source = VideoSource(path, SETTINGS)
-    assert len(list(source.sample(1.0))) == 20
+    assert len(list(source.sample_frames(1.0))) == 20
     assert source.truncated is None
 
 
@@ -162,7 +162,7 @@ def test_the_limits_hold(tmp_path: Path) -> None:
 
 
 def test_the_end_is_the_latest_shown_also_below_zero() -> None:
-    packets = Packets.of([Packet(-50, True, duration=10), Packet(-45, False, duration=10, shown=False)])
+    packets = Packets.collect([Packet(-50, True, duration=10), Packet(-45, False, duration=10, shown=False)])
     assert (packets.span(), packets.end) == ((-50, -50), -40)
 
 
@@ -172,7 +172,7 @@ def test_only_what_later_frames_need_is_decoded() -> None:
     unclean = [Packet(4, True), *after[1:]]  # its leading frames may look back: the group before must be whole
 
     def needed(packets: list[Packet], wanted: int) -> str:
-        return "".join("-x"[int(need)] for need in needed_packets(Packets.of(packets), np.array([wanted])))
+        return "".join("-x"[int(need)] for need in find_needed_packets(Packets.collect(packets), np.array([wanted])))
 
     assert needed([*group, *after], 2) == "xx-x----"
     assert needed([*group, *after], 4) == "----x---"
@@ -184,4 +184,4 @@ def test_frames_are_squeezed_as_the_public_implementation_does() -> None:
     for name in table.files:
         size = int(name.removeprefix("in_"))
         column = np.arange(size, dtype=np.uint16)[:, None, None].repeat(3, axis=2)
-        assert np.array_equal(squeezed(column)[:, 0, 0], table[name])  # type: ignore[arg-type]
+        assert np.array_equal(squeeze_picture(column, 336)[:, 0, 0], table[name])  # type: ignore[arg-type]

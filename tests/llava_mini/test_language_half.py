@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from llava_mini import language_half
 from llava_mini.errors import InputError, PromptTooLong
-from llava_mini.language_half import crop, fork, length
+from llava_mini.language_half import fork
 from llava_mini.model import LlavaMini
 from tests.llava_mini.conftest import MakeCheckpoint
 from tests.llava_mini.test_vision_half import pixels
@@ -40,7 +41,7 @@ def test_a_question_is_scored_as_by_full_eager_attention(
     logits, attention = model.language.score(cache, embeds[-QUESTION:], (BEFORE, BEFORE + VISION))
     assert_close(attention, expected, atol=1e-5, rtol=1e-5)
     assert_close(logits, whole.logits[0, -1], atol=2e-5, rtol=1e-5)
-    assert length(cache) == len(embeds)
+    assert cache.get_seq_length() == len(embeds)
 
 
 def test_scoring_leaves_nothing_behind(model: LlavaMini, embeds: Tensor) -> None:
@@ -54,24 +55,37 @@ def test_scoring_leaves_nothing_behind(model: LlavaMini, embeds: Tensor) -> None
 def test_two_questions_share_one_prefix(model: LlavaMini, embeds: Tensor) -> None:
     language = model.language
     first, second = embeds[-QUESTION:], embeds[:QUESTION].flip(0)
-    whole = language.advance(language.new_cache(), torch.cat([embeds[:-QUESTION], second]))
+    whole = language.advance(language.make_cache(), torch.cat([embeds[:-QUESTION], second]))
     prefix = language.prefill(embeds[:-QUESTION])
     twin = fork(prefix)
     language.advance(twin, first)
-    assert length(prefix) == BEFORE + VISION
+    assert prefix.get_seq_length() == BEFORE + VISION
     assert_close(language.advance(fork(prefix), second), whole, atol=1e-5, rtol=0)
-    language.advance(prefix, first)
-    crop(prefix, BEFORE + VISION)
-    assert_close(language.advance(prefix, second), whole, atol=1e-5, rtol=0)
-    assert length(twin) == len(embeds)
+    assert twin.get_seq_length() == len(embeds)
 
 
 def test_a_prefix_may_be_filled_in_pieces(model: LlavaMini, embeds: Tensor) -> None:
     language = model.language
-    whole = language.advance(language.new_cache(), embeds)
+    whole = language.advance(language.make_cache(), embeds)
     cache = language.prefill(embeds[:5])
     assert language.prefill(embeds[5:17], cache) is cache
     assert_close(language.advance(cache, embeds[17:]), whole, atol=1e-5, rtol=0)
+
+
+def test_a_long_prefix_and_its_scores_are_run_in_pieces(
+    model: LlavaMini, embeds: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language, span = model.language, (BEFORE, BEFORE + VISION)
+    logits, attention = language.score(language.prefill(embeds[:-QUESTION]), embeds[-QUESTION:], span)
+    rows: list[int] = []
+    embedded = language.llm.model.layers[0].register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[1]))
+    monkeypatch.setattr(language_half, "PREFILL_POSITIONS", 7)
+    monkeypatch.setattr(language_half, "SCORE_CELLS", 2 * 4 * len(embeds))  # two rows of four heads
+    pieces = language.score(language.prefill(embeds[:-QUESTION]), embeds[-QUESTION:], span)
+    embedded.remove()
+    assert rows == [7, 7, 7, 3, QUESTION]
+    assert_close(pieces[0], logits, atol=1e-5, rtol=0)
+    assert_close(pieces[1], attention, atol=1e-5, rtol=0)
 
 
 def test_steps_equal_running_the_whole_sequence(model: LlavaMini, embeds: Tensor) -> None:
@@ -79,7 +93,7 @@ def test_steps_equal_running_the_whole_sequence(model: LlavaMini, embeds: Tensor
     cache = language.prefill(embeds)
     for token_id in (5, 9):
         stepped = language.step(cache, token_id)
-    whole = language.advance(language.new_cache(), torch.cat([embeds, language.embed([5, 9])]))
+    whole = language.advance(language.make_cache(), torch.cat([embeds, language.embed([5, 9])]))
     assert_close(stepped, whole, atol=1e-5, rtol=0)
 
 
@@ -92,7 +106,7 @@ def test_both_tables_of_embeddings_are_one(model: LlavaMini) -> None:
 def test_a_stretch_beyond_the_context_is_refused_with_what_would_fit(make_checkpoint: MakeCheckpoint) -> None:
     model = LlavaMini.from_pretrained(make_checkpoint(max_position_embeddings=40))  # 4 tokens a frame
     ids = torch.tensor([[5, 6, -200, 7]])
-    assert model.context_limit == 40
+    assert model.config.context == 40
     with pytest.raises(PromptTooLong, match="9 frames would") as caught:
         model.trace(pixels(model, 10), ids, 1)
     assert (caught.value.frames, caught.value.would_fit, caught.value.limit) == (10, 9, 40)

@@ -31,13 +31,13 @@ class Watched(Checkpoint):
         self.read: set[str] = set()
         self.read_of_tower: set[str] = set()
 
-    def tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
-        found = super().tensors(wanted, dtype)
+    def read_tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
+        found = super().read_tensors(wanted, dtype)
         self.read |= found.keys()
         return found
 
-    def tower_tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
-        found = super().tower_tensors(wanted, dtype)
+    def read_tower_tensors(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
+        found = super().read_tower_tensors(wanted, dtype)
         self.read_of_tower |= found.keys()
         return found
 
@@ -101,7 +101,7 @@ def test_each_half_alone_gives_what_both_give_together(folder_a: Path, model_a: 
     pixels, texts = expected["pixel_values"], [expected["input_ids"][0].tolist()]
     assert_close(vision.encode(pixels, texts).fused[0], model_a.encode(pixels, texts).fused[0], atol=1e-5, rtol=0)
     embeds = expected["inputs_embeds"]
-    logits = [m.language.advance(m.language.new_cache(), embeds) for m in (language, model_a)]
+    logits = [m.language.advance(m.language.make_cache(), embeds) for m in (language, model_a)]
     assert_close(*logits, atol=1e-5, rtol=0)
     with pytest.raises(PartMissing, match="language"):
         _ = vision.language
@@ -133,11 +133,11 @@ def test_one_changed_number_changes_the_fingerprint(
     name: str, folder_a: Path, tmp_path: Path, model_a: LlavaMini
 ) -> None:
     other = edited(folder_a, tmp_path / "other", lambda tensors: tensors[name][-1, -1].add_(1e-3))
-    assert Checkpoint(other).fingerprint() != model_a.fingerprint
+    assert Checkpoint(other).compute_fingerprint() != model_a.fingerprint
 
 
 def test_other_configurations_change_the_fingerprint(make_checkpoint: MakeCheckpoint) -> None:
-    prints = {Checkpoint(make_checkpoint(rms_norm_eps=eps)).fingerprint() for eps in (1e-5, 1e-6)}
+    prints = {Checkpoint(make_checkpoint(rms_norm_eps=eps)).compute_fingerprint() for eps in (1e-5, 1e-6)}
     assert len(prints) == 2
 
 
@@ -239,7 +239,7 @@ def test_smaller_weights_stay_close_or_say_what_they_need(
         return
     language = LlavaMini.from_pretrained(folder_a, language_weights=weights, parts=("language",)).language
     embeds = golden("A_video")["inputs_embeds"]
-    smaller, full = (half.advance(half.new_cache(), embeds) for half in (language, model_a.language))
+    smaller, full = (half.advance(half.make_cache(), embeds) for half in (language, model_a.language))
     assert (smaller - full).norm() < tolerance * full.norm()
     assert "int8" in str(language.llm.model.layers[0].mlp.up_proj.weight.dtype)
 

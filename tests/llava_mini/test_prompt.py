@@ -1,6 +1,7 @@
 """Prompts from a chat template, and answers decoded piece by piece; with a tokenizer of bytes made here."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from llava_mini.errors import CheckpointError
 from llava_mini.prompt import IMAGE_TOKEN_ID, SYSTEM_TEXT, PromptBuilder
 from tests.llava_mini.conftest import GOLDEN
+from tests.llava_mini.layouts import write_vicuna_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}"
@@ -40,6 +42,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def builder(folder: Path) -> PromptBuilder:
     return PromptBuilder.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> PromptBuilder:
+    """Llama's first tokenizer, in which a blank belongs to the word behind it."""
+    path = tmp_path_factory.mktemp("words")
+    write_vicuna_tokenizer(path)
+    return PromptBuilder.from_pretrained(path, chat_template="{{ messages[0].content }}<image>")
 
 
 def test_the_frames_stand_between_system_text_and_first_question(builder: PromptBuilder) -> None:
@@ -82,19 +92,42 @@ def test_every_end_token_is_known(builder: PromptBuilder) -> None:
 
 def test_a_character_of_many_bytes_is_held_back_until_it_is_whole(builder: PromptBuilder) -> None:
     text = "né 🙂 !"
-    stream = builder.stream()
+    stream = builder.start_stream()
     pieces = [stream.push(i) for i in builder.build([("", None)], system=text).before[8 : 8 + len(text.encode())]]
-    assert "".join(pieces) + stream.finish() == stream.text
+    assert "".join(pieces) + stream.finish() == text
     assert "\ufffd" not in "".join(pieces)
 
 
 def test_bytes_that_never_become_whole_come_at_the_end(builder: PromptBuilder) -> None:
     ids = builder.build([("", None)], system="a🙂").before
     start = len(ids) - len(builder.build([("", None)], system="").before)
-    stream = builder.stream()
+    stream = builder.start_stream()
     emoji = [i for i in ids if i <= 255][7 : 7 + start]
     assert [stream.push(i) for i in emoji[:2]] == ["a", ""]
     assert stream.finish() == "\ufffd"
+
+
+def test_special_tokens_are_left_out_of_a_stream(builder: PromptBuilder) -> None:
+    ids = builder.build([("a", None)]).after
+    stream = builder.start_stream()
+    assert "".join(map(stream.push, ids)) + stream.finish() == "\naassistant\n"
+
+
+def test_a_blank_within_an_answer_is_kept(words: PromptBuilder) -> None:
+    stream = words.start_stream()
+    ids = words.build([("", None)], system="Is it? Yes!").before
+    assert "".join(map(stream.push, ids)) == words.decode(ids) == "Is it? Yes!"
+
+
+def test_bytes_in_any_order_never_stop_a_stream(words: PromptBuilder) -> None:
+    """Later bytes can change what DecodeStream has given already; it says so by an error."""
+    chance = random.Random(0)
+    for _ in range(2000):
+        ids = [chance.randrange(300) for _ in range(chance.randrange(1, 12))]
+        stream = words.start_stream()
+        said = "".join(map(stream.push, ids)) + stream.finish()
+        whole = words.decode(ids)
+        assert (said == whole) or "\ufffd" in whole
 
 
 def test_what_is_unusable_is_named(tmp_path: Path, folder: Path) -> None:

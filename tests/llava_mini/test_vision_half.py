@@ -1,16 +1,18 @@
 """The vision half's fast path equals the plain one: a frame at a time, every layer in full (benchmarks/plain.py)."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from benchmarks.plain import PlainVision
-from llava_mini.errors import InputError
-from llava_mini.model import Encoded, LlavaMini, pool
+from llava_mini.errors import InputError, NonFinite
+from llava_mini.model import Encoded, LlavaMini
 from llava_mini.preprocess import Preprocessor
 from llava_mini.prompt import IMAGE_TOKEN_ID
 from tests.llava_mini.conftest import MakeCheckpoint
@@ -67,9 +69,9 @@ def test_high_resolution_splits_a_frame_into_crops_and_the_whole(make_checkpoint
     model = LlavaMini.from_pretrained(folder, parts=("vision",))
     image = np.random.default_rng(0).integers(0, 256, (121, 85, 3), dtype=np.uint8)
     crops = [image[:60, :42], image[:60, 42:84], image[60:120, :42], image[60:120, 42:84], image]
-    single = Preprocessor(folder / "clip", 1)
-    expected = torch.cat([single.images(np.ascontiguousarray(crop)[None])[0] for crop in crops])
-    assert torch.equal(model.preprocess_image(image), expected)
+    single = Preprocessor(folder / "clip", replace(model.config, resolution_ratio=1))
+    expected = torch.cat([single.prepare_image(np.ascontiguousarray(crop)) for crop in crops])
+    assert torch.equal(model.preprocess_image(image), expected[None])
     assert model.preprocess(image[None]).shape == (1, 5, 3, 56, 56)
 
 
@@ -125,36 +127,67 @@ def test_a_token_does_not_depend_on_any_text(model_a: LlavaMini) -> None:
 
 def test_what_stands_before_does_not_depend_on_what_follows(model_a: LlavaMini) -> None:
     images = pixels(model_a, 2)
-    shorter, longer = model_a.fuse(images, [[5, 6, 7], [5, 6, 7, 8, 9]])
+    shorter, longer = model_a.encode(images, [[5, 6, 7], [5, 6, 7, 8, 9]]).fused
     assert_close(shorter, longer[:, :3], atol=1e-5, rtol=0)
 
 
 def test_the_placeholder_is_as_if_it_were_not_there(model_a: LlavaMini) -> None:
     images = pixels(model_a, 2)
-    with_it, without = model_a.fuse(images, [[5, 6, IMAGE_TOKEN_ID, 7], [5, 6, 7]])
+    with_it, without = model_a.encode(images, [[5, 6, IMAGE_TOKEN_ID, 7], [5, 6, 7]]).fused
     assert_close(with_it, without, atol=1e-5, rtol=0)
 
 
 def test_token_zero_is_hidden_and_keeps_its_raw_embedding(model_a: LlavaMini) -> None:
     case = golden("A_image_id0")
     ids = case["input_ids"][0].tolist()
-    fused = model_a.fuse(case["pixel_values"], [ids])[0]
+    fused = model_a.encode(case["pixel_values"], [ids]).fused[0]
     kept = [place for place, i in enumerate(ids) if i != IMAGE_TOKEN_ID]
     assert_close(fused, case["fused_text"][:, kept], atol=2e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("batch_frames", [None, 2])
-def test_means_equal_the_pooled_fusion(batch_frames: int | None, model_a: LlavaMini) -> None:
-    images = pixels(model_a, 5)
-    means = model_a.fuse_means(images, TEXTS, batch_frames)
-    for mean, fused in zip(means, model_a.fuse(images, TEXTS), strict=True):
-        assert_close(mean, pool(fused), atol=1e-5, rtol=0)
 
 
 def test_written_out_attention_equals_the_fused_one(folder_a: Path, model_a: LlavaMini) -> None:
     eager = LlavaMini.from_pretrained(folder_a, attention="eager", parts=("vision",))
     images = pixels(eager, 2)
     assert_same(eager.encode(images, TEXTS), model_a.encode(images, TEXTS))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e6])
+def test_frames_whose_numbers_cannot_be_kept_are_refused_by_name(bad: float, folder_a: Path) -> None:
+    """1e6 is a number in float32, but infinite in a record."""
+    model = LlavaMini.from_pretrained(folder_a, parts=("vision",))
+    images = pixels(model, 7)
+    model.encode(images, TEXTS, batch_frames=2)
+    layer: Any = model.vision.prefusion.layers[-1]
+
+    def spoil(_module: nn.Module, _given: object, output: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(output))[:, None, None] == 1, bad, output)
+
+    layer.mlp.register_forward_hook(spoil)  # the second frame of each batch of two
+    with pytest.raises(NonFinite, match=r"frames 1 .*bfloat16") as caught:
+        model.encode(images, TEXTS, batch_frames=2)
+    assert caught.value.frames == (1,)
+    with pytest.raises(NonFinite) as caught:
+        model.encode(images[2:], batch_frames=4)
+    assert caught.value.frames == (1,)
+
+
+def test_a_fusion_that_cannot_be_kept_is_refused(folder_a: Path) -> None:
+    model = LlavaMini.from_pretrained(folder_a, parts=("vision",))
+    images, ids = pixels(model, 2), [5, 6, 7]
+    model._embeddings[7] = torch.inf
+    assert model.encode(images, [[5, 6]]).tokens.isfinite().all()
+    with pytest.raises(NonFinite):
+        model.encode(images, [[5, 6], ids])
+
+
+def test_float16_that_overflows_is_refused(folder_a: Path) -> None:
+    model = LlavaMini.from_pretrained(folder_a, parts=("vision",), dtype="float16")
+    projector: Any = model.vision.mm_projector
+    for layer, factor in ((0, 10), (2, 1e5)):  # each weight is a number, their sum is none
+        projector[layer].weight.data.mul_(factor)
+    assert projector[2].weight.isfinite().all()
+    with pytest.raises(NonFinite, match=r"model\.dtype is float16"):
+        model.encode(pixels(model, 1))
 
 
 def test_pictures_and_ids_that_do_not_fit_are_refused(model_a: LlavaMini) -> None:

@@ -13,7 +13,7 @@ from configs.settings import ReasonerSettings, Settings
 from encoder_worker.__main__ import load_encoder
 from encoder_worker.encoder import Encoder
 from encoder_worker.jobs import EncoderJobs
-from ingest.pictures import encode_jpeg
+from ingest.files.pictures import encode_jpeg
 from reasoner.__main__ import load_engine
 from reasoner.engine import Engine
 from reasoner.jobs import ReasonerJobs

@@ -5,14 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from transformers import DynamicCache
 
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
 from reasoner.context import Array
 from reasoner.engine import NEUTRAL_QUESTION, Engine, Limits, Outcome, Stretch
-from reasoner.prefix_cache import PrefixCache, size_bytes
 from storage.models import Options
 from tests.tiny import TINY
 
@@ -80,26 +77,3 @@ def test_relative_to_itself_the_neutral_question_looks_nowhere(
 
     list(engine.answer(stretch, prompt, "focused", Options(), fuse, Outcome()))
     assert looked_at[1] == [0, 1, 2, 3, 4]  # all scores are equal: the first eighth of 40
-
-
-def test_prefixes_never_take_more_than_their_limit(model: LlavaMini) -> None:
-    made: list[str] = []
-
-    def prefill(positions: int) -> DynamicCache:
-        return model.language.prefill(torch.zeros(positions, model.config.hidden_size))
-
-    def prefix(name: str, positions: int) -> None:
-        def make() -> DynamicCache:
-            made.append(name)
-            return prefill(positions)
-
-        cache.get(name, make)
-
-    cache = PrefixCache(2 * size_bytes(prefill(4)))
-    for name in ("a", "b", "a", "c", "a", "b"):
-        prefix(name, 4)
-    assert made == ["a", "b", "c", "b"]  # b was used longest ago when c came
-    for _ in range(2):
-        prefix("large", 9)
-    prefix("a", 4)
-    assert made[4:] == ["large", "large"]  # kept for nobody, and it displaced nothing

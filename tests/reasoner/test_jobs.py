@@ -49,7 +49,7 @@ def test_exact_fusion_is_the_model_itself(
     tokens = gather.tokens(covered.frames)
     np.testing.assert_allclose(tokens, trace["compressed_tokens"].numpy(), atol=2e-2, rtol=2e-3)
     rows = np.concatenate([before, tokens[:, 0], whole[len(before) :]])
-    logits = model.language.advance(model.language.new_cache(), torch.from_numpy(rows))
+    logits = model.language.advance(model.language.make_cache(), torch.from_numpy(rows))
     torch.testing.assert_close(logits, trace["logits_last"], atol=5e-2, rtol=1e-2)
 
     shares = attended(trace["inputs_embeds"], len(prompt.before), 80)

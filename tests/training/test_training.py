@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.settings import IngestSettings
-from ingest.source import VideoSource
+from ingest.files.source import VideoSource
 from llava_mini.model import LlavaMini, pool
 from llava_mini.prompt import PromptBuilder
 from training.batches import answer_layout, assemble, draw
@@ -76,7 +76,7 @@ def test_the_saved_tokenizer_says_what_training_said(folder: Path) -> None:
     assert built.before == vocabulary.before
     assert built.after == vocabulary.question("is there a red circle ?")
     assert vocabulary.ids["</s>"] in prompts.end_ids
-    stream = prompts.stream()
+    stream = prompts.start_stream()
     said = vocabulary.answer("a red circle")[:-1]
     assert "".join(stream.push(i) for i in said) == "a red circle"
 
@@ -109,7 +109,7 @@ def test_pictures_show_what_the_world_says(tmp_path: Path) -> None:
     world = World("street", 6, (thing,))
     path = write_video(world, tmp_path / "world.mp4", fps=5)
     source = VideoSource(path, IngestSettings())
-    seen = [frame.picture for frame in source.sample(1.0)]
+    seen = [frame.model for frame in source.sample_frames(1.0)]
     x, y = (int(336 * part) for part in thing.at(2.5) or (0, 0))
     reds = [np.abs(picture[y, x].astype(int) - RGB["red"]).max() < 40 for picture in seen]
     assert reds == [False, False, True, True, False, False]

@@ -14,10 +14,10 @@ Times = NDArray[np.float64]  # seconds, ascending
 Places = NDArray[np.intp]
 
 
-def target_times(duration_s: float, sample_fps: float) -> Times:
-    """The middles of equal parts of the video: 0.5 s, 1.5 s, ... at 1 fps (golden/SEMANTICS.md, item 9).
+def find_slot_times(duration_s: float, sample_fps: float) -> Times:
+    """The time of every slot: 0.5 s, 1.5 s, ... at 1 fps, up to the end (golden/SEMANTICS.md, item 9).
 
-    A video too short for one gives its own middle.
+    A video that ends before its first slot's time has one slot, which shows the video's own middle.
     """
     count = int(duration_s * sample_fps + 0.5 + EPSILON_S)
     times = (np.arange(count, dtype=np.float64) + 0.5) / sample_fps
@@ -25,15 +25,15 @@ def target_times(duration_s: float, sample_fps: float) -> Times:
     return times if len(times) else np.array([duration_s / 2])
 
 
-def on_display(times_s: Times, targets_s: Times) -> Places:
+def find_frames_on_display(times_s: Times, targets_s: Times) -> Places:
     """For each target, the index of the frame that is on display then: the last that began by it.
 
-    Where frames are held long (variable rate) one frame serves several targets.
+    A frame that is held long (variable rate) serves several targets.
     """
     return np.maximum(np.searchsorted(times_s, targets_s + EPSILON_S, side="right") - 1, 0)
 
 
-def nearest(times_s: Times, targets_s: Times) -> Places:
+def find_nearest_frames(times_s: Times, targets_s: Times) -> Places:
     """For each target, the index of the frame whose beginning is nearest; the earlier of equals."""
     after = np.searchsorted(times_s, targets_s, side="right").clip(1, max(len(times_s) - 1, 1))
     later = np.minimum(after, len(times_s) - 1)
@@ -49,8 +49,8 @@ class Packet:
     reference: bool = True  # whether other frames may be predicted from it
     clean: bool = False  # a keyframe that nothing after it in decoding order looks back across (H.264: IDR)
     shown: bool = True  # not just there to decode others from, as before the point where a clip was cut
-    dts: int | None = None  # when it is decoded; needed where `pts` is not known
-    duration: int = 0  # 0 where it is not known
+    dts: int | None = None  # when it is decoded; needed if `pts` is not known
+    duration: int = 0  # 0 if it is not known
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Packets:
     clean: NDArray[np.bool_]
     shown: NDArray[np.bool_]
     timed: bool  # False: the file does not say when frames are shown, and `pts` is when they are decoded
-    end: int  # when the last frame ends; not after its beginning where durations are not known
+    end: int  # when the last frame ends; not after its beginning if durations are not known
 
     @classmethod
-    def of(cls, packets: Iterable[Packet]) -> "Packets":
+    def collect(cls, packets: Iterable[Packet]) -> "Packets":
         """The columns of `packets`, each of which has a pts or a dts."""
         pts, dts, flags = array("q"), array("q"), tuple(bytearray() for _ in range(4))
         timed, end = True, -sys.maxsize
@@ -90,11 +90,11 @@ class Packets:
         return int(pts.min()), int(pts.max())
 
 
-def needed_packets(packets: Packets, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+def find_needed_packets(packets: Packets, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which packets to decode to get exactly the frames with a pts in `wanted`.
 
     Left out: frames that are not wanted and that no other is predicted from; and what follows the last wanted frame
-    of a group of pictures, where the next group begins clean.
+    of a group of pictures, if the next group begins clean.
     """
     needed = np.isin(packets.pts, wanted)
     ends_clean = True  # a later group needs nothing of this one

@@ -14,18 +14,25 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from configs.settings import IngestSettings
-from ingest.container import SourceInfo, check_duration, described, last_end_s, opened
 from ingest.errors import UnsupportedSource
-from ingest.frames import SampledFrame, in_turn, matched
-from ingest.index import coded_packets, list_packets
-from ingest.sampling import Packets, nearest, needed_packets, on_display, target_times
+from ingest.files.container import SourceInfo, check_duration, describe_video, find_last_end_s, open_video
+from ingest.files.frames import FrameConverter, SampledFrame, match_frames, time_frames_in_turn
+from ingest.files.packets import list_packets, read_packets
+from ingest.files.sampling import (
+    Packets,
+    find_frames_on_display,
+    find_nearest_frames,
+    find_needed_packets,
+    find_slot_times,
+)
+from storage.text import escape_controls
 
 log = logging.getLogger(__name__)
 
 AT_THE_END = (True, False, None)  # has the decoder hand out what it still holds
 WITHOUT_DISPLAY_TIMES = ("avi",)  # FFmpeg makes them up, in decoding order
 ENDED_EARLY_S = 1.5  # containers round their duration; what is missing beyond this was cut off
-FRAME_S = 0.04  # how long the last frame is shown where the file says nothing
+FRAME_S = 0.04  # how long the last frame is shown if the file says nothing
 
 CodedPackets = Iterator["CodedPacket[VideoStream]"]
 
@@ -33,55 +40,71 @@ CodedPackets = Iterator["CodedPacket[VideoStream]"]
 class VideoSource:
     """A video file, looked through and checked against the limits.
 
-    `truncated` says where and why it ended early, None where it did not. Raises UnsupportedSource, SourceUnavailable,
+    `truncated` says where and why it ended early, None if it did not. Raises UnsupportedSource, SourceUnavailable,
     SourceTooLarge.
     """
 
     def __init__(self, path: Path, settings: IngestSettings) -> None:
-        self.info: SourceInfo = described(path, settings)
+        self.info: SourceInfo = describe_video(path, settings)
         self._path = path
         self._settings = settings
-        with opened(path, settings) as (container, stream):
-            self._packets = Packets.of(list_packets(container, stream))
+        with open_video(path, settings) as (container, stream):
+            self._packets = Packets.collect(list_packets(container, stream))
             if not self._packets.shown.any():
                 raise UnsupportedSource("the file holds no frame of video")
             self._base_s = float(stream.time_base or 0)
             timed = self._packets.timed and container.format.name not in WITHOUT_DISPLAY_TIMES
             self._in_order = timed or not stream.codec_context.has_b_frames
-        self._end_s = self._ends_s()
+        self._end_s = self._find_end_s()
         check_duration(self._end_s, settings)  # the file may last longer than it says
-        self.truncated = self._cut_off()
+        self.truncated = self._explain_early_end()
 
-    def sample(self, sample_fps: float, *, mode: str = "exact", start_index: int = 0) -> Iterator[SampledFrame]:
-        """Frames from number `start_index` on; the first stands for 0.5 s at 1 fps (see `sampling.target_times`).
+    def count_slots(self, sample_fps: float) -> int:
+        """How many slots the video fills: all from 0 to its end."""
+        return len(find_slot_times(self._end_s, sample_fps))
 
-        "exact" gives the frame on display at each target; "keyframes" the nearest keyframe, for a tenth of the work.
-        Damaged frames are passed over: the one before stands in.
+    def sample_frames(self, sample_fps: float, *, mode: str = "exact", start_slot: int = 0) -> Iterator[SampledFrame]:
+        """A frame for every slot from `start_slot` on (see `sampling.find_slot_times`).
+
+        "exact" gives the frame on display at the slot's time; "keyframes" the nearest keyframe, for a tenth of the
+        work. For a damaged frame the one before stands in; whoever starts later gets the same frames.
         """
+        if start_slot == 0:
+            yield from self._sample_from(0, sample_fps, mode)
+            return
+        frames = self._sample_from(start_slot - 1, sample_fps, mode)
+        before = next(frames, None)
+        if before is None or not before.exact:  # only from the start is it known what stands in for damaged frames
+            frames = self._sample_from(0, sample_fps, mode)
+        yield from (frame for frame in frames if frame.slot >= start_slot)
+
+    def _sample_from(self, slot: int, sample_fps: float, mode: str) -> Iterator[SampledFrame]:
         packets = self._packets
         candidates = packets.shown & packets.key if mode == "keyframes" else packets.shown
         if not candidates.any():  # a clip can begin behind the only keyframe
             mode, candidates = "exact", packets.shown
         first, _ = packets.span()
         shown = np.unique(packets.pts[candidates])
-        targets_s = target_times(self._end_s, sample_fps)
-        times_s = np.asarray((shown - first) * self._base_s, np.float64)
-        chosen = (on_display if mode == "exact" else nearest)(times_s, targets_s)
-        wanted = shown[chosen][start_index:]
-        if not len(wanted):
+        slots_s = find_slot_times(self._end_s, sample_fps)[slot:]
+        if not len(slots_s):
             return
-        with opened(self._path, self._settings) as (container, stream):
-            coded = coded_packets(container, stream)
+        shown_s = np.asarray((shown - first) * self._base_s, np.float64)
+        wanted = shown[(find_frames_on_display if mode == "exact" else find_nearest_frames)(shown_s, slots_s)]
+        with open_video(self._path, self._settings) as (container, stream):
+            coded = read_packets(container, stream)
             if mode == "keyframes":
-                frames = self._decoded(coded, stream, packets.key & np.isin(packets.pts, wanted), packets.key)
+                frames = self._decode_packets(coded, stream, packets.key & np.isin(packets.pts, wanted), packets.key)
             elif self._in_order:
-                frames = self._decoded(coded, stream, needed_packets(packets, wanted), packets.clean)
+                frames = self._decode_packets(coded, stream, find_needed_packets(packets, wanted), packets.clean)
             else:
                 everything = np.ones(len(packets), np.bool_)
-                frames = in_turn(self._decoded(_numbered(coded), stream, everything, packets.clean), shown.tolist())
-            yield from matched(frames, wanted.tolist(), targets_s.tolist(), start_index)
+                frames = time_frames_in_turn(
+                    self._decode_packets(_number_packets(coded), stream, everything, packets.clean), shown.tolist()
+                )
+            converter = FrameConverter(self.info.pixel_aspect, self._settings)
+            yield from match_frames(frames, wanted.tolist(), slots_s.tolist(), slot, converter)
 
-    def _decoded(
+    def _decode_packets(
         self, packets: CodedPackets, stream: VideoStream, needed: NDArray[np.bool_], fresh: NDArray[np.bool_]
     ) -> Iterator[VideoFrame]:
         """The frames of the packets that are `needed`, in the order they are shown.
@@ -97,18 +120,18 @@ class VideoSource:
                 continue
             if gap and begins:
                 # Across a gap the decoder may forget what it still holds back for reordering: have it out first.
-                yield from self._frames(decoder, None)
+                yield from self._decode_packet(decoder, None)
                 decoder.flush_buffers()
             gap = False
-            yield from self._frames(decoder, packet)
+            yield from self._decode_packet(decoder, packet)
 
-    def _frames(self, decoder: Any, packet: Any) -> Iterator[VideoFrame]:
+    def _decode_packet(self, decoder: Any, packet: Any) -> Iterator[VideoFrame]:
         try:
             yield from decoder.decode(packet)
         except av.FFmpegError as error:
-            log.warning("%s: a damaged frame is passed over: %s", self._path.name, error)
+            log.warning("%s: a damaged frame is passed over: %s", escape_controls(self._path.name), error)
 
-    def _ends_s(self) -> float:
+    def _find_end_s(self) -> float:
         """When the last frame that is there ends, from the first one on."""
         first, last = self._packets.span()
         last_s, end_s = ((ticks - first) * self._base_s for ticks in (last, self._packets.end))
@@ -117,17 +140,17 @@ class VideoSource:
         declared_s = self.info.duration_s or 0.0
         return min(end_s, declared_s) if declared_s > last_s else end_s  # of reordered frames durations are vague
 
-    def _cut_off(self) -> str | None:
+    def _explain_early_end(self) -> str | None:
         declared_s = self.info.duration_s
         if declared_s is None or self._end_s > declared_s - ENDED_EARLY_S:
             return None
-        with opened(self._path, self._settings) as (container, _):
-            if last_end_s(container) > declared_s - ENDED_EARLY_S:
+        with open_video(self._path, self._settings) as (container, _):
+            if find_last_end_s(container) > declared_s - ENDED_EARLY_S:
                 return None  # it is the sound that lasts longer
         return f"the file ends at {self._end_s:.1f} s of {declared_s:.1f} s: it was cut off or is damaged there"
 
 
-def _numbered(packets: CodedPackets) -> CodedPackets:
+def _number_packets(packets: CodedPackets) -> CodedPackets:
     for number, packet in enumerate(packets):
         packet.pts = number
         yield packet

@@ -14,18 +14,20 @@ from av.video.stream import VideoStream
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, SourceUnavailable, UnsupportedSource
-from ingest.frames import quarter_turns
+from ingest.files.frames import count_quarter_turns
+from storage.text import escape_controls
 
 log = logging.getLogger(__name__)
 
 # Playlists (hls, dash, concat, sdp) make FFmpeg open further addresses and files: none of them is in this list.
 DEMUXERS = "mov,matroska,webm,mpegts,mpeg,mpegvideo,avi,flv,ogg,asf,mxf"
 CODED_BEYOND_SHOWN = 2  # coded pictures are whole blocks: a decoder must be let go beyond the limit on shown ones
+MAX_PIXEL_ASPECT = 8.0  # anamorphic video has up to 2
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What the file says of its video; width and height as displayed."""
+    """What a file says of its video or image; width and height as displayed."""
 
     width_px: int
     height_px: int
@@ -33,10 +35,11 @@ class SourceInfo:
     fps: float | None
     codec: str
     rotation_deg: int
+    pixel_aspect: float = 1.0  # how many times as wide as high a pixel is shown, before rotation
 
 
 @contextmanager
-def opened(path: Path, settings: IngestSettings) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: Path, settings: IngestSettings) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The file and its first stream of pictures. Raises UnsupportedSource, SourceUnavailable."""
     options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
     # Told the decoders of both FFmpeg's own look at the file and ours, because pictures may grow on the way.
@@ -44,7 +47,7 @@ def opened(path: Path, settings: IngestSettings) -> Iterator[tuple[InputContaine
     try:
         container = _container(path, options, [limit] * settings.max_streams)
     except FileNotFoundError as error:
-        raise SourceUnavailable(f"there is no file {path.name}") from error
+        raise SourceUnavailable(f"there is no file {escape_controls(path.name)}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UnsupportedSource(
             f"this is no video file that can be read ({getattr(error, 'strerror', None) or error}); "
@@ -60,12 +63,12 @@ def opened(path: Path, settings: IngestSettings) -> Iterator[tuple[InputContaine
         yield container, stream
 
 
-def described(path: Path, settings: IngestSettings) -> SourceInfo:
+def describe_video(path: Path, settings: IngestSettings) -> SourceInfo:
     """What the file says, and how its first frame that decodes is turned.
 
     Raises UnsupportedSource, SourceUnavailable, SourceTooLarge.
     """
-    with opened(path, settings) as (container, stream):
+    with open_video(path, settings) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         if width <= 0 or height <= 0:
             raise UnsupportedSource("the file does not say how large its pictures are: it is cut off or no video")
@@ -79,10 +82,12 @@ def described(path: Path, settings: IngestSettings) -> SourceInfo:
         rate = stream.average_rate or stream.guessed_rate
         duration_s, codec = _duration_s(container, stream), stream.codec_context.name
         check_duration(duration_s or 0.0, settings)
+        aspect = _pixel_aspect(stream)
         turns = _turns(container, stream)
+    width = max(round(width * aspect), 1)
     if turns % 2:
         width, height = height, width
-    return SourceInfo(width, height, duration_s, float(rate) if rate else None, codec, turns * 90)
+    return SourceInfo(width, height, duration_s, float(rate) if rate else None, codec, turns * 90, aspect)
 
 
 def check_duration(duration_s: float, settings: IngestSettings) -> None:
@@ -91,7 +96,7 @@ def check_duration(duration_s: float, settings: IngestSettings) -> None:
         raise SourceTooLarge(f"the video lasts {duration_s:.0f} s (ingest.max_duration_s)")
 
 
-def last_end_s(container: InputContainer) -> float:
+def find_last_end_s(container: InputContainer) -> float:
     """When the last packet of whatever stream ends, from the first one on."""
     begin_s, end_s = math.inf, -math.inf
     try:
@@ -101,7 +106,7 @@ def last_end_s(container: InputContainer) -> float:
                 begin_s = min(begin_s, float(time * packet.time_base))
                 end_s = max(end_s, float((time + (packet.duration or 0)) * packet.time_base))
     except av.FFmpegError as error:
-        log.warning("%s: the file is damaged: %s", container.name, error)
+        log.warning("%s: the file is damaged: %s", escape_controls(container.name), error)
     return max(end_s - begin_s, 0.0)
 
 
@@ -124,11 +129,17 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     return min(known, default=None)
 
 
+def _pixel_aspect(stream: VideoStream) -> float:
+    """What the file says, square if it says nothing or nonsense."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
+
+
 def _turns(container: InputContainer, stream: VideoStream) -> int:
     for packet in container.demux(stream):
         try:
             for frame in packet.decode():
-                return quarter_turns(frame)
+                return count_quarter_turns(frame)
         except av.FFmpegError as error:
-            log.warning("%s: %s", container.name, error)
+            log.warning("%s: %s", escape_controls(container.name), error)
     raise UnsupportedSource(f"the file holds no picture that can be decoded ({stream.codec_context.name})")

@@ -1,0 +1,123 @@
+"""One thread owns the model and runs batches across jobs: frames of different videos go through it together."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llava_mini.model import LlavaMini
+
+log = logging.getLogger(__name__)
+
+Mean = NDArray[np.float32]  # (L,D) fused text, averaged over frames
+Wish = tuple[tuple[int, ...], Sequence[int]]  # a text's token ids, and over which of the n frames it is averaged
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """What n frames yield."""
+
+    tokens: NDArray[np.float32]  # (n,C,D)
+    means: list[Mean]  # one (L_i,D) per wish
+
+
+@dataclass
+class Work:
+    """Frames of one job on their way through the model."""
+
+    count: int
+    pixels: Callable[[int, int], Tensor]  # (first, stop) -> (stop-first,pictures,3,S,S)
+    wishes: Sequence[Wish]
+    urgent: bool
+    done: int = 0
+    tokens: list[Tensor] = field(default_factory=list)
+    sums: list[Tensor] = field(default_factory=list)
+    error: BaseException | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def texts(self) -> tuple[tuple[int, ...], ...]:
+        """The texts that its frames are fused with; work with the same ones shares batches."""
+        return tuple(dict.fromkeys(ids for ids, _ in self.wishes))
+
+
+class Scheduler:
+    """Job threads hand work in and wait; urgent work (a question) goes before the rest, from batch to batch."""
+
+    def __init__(self, model: LlavaMini, batch_frames: int) -> None:
+        self._model = model
+        self._batch_frames = batch_frames
+        self._new: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._pending: list[Work] = []
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+
+    def encode(
+        self, count: int, pixels: Callable[[int, int], Tensor], wishes: Sequence[Wish], *, urgent: bool
+    ) -> Encodings:
+        """Tokens of `count` frames, and the mean of each wish, summed in float32; raises what the model raises.
+
+        `pixels` gives the frames' pixel values on demand, so that no more than a batch of them is in memory.
+        """
+        work = Work(count, pixels, wishes, urgent)
+        self._new.put(work)
+        work.ended.wait()
+        if work.error is not None:
+            raise work.error
+        means = [(total / len(places)).numpy() for total, (_, places) in zip(work.sums, wishes, strict=True)]
+        return Encodings(torch.cat(work.tokens).float().numpy(), means)
+
+    def _run(self) -> None:
+        while True:
+            if not self._pending:
+                self._pending.append(self._new.get())
+            while not self._new.empty():
+                self._pending.append(self._new.get())
+            batch = self._next_batch()
+            try:
+                self._run_batch(batch)
+            except Exception as error:  # it is the jobs': each raises it in its own thread
+                for work, _, _ in batch:
+                    work.error = error
+            for work, _, _ in batch:
+                if work.error is not None or work.done == work.count:
+                    self._pending.remove(work)
+                    work.ended.set()
+
+    def _next_batch(self) -> list[tuple[Work, int, int]]:
+        """(work, first, stop) of the first work that is due, filled up with others' frames of the same texts."""
+        first = min(self._pending, key=lambda work: not work.urgent)
+        parts, room = [], self._batch_frames
+        for work in [first, *(other for other in self._pending if other is not first)]:
+            if room and work.texts == first.texts:
+                stop = min(work.done + room, work.count)
+                parts.append((work, work.done, stop))
+                room -= stop - work.done
+        return parts
+
+    def _run_batch(self, batch: list[tuple[Work, int, int]]) -> None:
+        texts = batch[0][0].texts
+        pixels = torch.cat([work.pixels(first, stop) for work, first, stop in batch])
+        try:
+            encoded = self._model.encode(pixels, texts)
+        except torch.OutOfMemoryError:
+            log.warning("out of memory with %d frames: freeing what is cached, and trying once more", len(pixels))
+            torch.cuda.empty_cache()
+            encoded = self._model.encode(pixels, texts)
+        row = 0
+        for work, first, stop in batch:
+            rows = slice(row, row + stop - first)
+            work.tokens.append(encoded.tokens[rows])
+            fused = dict(zip(texts, (text[rows] for text in encoded.fused), strict=True))
+            if not work.sums:
+                work.sums = [torch.zeros(fused[ids].shape[1:]) for ids, _ in work.wishes]
+            for total, (ids, places) in zip(work.sums, work.wishes, strict=True):
+                chosen = [place - first for place in places if first <= place < stop]
+                if chosen:
+                    total.add_(fused[ids][chosen].float().sum(0))
+            work.done, row = stop, rows.stop

@@ -1,0 +1,187 @@
+"""Gathers what a question needs from storage: tokens of a stretch, and fusions, which encoder workers make on demand."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from configs.settings import Settings
+from jobs.names import FUSE, FusionRequest, fuse_job_id
+from jobs.notices import Notices
+from jobs.queues import Queues
+from reasoner.context import Array, Frame, as_float
+from storage.cache import FusionKey
+from storage.documents import Video
+from storage.errors import LongwatchError
+from storage.records import Half, select_tokens, text_id
+from storage.store import Store
+from storage.timeline import masks_of
+
+LOOK_S = 1.0  # a blocked look for the end of a job, between two looks whether the answer is still wanted
+FUSIONS_AT_ONCE = 64  # read by one command: 10 MB at the 8B shapes
+
+
+class EncoderMissing(LongwatchError):
+    """No encoder worker is alive: the question waits until one is."""
+
+    code = "encoder-missing"
+
+
+class FusionFailed(LongwatchError):
+    """Encoder workers could not fuse the question."""
+
+    code = "fusion-failed"
+
+
+class RecordLost(LongwatchError):
+    """A record of the stretch is gone; it is encoded anew, and the question waits for it."""
+
+    code = "record-lost"
+
+
+class Gatherer:
+    """Reads one stretch of one video. `still_wanted` is called while waiting; it raises if waiting is pointless."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        fingerprint: str,
+        holder: Video,
+        masks: dict[int, int],
+        still_wanted: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._queues = Queues(store.state)
+        self._notices = Notices(store.state)
+        self._fingerprint = fingerprint
+        self._holder = holder
+        self._masks = masks  # segment -> mask of the stretch's frames
+        self._still_wanted = still_wanted
+        self._timeout_s = settings.reasoner.fusion_timeout_s
+        self._missing_after_s = settings.reasoner.encoder_missing_after_s
+        self._ordered: dict[str, list[FusionRequest]] = {}
+
+    def load_tokens(self) -> Array:
+        """The stretch's tokens (n,C,D) float32; raises RecordLost."""
+        found = self._store.read_tokens(self._holder.id, list(self._masks), self._fingerprint)
+        rows = []
+        for segment, wanted in self._masks.items():
+            kept = found[segment]
+            if kept is None:
+                raise RecordLost(f"the record of segment {segment} of {self._holder.id} is gone; it is encoded anew")
+            rows.append(select_tokens(kept[1], kept[0], wanted))
+        return as_float(np.concatenate(rows))
+
+    def load_anchor(self, system: Sequence[int]) -> Array:
+        """The system prompt's rows (L,D): its mean over the stretch's first segment (docs/design.md, anchors)."""
+        segment = next(iter(self._masks))
+        return as_float(self._system_rows(system, {segment: self._whole_mask(segment)}))
+
+    def load_system(self, system: Sequence[int]) -> Array:
+        """The system prompt's rows (L,D): its mean over every frame of the stretch, as the paper has it."""
+        return self._system_rows(system, self._masks)
+
+    def order(self, ids: Sequence[int], first_row: int, frames: Sequence[Frame]) -> None:
+        """Asks encoder workers for those of the text's fusions with these frames that are not there: one job."""
+        pending = masks_of(frame.slot for frame in frames)
+        for _ in self._collect(ids, pending):
+            continue
+        if pending:
+            self._order(ids, first_row, pending)
+
+    def fuse(self, ids: Sequence[int], first_row: int, frames: Sequence[Frame]) -> Array:
+        """The text fused with these frames and averaged (L,D), rows from `first_row` on.
+
+        Raises EncoderMissing, FusionFailed, and what `still_wanted` raises.
+        """
+        return self._pooled(ids, first_row, masks_of(frame.slot for frame in frames))
+
+    def withdraw(self) -> None:
+        """Takes back what was ordered and nobody has begun."""
+        for requests in self._ordered.values():
+            self._queues.withdraw_fuse(self._holder.id, requests)
+
+    def _system_rows(self, system: Sequence[int], masks: dict[int, int]) -> Array:
+        """Of whole segments the records hold it; the others' is fused now."""
+        system_id = text_id(system)
+        known: list[tuple[Half, int]] = []
+        unknown: dict[int, int] = {}
+        for segment, mask in masks.items():
+            rows = self._recorded_system(segment, system_id) if mask == self._whole_mask(segment) else None
+            if rows is None:
+                unknown[segment] = mask
+            else:
+                known.append((rows, mask.bit_count()))
+        total = sum(mask.bit_count() for mask in masks.values())
+        pooled = as_float(sum(rows.astype(np.float32) * (weight / total) for rows, weight in known))
+        if unknown:
+            weight = sum(mask.bit_count() for mask in unknown.values()) / total
+            pooled = as_float(pooled + self._pooled(system, 0, unknown) * weight)
+        return pooled
+
+    def _recorded_system(self, segment: int, system_id: str) -> Half | None:
+        rows = self._store.cache.read_system(self._holder.id, segment, system_id, self._fingerprint)
+        if rows is None:
+            record = self._store.read_record(self._holder.id, segment, self._fingerprint)
+            if record is not None and record.system_id == system_id:
+                return record.system
+        return rows
+
+    def _whole_mask(self, segment: int) -> int:
+        covered = self._store.read_coverage(self._holder, range(segment, segment + 1), self._fingerprint)
+        return covered.sampled.get(segment, self._masks[segment])
+
+    def _pooled(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> Array:
+        """The mean over all frames of the masks, in float32; waits for encoder workers to make what is not there."""
+        pooled: Array | float = 0.0
+        pending = dict(masks)
+        total = sum(mask.bit_count() for mask in masks.values())
+        began = alive_at = time.monotonic()
+        while True:
+            for mask, rows in self._collect(ids, pending):
+                pooled = pooled + rows.astype(np.float32) * (mask.bit_count() / total)
+            if not pending:
+                return as_float(pooled)
+            self._still_wanted()
+            problem = self._notices.wait(self._order(ids, first_row, pending), LOOK_S)
+            if problem:
+                raise FusionFailed(f"the question could not be fused with its frames: {problem}")
+            if problem is None:
+                alive_at = self._check_encoders(began, alive_at)
+
+    def _check_encoders(self, began: float, alive_at: float) -> float:
+        """When encoder workers were last seen alive; raises EncoderMissing, FusionFailed."""
+        now = time.monotonic()
+        if self._store.workers.count_by_queue()[FUSE]:
+            alive_at = now
+        elif now - alive_at > self._missing_after_s:
+            raise EncoderMissing("no encoder worker is alive; start one with `longwatch worker encode`")
+        if now - began > self._timeout_s:
+            raise FusionFailed(
+                f"encoder workers did not fuse the question within {self._timeout_s:g} s; see their log, and that "
+                f"they run this checkpoint ({self._fingerprint})"
+            )
+        return alive_at
+
+    def _collect(self, ids: Sequence[int], pending: dict[int, int]) -> Iterator[tuple[int, Half]]:
+        """(mask, rows) of each fusion that is there; it is pending no longer."""
+        text = text_id(ids)
+        wanted = list(pending.items())
+        for first in range(0, len(wanted), FUSIONS_AT_ONCE):
+            chunk = wanted[first : first + FUSIONS_AT_ONCE]
+            keys = [FusionKey(self._holder.id, segment, text, mask) for segment, mask in chunk]
+            found = self._store.cache.read_fusions(keys, self._fingerprint)
+            for (segment, mask), rows in zip(chunk, found, strict=True):
+                if rows is not None:
+                    del pending[segment]
+                    yield mask, rows
+
+    def _order(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> str:
+        requests: list[FusionRequest] = [(list(ids), first_row, list(masks.items()))]
+        job_id = fuse_job_id(self._holder.id, requests)
+        if not self._queues.list_live(FUSE, [job_id]):
+            self._notices.clear(job_id)
+            self._queues.fuse(self._holder.id, requests)
+            self._ordered[job_id] = requests
+        return job_id

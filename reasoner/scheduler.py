@@ -1,0 +1,31 @@
+"""One thread owns the model: what job threads want of it is done in turns, so that several questions go on together."""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class ModelThread:
+    """Runs what it is handed, one after the other. A long computation is handed in as many short turns."""
+
+    def __init__(self) -> None:
+        self._turns: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="model", daemon=True).start()
+
+    def run(self, turn: Callable[[], Result]) -> Result:
+        """What `turn` returns or raises on the model's thread."""
+        future: Future[Result] = Future()
+        self._turns.put((turn, future))
+        return future.result()
+
+    def _run(self) -> None:
+        while True:
+            turn, future = self._turns.get()
+            try:
+                future.set_result(turn())
+            except BaseException as error:  # noqa: BLE001 - it is the caller's, and raised there
+                future.set_exception(error)
