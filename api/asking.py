@@ -47,8 +47,7 @@ def _require_frames(store: Store, holder: Video, start_s: float, end_s: float | 
     if not holder.settled:
         return
     store.count_video(holder)
-    (progress,) = store.read_progress([holder])
-    frames = progress.frames_sampled if progress else 0
+    frames = store.coverage.count_sampled(holder.id)
     if not frames:
         reason = f"{holder.problem.message} ({holder.problem.code})" if holder.problem else "the video has no frames"
         raise Conflict(f"there is nothing to ask about: {reason}")
