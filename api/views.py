@@ -175,8 +175,11 @@ def _expected_frames(question: Question, stretch: Stretch) -> int | None:
 
 
 def _safe(document: Shown) -> Shown:
-    """The document; its problem may quote a server, and what could steer a terminal is spelled out."""
-    if document.problem is None:
-        return document
-    message = escape_controls(document.problem.message)
-    return document.model_copy(update={"problem": document.problem.model_copy(update={"message": message})})
+    """The document with what may quote a server or a file spelled out, if it could steer a terminal."""
+    changes: dict[str, object] = {}
+    if document.problem is not None:
+        message = escape_controls(document.problem.message)
+        changes["problem"] = document.problem.model_copy(update={"message": message})
+    if isinstance(document, Video) and document.truncated is not None:
+        changes["truncated"] = escape_controls(document.truncated)
+    return document.model_copy(update=changes)

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 
 from api.app import create_app
 from configs.settings import ApiSettings, Settings
+from jobs.intake import Intake
 from storage.store import Store
 from tests.api.conftest import Seed, new_question, require_problem, serving
 from tests.waiting import wait_until
@@ -100,10 +101,9 @@ def test_many_half_sent_requests_keep_nobody_out(http: httpx.Client, settings: S
 
 
 def test_when_all_connections_are_busy_the_next_is_told_to_come_back(
-    http: httpx.Client, seed: Seed, store: Store, settings: Settings
+    http: httpx.Client, seed: Seed, intake: Intake, settings: Settings
 ) -> None:
-    question = new_question(seed())
-    store.add_question(question)
+    question = intake.add_question(new_question(seed()))
     url, follow = f"{http.base_url}/v1/questions/{question.id}", {"accept": "text/event-stream"}
     with ExitStack() as held:
         client = held.enter_context(httpx.Client(trust_env=False, timeout=10))

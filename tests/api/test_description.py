@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 
 from api import examples, problems
 from api.docs import FILES, FOLDER
-from api.schemas import QuestionRequest, QuestionView, VideoRequest, VideoView
+from api.schemas import QuestionRequest, VideoRequest
+from api.views import QuestionView, VideoView
 
 
 def test_the_description_shows_every_route_its_examples_and_problems(http: httpx.Client) -> None:
@@ -22,7 +23,10 @@ def test_the_description_shows_every_route_its_examples_and_problems(http: httpx
         "GET /v1/videos/{video_id}",
         "DELETE /v1/videos/{video_id}",
         "GET /v1/videos/{video_id}/segments",
-        "GET /v1/videos/{video_id}/frames/{t_s}.jpg",
+        "POST /v1/videos/{video_id}/retry",
+        "GET /v1/videos/{video_id}/frames/{slot}.jpg",
+        "GET /v1/videos/{video_id}/frame",
+        "GET /v1/videos/{video_id}/source",
         "GET /v1/videos/{video_id}/events",
         "POST /v1/videos/{video_id}/questions",
         "GET /v1/videos/{video_id}/questions",
@@ -79,7 +83,7 @@ def test_a_stream_and_the_json_beside_it_are_described_apart(http: httpx.Client)
     assert progress == {"text/event-stream": {"schema": {"$ref": "#/components/schemas/VideoEvents"}}}
     assert (schemas["QuestionEvents"]["type"], schemas["VideoEvents"]["type"]) == ("string", "string")
     names = [event["properties"]["event"]["const"] for event in schemas["QuestionEvent"]["oneOf"]]
-    assert names == ["question", "text", "restart", "answer", "error", "problem"]
+    assert names == ["question", "waiting", "text", "restart", "answer", "error", "problem"]
 
 
 def test_the_page_needs_no_other_host(http: httpx.Client) -> None:
@@ -112,8 +116,8 @@ def test_the_page_needs_no_other_host(http: httpx.Client) -> None:
 )
 def test_the_examples_are_what_they_say(schema: Any, example: dict[str, Any]) -> None:
     adapter = TypeAdapter(schema)
-    shown = adapter.dump_python(adapter.validate_python(example), mode="json", exclude_unset=True)
-    assert json.loads(json.dumps(shown)) == example
+    shown = adapter.dump_json(adapter.validate_json(json.dumps(example)), by_alias=True, exclude_unset=True)
+    assert json.loads(shown) == example
 
 
 def without_empty(example: Any) -> Any:
