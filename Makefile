@@ -3,23 +3,52 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := data/benchmarks/peers
-CONSTRAINTS ?= constraints.txt
+CONSTRAINTS ?= constraints/cpu.txt
 EXTRAS ?= dev
+# An index with the build of PyTorch that you want, asked beside pip's own.
+TORCH_INDEX ?=
 # Idle threads of torch sleep instead of spinning: on few cores the other processes need them.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint format bench tiny evaluate clean
+.PHONY: help setup lock lock-cuda demo run test test-latest lint format bench tiny evaluate clean
+
+# An environment: $(call environment,folder,constraints). The build backend is pinned like everything else, so it is
+# installed first and the project is built without isolation.
+PIP_INSTALL = bin/pip install --quiet -c $(2) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+define environment
+$(PYTHON) -m venv $(1)
+$(1)/$(PIP_INSTALL) --upgrade setuptools
+$(1)/$(PIP_INSTALL) --no-build-isolation -e '.[$(EXTRAS)]'
+endef
+
+FREEZE = data/lock/bin/pip freeze --all --exclude pip --exclude wheel --exclude longwatch
+RESOLVED = on $$(date -u +%F) with $$($(PYTHON) -V) on $$(uname -sm)
 
 help:  ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/installed  ## Virtual environment with everything in it (a Redis server too, where none is installed)
+setup: $(VENV)/installed  ## Virtual environment with every package at its pinned version (TORCH_INDEX=... for a build of PyTorch)
 
-$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+$(VENV)/installed: pyproject.toml constraints/cpu.txt $(CONSTRAINTS)
+	$(call environment,$(VENV),$(CONSTRAINTS))
 	touch $@
+
+lock:  ## Resolve every package anew, except PyTorch (constraints/torch.txt), and pin it in constraints/cpu.txt
+	rm -rf data/lock
+	$(call environment,data/lock,constraints/torch.txt)
+	$(FREEZE) > data/lock/pins
+	( echo "# Every package that make setup installs, as make lock resolved it $(RESOLVED)."; \
+	  echo '# Do not edit: change pyproject.toml or constraints/torch.txt, and lock again.'; \
+	  sed -E 's/^(torch==[^+]*)[+].*/\1/' data/lock/pins ) > constraints/cpu.txt
+
+lock-cuda:  ## After `make lock`, if pip finds a CUDA build of PyTorch: pin what that brings along, in constraints/cuda.txt
+	rm -rf data/lock
+	$(call environment,data/lock,constraints/cpu.txt)
+	$(FREEZE) > data/lock/pins
+	( echo "# What a CUDA build of PyTorch brings along, as make lock-cuda resolved it $(RESOLVED)."; \
+	  echo '-c cpu.txt'; \
+	  grep -vxFf constraints/cpu.txt data/lock/pins | grep -v '^torch==' ) > constraints/cuda.txt
 
 demo: setup  ## The main job from end to end on this machine; KEEP=1 leaves the service up
 	$(BIN)/python -m demo $(if $(KEEP),--keep)
@@ -29,6 +58,11 @@ run: setup  ## The whole service in the foreground: Redis, API, workers
 
 test: setup  ## All tests
 	$(BIN)/python -m pytest
+
+test-latest:  ## All tests without the pins: shows which new release will break Longwatch, before the next `make lock`
+	rm -rf data/latest
+	$(call environment,data/latest,constraints/torch.txt)
+	data/latest/bin/python -m pytest --ignore tests/install/test_pins.py
 
 lint: setup  ## Format, style, types, layers
 	$(BIN)/ruff format --check
@@ -47,7 +81,7 @@ bench: setup $(PEERS)/installed  ## All benchmarks (15 minutes, an idle machine)
 
 $(PEERS)/installed: benchmarks/requirements-peers.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet -c $(CONSTRAINTS) -r $<
+	$(PEERS)/$(call PIP_INSTALL,,$(CONSTRAINTS)) -r $<
 	touch $@
 
 tiny: setup  ## Train the shipped checkpoint from nothing (35 minutes on two cores; resumable)

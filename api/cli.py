@@ -108,7 +108,7 @@ def _become(kind: str) -> None:
 
 def _exec(module: str, *arguments: str) -> None:
     """Becomes another of this project's programs: one that loads the model is not imported here."""
-    line = [sys.executable, "-m", module, *arguments]
+    line = [sys.executable, "-P", "-m", module, *arguments]  # -P: a folder of that name here is not meant
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.redis_server import find_server
+from configs.places import HUB
 from configs.settings import Settings
 from storage.errors import LongwatchError
 from storage.files import Files
@@ -66,10 +67,10 @@ def _archive(settings: Settings) -> str:
 
 def _checkpoint(settings: Settings) -> Finding:
     name = settings.model.checkpoint
+    if name.startswith(HUB):
+        return Finding("checkpoint", True, f"{name} will be taken from the hub when a worker starts")
     folder = Path(name)
     if not folder.is_dir():
-        if name.count("/") == 1 and not folder.is_absolute() and not folder.parent.is_dir():
-            return Finding("checkpoint", True, f"{name} will be taken from the hub when a worker starts")
         return Finding("checkpoint", False, f"there is no folder {name}; correct model.checkpoint")
     missing = [file for file in CHECKPOINT_FILES if not (folder / file).is_file()]
     if not list(folder.glob("*.safetensors")):
@@ -87,7 +88,7 @@ def _gpu(settings: Settings) -> Finding:
     if not cards:
         words = f"model.device is {settings.model.device}, but nvidia-smi finds no card; install it, or set auto"
         return Finding("gpu", False, words)
-    if _said(sys.executable, "-c", TORCH_SEES_CUDA) != "True":
+    if _said(sys.executable, "-P", "-c", TORCH_SEES_CUDA) != "True":
         return Finding("gpu", False, f"{cards}, but this PyTorch cannot use it: install its CUDA build (`gpu` extra)")
     return Finding("gpu", True, cards)
 

@@ -8,10 +8,10 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from api import redis_server
+from configs.places import PROCFILE
 from configs.settings import Settings
 from storage.errors import LongwatchError
 
-PROCFILE = Path(__file__).parent.parent / "Procfile"
 REDIS = "redis"
 STOP_WAIT_S = 5  # jobs are level-triggered: what a killed worker had in hand is done again
 
@@ -84,7 +84,7 @@ def up(settings: Settings, procfile: Path | None = None) -> None:
     with path.open("w", encoding="utf-8") as file:
         supervisor_config(processes, folder, logs).write(file)
     print(f"http://{settings.api.host}:{settings.api.port}  (logs in {logs}; Ctrl-C stops)", flush=True)  # noqa: T201
-    line = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(path)]
+    line = [sys.executable, "-P", "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(path)]
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours
 
 
@@ -92,7 +92,7 @@ def _read(procfile: Path) -> str:
     try:
         return procfile.read_text(encoding="utf-8")
     except OSError as error:
-        raise CannotStart(f"cannot read {procfile}: {error}; `longwatch up` needs a clone of the project") from error
+        raise CannotStart(f"cannot read {procfile}: {error}") from error
 
 
 def _require_free(host: str, port: int) -> None:
@@ -109,8 +109,8 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _own_command(command: str) -> str:
-    """`longwatch ...` by this very Python, whatever is on the PATH."""
+    """`longwatch ...` by this very Python, whatever is on the PATH and in the working directory (-P)."""
     words = shlex.split(command)
     if words[0] == "longwatch":
-        words[:1] = [sys.executable, "-m", "api.cli"]
+        words[:1] = [sys.executable, "-P", "-m", "api.cli"]
     return shlex.join(words)

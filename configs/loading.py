@@ -14,12 +14,13 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SourceError
 
+from configs.environment import UnknownVariable, refuse_mistyped
+from configs.places import CONFIGS
 from configs.settings import Settings
 
 PREFIX = "LONGWATCH_"
 DELIMITER = "__"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
-BUNDLED = Path(__file__).parent
 
 
 class SettingsError(ValueError):
@@ -34,11 +35,13 @@ def load_settings(config: str | Path | None = None) -> Settings:
     Raises SettingsError naming the file, key or variable at fault.
     """
     path = find_config(str(config or os.environ.get(CONFIG_VARIABLE) or "tiny"))
-    _refuse_unknown_variables()
     try:
+        refuse_mistyped(os.environ, PREFIX, DELIMITER, Settings, others=(CONFIG_VARIABLE,))
         return _configured(path)
     except ValidationError as error:
         raise SettingsError(_explain(error, path)) from error
+    except UnknownVariable as error:
+        raise SettingsError(str(error)) from error
     except (SourceError, OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError) as error:
         raise SettingsError(f"cannot read settings from {path} and {PREFIX}* variables: {error}") from error
 
@@ -54,12 +57,13 @@ def settings_from_command_line(description: str | None) -> Settings:
 
 
 def find_config(name: str) -> Path:
-    """The YAML file called `name`: a path, or a file bundled in this folder. Raises SettingsError."""
-    for path in (Path(name), BUNDLED / f"{name}.yaml"):
-        if path.is_file():
-            return path.absolute()
-    known = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.yaml")))
-    raise SettingsError(f"no settings file {name!r}; give a path, or one of the bundled: {known}")
+    """The YAML file called `name`: a bundled one by its bare name, else a path. Raises SettingsError."""
+    bundled = {file.stem: file for file in CONFIGS.glob("*.yaml")}
+    path = bundled.get(name, Path(name).absolute())
+    if not path.is_file():
+        known = ", ".join(sorted(bundled))
+        raise SettingsError(f"no settings file {path}; give a path, or the name of a bundled one: {known}")
+    return path
 
 
 def _configured(path: Path) -> Settings:
@@ -80,15 +84,6 @@ def _configured(path: Path) -> Settings:
             return env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
 
     return Settings.model_validate(Configured().model_dump())
-
-
-def _refuse_unknown_variables() -> None:
-    """pydantic-settings ignores a variable whose first word is no field: a typo would go unnoticed."""
-    known = {f"{PREFIX}{field}".upper() for field in Settings.model_fields} | {CONFIG_VARIABLE}
-    for variable in os.environ:
-        if variable.startswith(PREFIX) and variable.split(DELIMITER)[0].upper() not in known:
-            parts = ", ".join(Settings.model_fields)
-            raise SettingsError(f"unknown setting in the environment: {variable}; the parts are {parts}")
 
 
 def _explain(error: ValidationError, path: Path) -> str:

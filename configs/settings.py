@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from configs.places import locate_checkpoint
 from configs.private_hosts import check_private_host
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -100,7 +101,11 @@ class IngestSettings(Part):
 class ModelSettings(Part):
     """Which checkpoint runs, and how."""
 
-    checkpoint: str = Field("checkpoints/tiny", description="Folder or hub id in the released layout.")
+    checkpoint: Annotated[str, AfterValidator(locate_checkpoint)] = Field(
+        "bundled:tiny",
+        description="bundled:NAME, a folder, or hub:OWNER/NAME, in the released layout.",
+        validate_default=True,
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = Field("auto", description="auto: cuda when there is one, else cpu.")
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"

@@ -24,7 +24,6 @@ class Encoder:
         self.fingerprint = model.fingerprint
         self.system_text = tuple(prompts.build([("", None)]).before)
         self.system_id = text_id(self.system_text)
-        self.side_px = model.config.frame_side_px
 
     def encode_frames(self, frames: Sequence[Picture], wishes: Sequence[Wish], *, urgent: bool = False) -> Encodings:
         """Tokens of n frames of video (side x side), and the mean of each wish."""
@@ -39,9 +38,9 @@ class Encoder:
         return self._scheduler.encode(1, lambda *_: pixels, wishes, urgent=urgent)
 
 
-def decode_jpeg(picture: bytes, side_px: int, where: str) -> Picture:
+def decode_jpeg(picture: bytes, where: str) -> Picture:
     """RGB (side,side,3) of a JPEG; raises DamagedFile saying `where` it lies."""
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) if picture else None
-    if image is None or image.shape != (side_px, side_px, 3):
-        raise DamagedFile(f"{where} is no whole JPEG of {side_px}x{side_px}; restore it, or add the video anew")
+    if image is None or image.shape[0] != image.shape[1]:
+        raise DamagedFile(f"{where} is no whole JPEG for the model; restore it, or add the video anew")
     return np.asarray(image[..., ::-1], np.uint8)

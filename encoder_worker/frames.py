@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from encoder_worker.encoder import Encoder, Picture, decode_jpeg
 from encoder_worker.scheduler import Encodings, Wish
 from storage.archive import Archive
+from storage.decoding import decode_picture
 from storage.documents import Video
 from storage.errors import DamagedFile, NotFound
-from storage.pictures import decode_image
 from storage.segments import SegmentReader
 from storage.timeline import places_in
 
@@ -29,29 +29,27 @@ def encode_places(
     Raises DamagedFile if no picture of a segment can be read, NotFound once the video was deleted.
     """
     if video.media == "image":
-        image = decode_image(archive.read_source(video.id), f"the original of {video.id}")
+        image = decode_picture(archive.read_source(video.id))
         return encoder.encode_image(image, wishes, urgent=urgent)
     frames = [
-        frame
-        for segment, mask in sorted(masks.items())
-        for frame in read_frames(archive, video.id, segment, mask, encoder.side_px)
+        frame for segment, mask in sorted(masks.items()) for frame in read_frames(archive, video.id, segment, mask)
     ]
     return encoder.encode_frames(frames, wishes, urgent=urgent)
 
 
-def read_frames(archive: Archive, video_id: str, segment: int, mask: int, side_px: int) -> list[Picture]:
+def read_frames(archive: Archive, video_id: str, segment: int, mask: int) -> list[Picture]:
     """The frames that the mask names; the nearest whole one stands in for a damaged one. Raises as above."""
     with archive.open_segment(video_id, segment) as pictures:
         path = archive.segment_path(video_id, segment)
-        return [_read_frame(pictures, path, place, side_px) for place in places_in(mask)]
+        return [_read_frame(pictures, path, place) for place in places_in(mask)]
 
 
-def _read_frame(pictures: SegmentReader, path: str, place: int, side_px: int) -> Picture:
+def _read_frame(pictures: SegmentReader, path: str, place: int) -> Picture:
     """Raises DamagedFile naming the segment's file if none of its pictures is whole."""
     problem: DamagedFile | None = None
     for near in sorted(places_in(pictures.mask), key=lambda other: (abs(other - place), other)):
         try:
-            picture = decode_jpeg(pictures.read_picture("model", near), side_px, f"{path}/model/{near:02d}.jpg")
+            picture = decode_jpeg(pictures.read_picture("model", near), f"{path}/model/{near:02d}.jpg")
         except NotFound as error:
             problem = DamagedFile(f"{error}; restore it, or add the video anew")
         except DamagedFile as error:

@@ -128,7 +128,9 @@ class EncoderJobs:
 def _portions(requests: Sequence[FusionRequest]) -> Iterator[list[WantedFusion]]:
     """The fusions in portions of about a segment's worth of frames: an hour's pictures are a gigabyte."""
     wanted = [
-        WantedFusion(tuple(ids), first_row, segment, mask) for ids, first_row, masks in requests for segment, mask in masks
+        WantedFusion(tuple(ids), first_row, segment, mask)
+        for ids, first_row, masks in requests
+        for segment, mask in masks
     ]
     portion: list[WantedFusion] = []
     frames = 0

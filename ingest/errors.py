@@ -6,8 +6,6 @@ SourceError
  │   └─ SourceInterrupted   a server was busy or broke off: retried
  ├─ SourceTooLarge       more bytes, seconds, pixels or streams than the settings allow
  └─ FetchRefused         an address or path that the settings do not allow
-
-DiskFull                 no room for a download: not the source's fault
 """
 
 from storage.errors import LongwatchError
@@ -45,9 +43,3 @@ class FetchRefused(SourceError):
     """An address or path that the settings do not allow."""
 
     code = "source-refused"
-
-
-class DiskFull(LongwatchError):
-    """The disk has no room for a download: a fault of the surroundings, to be tried again once there is room."""
-
-    code = "disk-full"

@@ -1,5 +1,7 @@
 """Tells whoever waits for a `fuse` job that it ended, and how."""
 
+from typing import cast
+
 from redis import Redis
 
 from storage.connection import as_text, redis_errors
@@ -32,7 +34,7 @@ class Notices:
         Every reader learns of it: the element moves from the list to itself.
         """
         with redis_errors():
-            told = self._redis.blmove(_key(job_id), _key(job_id), wait_s, "LEFT", "LEFT")
+            told = self._redis.blmove(_key(job_id), _key(job_id), cast(int, wait_s), "LEFT", "LEFT")
         return None if told is None else as_text(told)
 
 

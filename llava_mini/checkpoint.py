@@ -1,4 +1,4 @@
-"""Reads checkpoints in the released layout: chosen tensors only, from one file or many, from a folder or a hub id."""
+"""Reads checkpoints in the released layout: chosen tensors only, one file or many, from a folder or from the hub."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from configs.places import HUB, HUB_ID
 from llava_mini.config import parse_config, read_json
 from llava_mini.errors import CheckpointError
 from llava_mini.fingerprint import fingerprint
@@ -24,10 +25,13 @@ Wanted = Callable[[str], bool]
 
 
 class Checkpoint:
-    """A folder as the public code's `save_pretrained` writes it (golden/README.md); raises CheckpointError."""
+    """What the public code's `save_pretrained` writes (golden/README.md): a folder, or `hub:owner/name`.
+
+    Raises CheckpointError. A folder that does not exist is never looked up on the hub.
+    """
 
     def __init__(self, folder_or_hub_id: str | Path) -> None:
-        self.folder = _folder(str(folder_or_hub_id), ("*.json", "*.safetensors", "*.model", "*.jinja"))
+        self.folder = _folder(str(folder_or_hub_id))
         values = read_json(self.folder / "config.json")
         files = _weight_files(self.folder)
         if not files:
@@ -64,22 +68,35 @@ class Checkpoint:
         return fingerprint([read_json(path) for path in texts if path.exists()], self._files, tower)
 
 
-def _folder(name: str, patterns: Sequence[str]) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise CheckpointError(f"no checkpoint folder {name}; give a folder or a hub id such as owner/name")
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"cannot get {name} from the hub, nor is it a folder here: {error}") from error
+def _folder(name: str) -> Path:
+    if name.startswith(HUB):
+        return _from_hub(name.removeprefix(HUB), ("*.json", "*.safetensors", "*.model", "*.jinja"))
+    folder = Path(name)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"there is no checkpoint folder {folder.absolute()}; give one, bundled:tiny, or {HUB}owner/name for the hub"
+        )
+    return folder
 
 
 def _tower_folder(folder: Path, tower: str, has_copy: bool) -> Path:
-    """Inside the checkpoint, else from the hub: without the weights where the checkpoint has a copy of them."""
-    if (folder / tower).is_dir():
-        return folder / tower
-    return _folder(tower, ("*.json",) if has_copy else ("*.json", "*.safetensors"))
+    """Inside the checkpoint, else from the hub: without the weights if the checkpoint has a copy of them.
+
+    `tower` is what the checkpoint's config.json names, by the public code's rule: a folder, or an id on the hub.
+    """
+    inside = folder / tower
+    if inside.is_dir():
+        return inside
+    if not HUB_ID.fullmatch(tower) or inside.parent.is_dir():
+        raise CheckpointError(f"there is no folder {inside}, which mm_vision_tower of {folder / 'config.json'} names")
+    return _from_hub(tower, ("*.json",) if has_copy else ("*.json", "*.safetensors"))
+
+
+def _from_hub(hub_id: str, patterns: Sequence[str]) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(f"cannot get {hub_id} from the hub: {error}") from error
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:

@@ -1,6 +1,5 @@
 """Which frames a question is about, which of them are sampled and focused on, and how fusions are averaged. Pure."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

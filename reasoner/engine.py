@@ -105,7 +105,10 @@ class Engine:
         `known` are `fusion_frames` and `rows` of an earlier outcome for the same question: nothing is fused then.
         """
         began, fused_s = time.monotonic(), outcome.fusion_s
-        outcome.text_tokens, outcome.vision_tokens = len(prompt.text), stretch.count * self._model.config.tokens_per_frame
+        outcome.text_tokens, outcome.vision_tokens = (
+            len(prompt.text),
+            stretch.count * self._model.config.tokens_per_frame,
+        )
         cache = self._prefix(stretch)
         start = len(prompt.before)
         if known is None:
@@ -210,7 +213,6 @@ class Engine:
             yield stream.push(token)
             logits, cache = self._turn(partial(self._step, cache, token))
         yield stream.finish()
-
 
     def _step(self, cache: DynamicCache, token: int) -> tuple[Tensor, DynamicCache]:
         grown = fork(cache)

@@ -256,6 +256,8 @@ def _describe_empty(question: Question, stretch: AskedStretch) -> str:
     problem = stretch.holder.problem
     if problem is not None and not stretch.covered.sampled:
         return f"the video has no frames here: {problem.message}"
-    asked = f"from {question.start_s:g} s on" if question.end_s is None else f"{question.start_s:g} to {question.end_s:g} s"
+    asked = (
+        f"from {question.start_s:g} s on" if question.end_s is None else f"{question.start_s:g} to {question.end_s:g} s"
+    )
     step_s = 1 / stretch.holder.sample_fps
     return f"no frame lies at {asked}: there is one every {step_s:g} s, the first at {step_s / 2:g} s"

@@ -16,7 +16,6 @@ import httpx
 
 from configs.settings import IngestSettings
 from ingest.errors import (
-    DiskFull,
     FetchRefused,
     SourceError,
     SourceInterrupted,
@@ -24,6 +23,7 @@ from ingest.errors import (
     SourceUnavailable,
 )
 from ingest.files.connections import Patience, open_pool
+from storage.errors import DiskFull
 from storage.text import escape_controls
 from storage.urls import redact
 

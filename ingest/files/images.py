@@ -9,10 +9,10 @@ from PIL import Image
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, SourceUnavailable, UnsupportedSource
 from ingest.files.container import SourceInfo
-from ingest.files.decoding import convert_to_rgb, find_rotation_deg, open_picture
 from ingest.files.frames import EncodedFrame
 from ingest.files.pictures import Picture, encode_jpeg, fit_view
-from storage.errors import DamagedRecord
+from storage.decoding import convert_to_rgb, find_rotation_deg, open_picture
+from storage.errors import DamagedFile
 
 CODECS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}  # MPO: a JPEG with further pictures behind it
 JPEG_HEAD, PNG_HEAD = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -49,7 +49,7 @@ def read_image(path: Path, settings: IngestSettings) -> ImageSource:
             codec, rotation_deg, picture = CODECS[image.format or ""], find_rotation_deg(image), convert_to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SourceTooLarge("the image has more pixels than can be read safely") from error
-    except DamagedRecord as error:
+    except DamagedFile as error:
         raise UnsupportedSource(
             f"the image cannot be read, it is cut off or damaged: {error}; save it anew with another program"
         ) from error

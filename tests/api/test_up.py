@@ -14,6 +14,7 @@ import yaml
 
 from api import redis_server
 from api.up import CannotStart, parse_procfile, supervisor_config, up
+from configs.places import PROCFILE
 from configs.settings import ApiSettings, Settings
 from tests.api.test_cli import spawn
 from tests.waiting import wait_until
@@ -100,7 +101,7 @@ def test_what_up_cannot_start_with_is_said_beforehand(folder: Path, unused_port:
 
 
 def test_the_procfile_is_the_architecture_and_each_process_comes_back() -> None:
-    text = (Path(__file__).parent.parent.parent / "Procfile").read_text()
+    text = PROCFILE.read_text()
     processes = parse_procfile(text)
     assert list(processes) == ["redis", "api", "ingest", "encoder_worker", "reasoner"]
     config = supervisor_config(processes, Path("/run"), Path("/log"))

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from configs.loading import BUNDLED, SettingsError, load_settings
+from configs.loading import SettingsError, load_settings
+from configs.places import CONFIGS
 
 
 def test_the_bundled_files_load() -> None:
-    for path in BUNDLED.glob("*.yaml"):
+    for path in CONFIGS.glob("*.yaml"):
         assert load_settings(path.stem).model.checkpoint
 
 
@@ -65,6 +66,16 @@ def test_a_wrong_variable_is_named(variable: str, value: str, monkeypatch: pytes
 def test_a_missing_file_lists_what_there_is() -> None:
     with pytest.raises(SettingsError, match="llava-mini-8b, tiny"):
         load_settings("nowhere.yaml")
+
+
+def test_a_bundled_file_is_meant_by_its_bare_name_whatever_lies_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").write_text("ingest: {sample_fsp: 1}")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings("tiny").ingest.sample_fps == 1.0
+    with pytest.raises(SettingsError, match="sample_fsp"):
+        load_settings("./tiny")
 
 
 def test_a_process_stops_with_the_name_of_the_wrong_key(tmp_path: Path) -> None:

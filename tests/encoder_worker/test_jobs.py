@@ -13,7 +13,7 @@ from encoder_worker.__main__ import load_encoder
 from encoder_worker.encoder import Encoder, Frames, decoded
 from encoder_worker.jobs import EncoderJobs
 from ingest.files.pictures import encode_jpeg
-from storage.errors import DamagedRecord
+from storage.errors import DamagedFile
 from storage.models import Video
 from storage.queues import ENCODE
 from storage.records import Record, text_id
@@ -196,7 +196,7 @@ def test_a_neighbour_stands_in_for_a_damaged_picture(
 
 def test_a_segment_without_a_whole_picture_is_named(jobs: EncoderJobs, store: Store, video: Video) -> None:
     put(store, video, [b"garbage"])
-    with pytest.raises(DamagedRecord, match=r"000000/frames/00\.jpg"):
+    with pytest.raises(DamagedFile, match=r"000000/frames/00\.jpg"):
         jobs.encode_segment(video.id, 0)
 
 

@@ -9,9 +9,9 @@ import pytest
 from av.video.stream import VideoStream
 
 from configs.settings import IngestSettings
-from ingest.files.decoding import decode_picture
 from ingest.files.frames import SampledFrame
 from ingest.files.source import VideoSource
+from storage.decoding import decode_picture
 from tests.ingest.test_limits import rotate
 from tests.media import number_of, numbered, steady, write_video
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, UnsupportedSource
-from ingest.files.decoding import decode_picture
 from ingest.files.images import is_image, read_image
-from storage.errors import DamagedRecord
+from storage.decoding import decode_picture
+from storage.errors import DamagedFile
 from tests.media import number_of, numbered, steady, write_video
 
 SETTINGS = IngestSettings()
@@ -166,7 +166,7 @@ def test_a_cut_or_damaged_image_is_read_or_refused_and_nothing_else(form: str, t
         cut = write(tmp_path / "cut", whole[: int(len(whole) * share)])
         with pytest.raises(UnsupportedSource, match="cut off or damaged"):
             read_image(cut, SETTINGS)
-        with pytest.raises(DamagedRecord):
+        with pytest.raises(DamagedFile):
             decode_picture(cut.read_bytes())
     chance = random.Random(form)
     for _ in range(300):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from storage.errors import DamagedRecord, ForeignRecord
+from storage.errors import DamagedFile, ForeignRecord
 from storage.records import Record, from_bytes, text_id
 
 FULL = 2**64 - 1
@@ -28,10 +28,10 @@ def test_any_damage_is_reported_by_path() -> None:
     blob = record().to_bytes()
     rng = np.random.default_rng(1)
     for length in (0, 5, 8, 100, len(blob) - 1):
-        with pytest.raises(DamagedRecord, match="there/tokens"):
+        with pytest.raises(DamagedFile, match="there/tokens"):
             from_bytes(blob[:length], "there/tokens.safetensors", "model-1")
     for junk in (rng.bytes(500), b"\x08" + bytes(7) + b"[1,2,3] ", b"<html>not a record</html>"):
-        with pytest.raises(DamagedRecord):
+        with pytest.raises(DamagedFile):
             from_bytes(junk, "x", "model-1")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from storage.errors import DamagedRecord
+from storage.errors import DamagedFile
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +33,19 @@ DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticEr
 
 
 def decode_picture(data: bytes) -> NDArray[np.uint8]:
-    """A JPEG, PNG or WebP -> upright RGB (h,w,3), 8 bit; what is transparent is white. Raises DamagedRecord."""
+    """A JPEG, PNG or WebP -> upright RGB (h,w,3), 8 bit; what is transparent is white. Raises DamagedFile."""
     with open_picture(BytesIO(data)) as image:
         return convert_to_rgb(image)
 
 
 @contextmanager
 def open_picture(file: Path | BytesIO) -> Iterator[Image.Image]:
-    """The picture, of which only the head has been read. Raises DamagedRecord, also for what is found later."""
+    """The picture, of which only the head has been read. Raises DamagedFile, also for what is found later."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
     except DAMAGE as error:
-        raise DamagedRecord(f"not a whole JPEG, PNG or WebP ({type(error).__name__})") from error
+        raise DamagedFile(f"not a whole JPEG, PNG or WebP ({type(error).__name__})") from error
 
 
 def find_rotation_deg(image: Image.Image) -> int:

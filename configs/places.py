@@ -1,0 +1,33 @@
+"""Finds what is packed with the code, and says what the name of a checkpoint stands for, in any working directory."""
+
+import re
+from pathlib import Path
+
+HOME = Path(__file__).parent.parent  # the folder that holds the packages: a clone, or site-packages
+CONFIGS = HOME / "configs"
+CHECKPOINTS = HOME / "checkpoints"
+PROCFILE = CONFIGS / "Procfile"
+
+BUNDLED = "bundled:"
+HUB = "hub:"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
+
+def locate_checkpoint(name: str) -> str:
+    """`bundled:tiny` and a path become an absolute folder; `hub:owner/name` stays as it is.
+
+    A relative path is below the working directory. Whether the folder exists is for its reader to say: the machine
+    that runs the API need not have it. Raises ValueError for a name that cannot be meant.
+    """
+    if name.startswith(HUB):
+        if not HUB_ID.fullmatch(name.removeprefix(HUB)):
+            raise ValueError(f"{name} is no id on the hub; write {HUB}owner/name")
+        return name
+    if name.startswith(BUNDLED):
+        known = sorted(file.parent.name for file in CHECKPOINTS.glob("*/config.json"))
+        if name.removeprefix(BUNDLED) not in known:
+            raise ValueError(f"no checkpoint {name} comes with this installation, only: {', '.join(known) or 'none'}")
+        return str(CHECKPOINTS / name.removeprefix(BUNDLED))
+    if not name.strip():
+        raise ValueError(f"no checkpoint is named; give a folder, {BUNDLED}tiny or {HUB}owner/name")
+    return str(Path(name).expanduser().absolute())

@@ -1,0 +1,176 @@
+"""The wheel, in a clean environment and another directory: whole, found beside itself, and a service that answers.
+
+The environment holds the wheel and nothing else of ours. Its dependencies are those of the environment that runs the
+tests, seen through a .pth file: installing them once more would take a minute and a gigabyte and show no more than
+`pip check` does here. An editable install is not seen that way, because its own .pth file is not read.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.media import steady, write_video
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+LEFT_OUT = shutil.ignore_patterns(".*", "data", "build", "dist", "*.egg-info", "__pycache__", "tests")
+DECOYS = ("api", "cli", "configs", "jobs", "llava_mini", "storage", "supervisor")
+KUBERNETES = {"LONGWATCH_PORT": "tcp://10.0.0.1:80", "LONGWATCH_SERVICE_HOST": "10.0.0.1"}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A clean environment, and a directory to work in that has nothing to do with it."""
+
+    bin: Path
+    elsewhere: Path
+    environment: dict[str, str]
+
+    def run(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Runs `longwatch` to its end."""
+        line = [str(self.bin / "longwatch"), *words]
+        return subprocess.run(
+            line,
+            cwd=self.elsewhere,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def said(self, *words: str) -> str:
+        """What `longwatch` prints when all is well."""
+        done = self.run(*words)
+        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
+        return done.stdout
+
+    def logs(self) -> str:
+        """The last lines of every process that `longwatch up` runs."""
+        files = sorted((self.elsewhere / "data" / "logs").glob("*.log"))
+        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}" for file in files)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree, built from a copy that no earlier build has touched."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT, folder / "source", ignore=LEFT_OUT)
+    line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*line, "--wheel-dir", str(folder), str(folder / "source")], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Iterator[Installed]:
+    """The wheel installed; the working directory has a short name (a socket's path) and folders with our names."""
+    with tempfile.TemporaryDirectory(prefix="lw") as name:
+        folder = Path(name)
+        venv.create(folder / "venv", with_pip=False, symlinks=True)
+        python = folder / "venv" / "bin" / "python"
+        line = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+        subprocess.run([*line, str(wheel)], check=True)
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        packages = folder / "venv" / "lib" / version / "site-packages"
+        (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        for decoy in DECOYS:
+            (folder / "elsewhere" / decoy).mkdir(parents=True)
+            (folder / "elsewhere" / decoy / "__init__.py").write_text("raise SystemExit('the wrong package')\n")
+        (folder / "elsewhere" / "tiny").touch()
+        (folder / "elsewhere" / "checkpoints" / "tiny").mkdir(parents=True)
+        ours = {key: value for key, value in os.environ.items() if not key.startswith(("LONGWATCH_", "PYTHON"))}
+        environment = ours | KUBERNETES | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
+        yield Installed(folder / "venv" / "bin", folder / "elsewhere", environment)
+
+
+def test_everything_the_service_needs_is_in_the_wheel_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+    for pattern in ("configs/*.yaml", "configs/Procfile", "checkpoints/tiny/**/*", "api/static/**/*"):
+        wanted = {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if path.is_file()}
+        assert wanted <= names, wanted - names
+    assert {"configs/tiny.yaml", "configs/Procfile", "checkpoints/tiny/clip/model.safetensors"} <= names
+    assert names.isdisjoint({"tests", "training", "benchmarks", "demo"} & {name.split("/")[0] for name in names})
+    assert {name.partition("/")[0] for name in names if name.endswith(".py")} == rooms()
+
+
+def rooms() -> set[str]:
+    """The packages of the service, as the tree has them."""
+    apart = {"tests", "training", "benchmarks", "demo"}
+    return {file.parent.name for file in ROOT.glob("*/__init__.py") if not file.parent.name.startswith(".")} - apart
+
+
+def test_what_the_wheel_requires_is_there(installed: Installed) -> None:
+    line = [sys.executable, "-m", "pip", "--python", str(installed.bin / "python"), "check"]
+    done = subprocess.run(line, env=installed.environment, capture_output=True, text=True, check=False)
+    assert "longwatch" not in done.stdout, done.stdout
+
+
+def test_the_code_comes_from_the_wheel_and_nothing_shadows_it(installed: Installed) -> None:
+    code = (
+        "import api, llava_mini, configs.shadowing as s; "
+        f"print(api.__file__, llava_mini.__file__, *s.find_shadowed({sorted(rooms() - {'checkpoints'})}), sep='\\n')"
+    )
+    line = [str(installed.bin / "python"), "-P", "-c", code]
+    done = subprocess.run(
+        line, cwd=installed.elsewhere, env=installed.environment, capture_output=True, text=True, check=True
+    )
+    places = done.stdout.splitlines()
+    assert len(places) == 2, places
+    assert all(place.startswith(str(installed.bin.parent)) for place in places)
+
+
+def test_commands_without_a_service_work_in_any_directory(installed: Installed) -> None:
+    assert "Usage: longwatch" in installed.said("--help")
+    assert "frames in memory" in installed.said("plan", "--gpu-gb", "24", "--config", "llava-mini-8b")
+    doctor = " ".join(installed.run("doctor").stdout.split())
+    assert "tiny is whole" in doctor.replace("- ", "-"), doctor
+
+
+def test_the_bundled_model_is_found_and_planned_for_in_any_directory(installed: Installed) -> None:
+    assert "TFLOP" in installed.said("--config", "tiny", "plan", "--config", "tiny")
+
+
+def test_up_add_and_ask_in_another_directory(installed: Installed) -> None:
+    clip = write_video(installed.elsewhere / "clip.mp4", steady(4, fps=5))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    installed.environment["LONGWATCH_API__PORT"] = str(port)
+    with (installed.elsewhere / "up.log").open("wb") as log:
+        line = [str(installed.bin / "longwatch"), "up"]
+        up = subprocess.Popen(
+            line, cwd=installed.elsewhere, env=installed.environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until(lambda: is_ready(port) or up.poll() is not None, within_s=90, step_s=0.2)
+        assert up.poll() is None, (installed.elsewhere / "up.log").read_text() + installed.logs()
+        video_id = installed.said("add", clip.name, "--wait").split()[0]
+        assert video_id in installed.said("show", video_id)
+        assert installed.said("ask", video_id, "what colour is the circle ?").strip()
+    finally:
+        up.send_signal(signal.SIGTERM)
+        up.wait(timeout=30)
+    assert (installed.elsewhere / "data" / "archive" / video_id / "video.json").is_file()
+
+
+def is_ready(port: int) -> bool:
+    """Whether the service says that nothing is missing."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
