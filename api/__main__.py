@@ -1,15 +1,36 @@
 """The API process: `python -m api`."""
 
-from api.serve import serve
+import resource
+from contextlib import suppress
+
+import uvicorn
+
+from api.app import create_app
+from api.connections import server_config
 from configs.loading import settings_from_command_line
 from configs.privacy import keep_files_private
 from configs.settings import Settings
+from storage.store import Store
+
+FILES_A_CONNECTION = 2  # its socket, and one to Redis or to a file
+OTHER_FILES = 128
 
 
 def run(settings: Settings) -> None:
     """Serves until told to stop by a signal."""
     keep_files_private(settings.data_dir)
-    serve(settings)
+    raise_file_limit(settings.api.max_connections * FILES_A_CONNECTION + OTHER_FILES)
+    server = uvicorn.Server(server_config(create_app(settings, Store.open(settings)), settings.api))
+    with suppress(KeyboardInterrupt):  # which the server sends itself again once it has stopped
+        server.run()
+
+
+def raise_file_limit(wanted: int) -> None:
+    """Lets this process open `wanted` files, or as many as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 if __name__ == "__main__":

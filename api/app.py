@@ -5,10 +5,13 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
-from api import health, problems, questions, videos
+from api import docs, frames, health, problems, questions, videos
 from api.context import Service
-from api.limits import BodyLimit
+from api.description import describe
+from api.hosts import HostCheck
+from api.limits import BodyLimit, RequestLimit
 from configs.settings import Settings
+from jobs.intake import Intake
 from storage.store import Store
 
 DESCRIPTION = (
@@ -20,15 +23,24 @@ MOST_LISTENERS = 256  # answers followed at once without delay; each takes a sle
 
 def create_app(settings: Settings, store: Store) -> FastAPI:
     """The service over an opened store."""
-    app = FastAPI(title="Longwatch", version=version("longwatch"), description=DESCRIPTION)
-    app.state.service = Service(settings, store, CapacityLimiter(MOST_LISTENERS))
-    app.add_middleware(
-        BodyLimit,
-        body_bytes=settings.api.max_body_bytes,
-        upload_bytes=settings.api.max_upload_bytes,
-        upload_path=videos.router.prefix,
+    api = settings.api
+    app = FastAPI(
+        title="Longwatch",
+        version=version("longwatch"),
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call their functions
     )
+    app.state.service = Service(
+        settings, store, Intake(store, settings), CapacityLimiter(MOST_LISTENERS), CapacityLimiter(api.max_uploads)
+    )
+    # The last one added is the first to see a request.
+    app.add_middleware(BodyLimit, settings=api, upload_path=videos.router.prefix)
+    app.add_middleware(HostCheck, settings=api)
+    app.add_middleware(RequestLimit, most=api.max_connections)
     problems.install(app)
-    for router in (videos.router, questions.router, health.router):
+    for router in (videos.router, frames.router, questions.router, health.router, docs.router):
         app.include_router(router)
+    describe(app)
     return app

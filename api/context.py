@@ -1,4 +1,4 @@
-"""What every route is handed: the settings and the store of this process."""
+"""What every route is handed: the settings, the store and the intake of this process."""
 
 from typing import Annotated, NamedTuple
 
@@ -6,6 +6,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from configs.settings import Settings
+from jobs.intake import Intake
 from storage.store import Store
 
 
@@ -14,9 +15,9 @@ class Service(NamedTuple):
 
     settings: Settings
     store: Store
-    listeners: (
-        CapacityLimiter  # threads that wait for pieces of answers: apart, so that other routes never wait on them
-    )
+    intake: Intake
+    listeners: CapacityLimiter  # threads that wait for pieces of answers: other routes never wait for these
+    uploads: CapacityLimiter  # files that may be received at once
 
 
 def service_of(request: Request) -> Service:

@@ -4,15 +4,22 @@ from pydantic.config import JsonDict
 
 _VIDEO_ID, _QUESTION_ID = "20261121-020851123-4f2a9c", "20261121-020851123-4f2a9c_20261121-021544871-9be01d"
 
-VIDEO_REQUEST: JsonDict = {"url": "https://example.org/garden.mp4"}
-QUESTION_REQUEST: JsonDict = {"question": "Is there a red circle?", "start_s": 60, "end_s": 180}
+VIDEO_REQUEST: JsonDict = {
+    "url": "https://example.org/garden.mp4",
+    "recorded_at": "2026-11-20T08:00:00Z",
+    "title": "The garden in the morning",
+}
+QUESTION_REQUEST: JsonDict = {"question": "Is there a red circle?", "start": 60, "end": "2026-11-20T08:03:00Z"}
 
 VIDEO: JsonDict = {
     "id": _VIDEO_ID,
     "kind": "url",
+    "media": "video",
     "source": "https://example.org/garden.mp4",
+    "title": "The garden in the morning",
     "status": "sampling",
     "created_at": "2026-11-21T02:08:51.123000Z",
+    "recorded_at": "2026-11-20T08:00:00Z",
     "sample_fps": 1.0,
     "mode": "exact",
     "duration_s": 600.0,
@@ -27,9 +34,9 @@ VIDEO: JsonDict = {
         "frames_sampled": 192,
         "frames_expected": 600,
         "frames_encoded": 128,
+        "frames_failed": 0,
         "encoded_until_s": 128.0,
         "eta_s": 29.5,
-        "hot_bytes": 2097152,
         "complete": False,
     },
 }
@@ -39,9 +46,13 @@ QUESTION: JsonDict = {
     "question": "Is there a red circle?",
     "start_s": 60.0,
     "end_s": 180.0,
+    "start_at": "2026-11-20T08:01:00Z",
+    "end_at": "2026-11-20T08:03:00Z",
     "fusion": "focused",
+    "partial": True,
     "options": {"temperature": 0.0, "top_p": 1.0, "max_tokens": None, "seed": 0},
     "status": "done",
+    "waiting": None,
     "created_at": "2026-11-21T02:15:44.871000Z",
     "previous_question_id": None,
     "answer": {
@@ -49,10 +60,21 @@ QUESTION: JsonDict = {
         "finish_reason": "stop",
         "start_s": 60.5,
         "end_s": 127.5,
+        "start_at": "2026-11-20T08:01:00.500000Z",
+        "end_at": "2026-11-20T08:02:07.500000Z",
         "frames": 68,
+        "frames_missing": 0,
         "fusion": "focused",
         "fusion_frames": 32,
-        "evidence": [{"t_s": 71.5, "score": 0.21, "picture": f"/v1/videos/{_VIDEO_ID}/frames/71.5.jpg"}],
+        "evidence": [
+            {
+                "slot": 71,
+                "t_s": 71.5,
+                "at": "2026-11-20T08:01:11.500000Z",
+                "score": 0.21,
+                "picture": f"/v1/videos/{_VIDEO_ID}/frames/71.jpg",
+            }
+        ],
         "encoded_until_s": 128.0,
         "video_complete": False,
         "tokens": {"text": 41, "vision": 68, "answer": 2},

@@ -1,47 +1,105 @@
 """Whether the service is alive, and whether all its parts are."""
 
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from anyio import create_task_group
 from anyio.to_thread import run_sync
 from fastapi import APIRouter
 from fastapi.responses import Response
 
 from api.context import Service, ServiceNeeded
-from api.problems import problem, responses
-from api.schemas import Health
+from api.description import responses
+from api.problems import problem
+from api.views import Health
+from storage.connection import same_server
 from storage.errors import LongwatchError
+from storage.store import Store
+from storage.text import escape_controls
+from storage.workers import list_fingerprints
 
 router = APIRouter(tags=["health"])
-STARTED_BY = {"ingest": "ingest", "encode": "encode", "answer": "reason"}  # queue -> `longwatch worker ...`
+KINDS = ("ingest", "encode", "reason")  # of workers: `longwatch worker KIND`
+
+
+class Condition(NamedTuple):
+    """How the service is: what is missing (part -> what to do), live workers of each kind, and what needs a look."""
+
+    missing: dict[str, str]
+    workers: dict[str, int]
+    notes: list[str]
 
 
 @router.get("/healthz")
-async def alive() -> Health:
+async def check_alive() -> Health:
     """This process answers."""
     return Health()
 
 
 @router.get("/readyz", responses=responses("not-ready"), response_model=Health)
-async def ready(service: ServiceNeeded) -> Health | Response:
-    """All parts are there; else 503 whose `missing` names each that is not: redis, archive, ingest, encode, reason."""
-    missing, workers = await run_sync(missing_parts, service)
-    if missing:
-        named = [{"part": part, "message": message} for part, message in missing.items()]
-        return problem("not-ready", "; ".join(missing.values()), missing=named)
-    return Health(workers=workers)
+async def check_ready(service: ServiceNeeded) -> Health | Response:
+    """All parts are there; else 503 whose `missing` names each that is not.
+
+    The parts: state, cache, archive, ingest, encode, reason.
+    """
+    condition = await find_condition(service)
+    if condition.missing:
+        named = [{"part": part, "message": escape_controls(why)} for part, why in condition.missing.items()]
+        return problem("not-ready", "; ".join(condition.missing.values()), missing=named)
+    return Health(workers=condition.workers, notes=condition.notes)
 
 
-def missing_parts(service: Service) -> tuple[dict[str, str], dict[str, int]]:
-    """What is missing (part -> what to do), and the live workers per queue."""
-    missing: dict[str, str] = {}
-    workers: dict[str, int] = {}
-    try:
-        service.store.archive.files.check()
-    except LongwatchError as error:
-        missing["archive"] = str(error)
-    try:
-        workers = dict(service.store.hot.workers())
-    except LongwatchError as error:
-        return missing | {"redis": str(error)}, workers
-    for queue, worker in STARTED_BY.items():
-        if not workers.get(queue):
-            missing[worker] = f"no {worker} worker is alive: start `longwatch worker {worker}`"
-    return missing, workers
+async def find_condition(service: Service) -> Condition:
+    """Looks at all parts at once: one that hangs keeps none of the others from its turn."""
+    store, faults = service.store, dict[str, str]()
+    seen: list[Condition] = []
+
+    async def look(part: str, check: Callable[[Store], Condition | None]) -> None:
+        try:
+            found = await run_sync(check, store)
+        except LongwatchError as error:
+            faults[part] = str(error)
+        else:
+            seen.extend([found] if found else [])
+
+    async with create_task_group() as group:
+        group.start_soon(look, "state", _look_at_state)
+        group.start_soon(look, "cache", _look_at_cache)
+        group.start_soon(look, "archive", _look_at_archive)
+    state = seen[0] if seen else Condition({}, {}, [])
+    missing = {part: faults[part] for part in ("state", "cache", "archive") if part in faults} | state.missing
+    notes = [*state.notes, *_notes_on(service)]
+    return Condition(missing, state.workers, [escape_controls(note) for note in notes])
+
+
+def _look_at_state(store: Store) -> Condition:
+    store.index.check()
+    workers = store.workers.list_alive()
+    counted = Counter(worker.kind for worker in workers)
+    missing = {
+        kind: f"no {kind} worker is alive: start `longwatch worker {kind}`" for kind in KINDS if not counted[kind]
+    }
+    if not store.index.is_ready():
+        missing = {"state": "the state is being read from the archive: wait; it takes a live worker"} | missing
+    notes = [f"{worker.kind} worker on {worker.host}: {worker.trouble}" for worker in workers if worker.trouble]
+    models = list_fingerprints(workers)
+    if len(models) > 1:
+        notes.append(f"workers run different models ({', '.join(models)}): stop those of the old one")
+    notes += [f"{path}: {reason}" for path, reason in store.index.list_unreadable().items()]
+    return Condition(missing, {kind: counted[kind] for kind in KINDS}, notes)
+
+
+def _look_at_cache(store: Store) -> None:
+    store.cache.check()
+
+
+def _look_at_archive(store: Store) -> None:
+    store.archive.files.check()
+
+
+def _notes_on(service: Service) -> list[str]:
+    settings = service.settings
+    if same_server(settings.state_url, settings.cache_url):
+        return ["state and cache are one Redis server: it must not evict, or jobs and locks are lost"]
+    return []

@@ -1,27 +1,28 @@
 """Pages of a list, newest first; an item's id is the cursor behind it."""
 
 import re
-from collections.abc import Iterable
-from itertools import islice
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import Query
 
-from storage.errors import BadRequest
-from storage.models import Question, Video
+from storage.errors import BadRequest, StateRebuilding
+from storage.store import Store
 
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 Limit = Annotated[int | None, Query(ge=1, le=200, description="Empty: as configured.")]
-Listed = TypeVar("Listed", Video, Question)
+Prefix = Annotated[str, Query(pattern="^[0-9a-f_-]*$", max_length=64, description="Only ids that begin so.")]
 
 
-def check_cursor(cursor: str | None, ids: re.Pattern[str]) -> None:
-    """Raises BadRequest where the cursor is no id."""
+def check_page(store: Store, cursor: str | None, ids: re.Pattern[str]) -> None:
+    """Raises BadRequest if the cursor is no id, StateRebuilding while there is no list to take a page from."""
     if cursor is not None and not ids.fullmatch(cursor):
         raise BadRequest("cursor must be the next_cursor of another page")
+    if not store.index.is_ready():
+        raise StateRebuilding(
+            "the lists are being read from the archive again: try again soon; it takes a live worker (see /readyz)"
+        )
 
 
-def paged(items: Iterable[Listed], size: int) -> tuple[list[Listed], str | None]:
-    """The first `size` items, and the cursor behind them: None where there are no more."""
-    found = list(islice(items, size + 1))
-    return found[:size], found[size - 1].id if len(found) > size else None
+def cut_page(ids: list[str], size: int) -> tuple[list[str], str | None]:
+    """The first `size` of `size + 1` ids that were asked for, and the cursor behind them: None at the end."""
+    return ids[:size], ids[size - 1] if len(ids) > size else None

@@ -9,8 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from storage.errors import LongwatchError
+from storage.text import escape_controls
 
 log = logging.getLogger(__name__)
 
@@ -21,24 +23,56 @@ TYPE_PREFIX = "urn:longwatch:problem:"  # followed by a code; docs/api.md lists 
 KINDS = {
     "bad-request": (400, "Bad request"),
     "source-refused": (403, "Source refused"),
+    "origin-refused": (403, "Origin refused"),
     "not-found": (404, "Not found"),
     "method-not-allowed": (405, "Method not allowed"),
+    "timed-out": (408, "Timed out"),
     "conflict": (409, "Conflict"),
+    "newer-version": (409, "Newer version"),
     "too-large": (413, "Too large"),
+    "unsupported-media-type": (415, "Unsupported media type"),
+    "host-refused": (421, "Host refused"),
     "invalid": (422, "Invalid"),
+    "too-many": (429, "Too many"),
     "internal": (500, "Internal error"),
+    "file-damaged": (500, "File damaged"),
+    "overloaded": (503, "Overloaded"),
     "archive-unavailable": (503, "Archive unavailable"),
     "redis-unavailable": (503, "Redis unavailable"),
+    "state-rebuilding": (503, "State rebuilding"),
+    "state-damaged": (503, "State damaged"),
     "work-dir-unavailable": (503, "Working folder unavailable"),
     "not-ready": (503, "Not ready"),
+    "disk-full": (507, "Disk full"),
 }
-HTTP_CODES = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}  # raised by Starlette
+RETRY_AFTER_S = {429: 5, 503: 5, 507: 60}  # by status: what passes by itself, and when to look again
+HTTP_CODES = {  # raised as HTTPException, by Starlette or BodyLimit
+    400: "bad-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "timed-out",
+    413: "too-large",
+    415: "unsupported-media-type",
+}
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 class TooLarge(LongwatchError):
     """The request carries more than the settings allow."""
 
     code = "too-large"
+
+
+class TooMany(LongwatchError):
+    """As many as the settings allow are in hand."""
+
+    code = "too-many"
+
+
+class UnsupportedMediaType(LongwatchError):
+    """The body is of a kind that this route does not take."""
+
+    code = "unsupported-media-type"
 
 
 class SourceRefused(LongwatchError):
@@ -54,15 +88,23 @@ class WorkDirUnavailable(LongwatchError):
 
 
 def problem_body(code: str, detail: str, **more: Any) -> dict[str, Any]:
-    """The members of a problem; an unknown code is one of ours that should not have come this far."""
+    """The members of a problem; an unknown code is one of ours that should not have come this far.
+
+    Details quote file names and answers of servers: what could steer a terminal is spelled out.
+    """
     status, title = KINDS.get(code, KINDS["internal"])
-    return {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": detail, **more}
+    return {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": escape_controls(detail), **more}
 
 
 def problem(code: str, detail: str, **more: Any) -> JSONResponse:
     """A response of media type application/problem+json."""
     body = problem_body(code, detail, **more)
-    return JSONResponse(body, status_code=body["status"], media_type=MEDIA_TYPE)
+    return JSONResponse(body, body["status"], retry_header(body["status"]), MEDIA_TYPE)
+
+
+def retry_header(status: int) -> dict[str, str]:
+    """`Retry-After`, if a request that got this status can succeed later."""
+    return {"retry-after": str(RETRY_AFTER_S[status])} if status in RETRY_AFTER_S else {}
 
 
 def install(app: FastAPI) -> None:
@@ -72,7 +114,7 @@ def install(app: FastAPI) -> None:
     async def ours(_: Request, error: LongwatchError) -> JSONResponse:
         response = problem(error.code, str(error))
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("%s: %s", error.code, error)
+            log.error("%s: %s", error.code, escape_controls(str(error)))
         return response
 
     @app.exception_handler(RequestValidationError)
@@ -90,49 +132,27 @@ def install(app: FastAPI) -> None:
         detail = f"{request.method} {request.url.path}: see /docs for the routes" if bare else str(error.detail)
         response = problem(HTTP_CODES.get(error.status_code, "internal"), detail)
         response.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["allow"] = ", ".join(allowed_methods(request))
         return response
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, _: ClientDisconnect) -> JSONResponse:
-        log.info("%s %s: the client went away before its body was complete", request.method, request.url.path)
+        path = escape_controls(request.url.path)
+        log.info("%s %s: the client went away before its body was complete", request.method, path)
         return problem("bad-request", "the body ended early")
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %s failed", request.method, escape_controls(request.url.path), exc_info=error)
         return problem("internal", "something went wrong here; the log of `serve` says what")
 
 
-def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """How OpenAPI describes the problems, named by code, that a route can answer with."""
-    described: dict[int | str, dict[str, Any]] = {
-        "default": {"description": "Any other error", "content": {MEDIA_TYPE: {"schema": SCHEMA}}}
-    }
-    for code in (*codes, "internal"):
-        status, title = KINDS[code]
-        known = described.setdefault(
-            status, {"description": title, "content": {MEDIA_TYPE: {"schema": SCHEMA, "examples": {}}}}
-        )
-        known["content"][MEDIA_TYPE]["examples"][code] = {"value": problem_body(code, "what happened, and what to do")}
-    return described
+def allowed_methods(request: Request) -> list[str]:
+    """All methods that some route takes at the request's path; Starlette names those of one route only."""
+    scope = {key: request.scope[key] for key in ("type", "path", "root_path")}
 
+    def taken(method: str) -> bool:
+        return any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
 
-SCHEMA = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string", "format": "uri", "description": "Stable: decide by this."},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "For people: what failed, where, and what to do."},
-        "errors": {
-            "type": "array",
-            "description": "Of `invalid`: each wrong field.",
-            "items": {
-                "type": "object",
-                "required": ["at", "message"],
-                "properties": {"at": {"type": "string"}, "message": {"type": "string"}},
-            },
-        },
-    },
-}
+    return [method for method in METHODS if taken(method)]

@@ -1,16 +1,17 @@
 """Turns what was submitted into a new video, or says why it cannot be one."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from api.problems import SourceRefused
-from api.schemas import SamplingMode, VideoRequest
+from api.schemas import UploadFields, VideoRequest
 from api.uploads import Upload
 from configs.settings import IngestSettings, Settings
+from storage.documents import Video
 from storage.errors import BadRequest
 from storage.ids import new_video_id
-from storage.models import Video
+from storage.text import escape_controls
 from storage.urls import redact
 
 
@@ -18,15 +19,30 @@ def from_request(wanted: VideoRequest, settings: Settings) -> Video:
     """The video at an address or a path; raises BadRequest, SourceRefused. What ingest finds there shows later."""
     if wanted.path is not None:
         path = _allowed(wanted.path, settings.ingest)
-        return _video(settings, new_video_id(), "path", path.name, str(path), wanted.mode)
+        return Video(
+            kind="path",
+            source=escape_controls(path.name),
+            location=str(path),
+            **_common(new_video_id(), wanted, settings),
+        )
     url = wanted.url or ""
-    return _video(settings, new_video_id(), "url", _shown(url), url, wanted.mode)
+    return Video(kind="url", source=_shown(url), location=url, **_common(new_video_id(), wanted, settings))
 
 
-def from_upload(video_id: str, path: Path, upload: Upload, mode: SamplingMode | None, settings: Settings) -> Video:
-    """The video whose bytes were received into `path`."""
-    video = _video(settings, video_id, "upload", upload.name, str(path), mode)
-    return video.model_copy(update={"sha256": upload.sha256})
+def from_upload(video_id: str, upload: Upload, fields: UploadFields, settings: Settings) -> Video:
+    """The video whose bytes were received; the archive is to hold them."""
+    common = _common(video_id, fields, settings)
+    return Video(kind="upload", source=upload.name, location="", in_archive=True, sha256=upload.sha256, **common)
+
+
+def _common(video_id: str, wanted: UploadFields, settings: Settings) -> Any:
+    return {
+        "id": video_id,
+        "title": wanted.title,
+        "recorded_at": wanted.recorded_at,
+        "sample_fps": settings.ingest.sample_fps,
+        "mode": wanted.mode or settings.ingest.mode,
+    }
 
 
 def _allowed(given: str, ingest: IngestSettings) -> Path:
@@ -51,25 +67,7 @@ def _shown(url: str) -> str:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         if usable and url.isprintable() and " " not in url:
-            return redact(url)
+            return escape_controls(redact(url))
     except ValueError as error:  # a port that is no number, a bracket that is never closed
         raise BadRequest(f"url cannot be read: {error}") from error
     raise BadRequest("url must be an http or https address without spaces; upload local files, or use `path`")
-
-
-def _video(
-    settings: Settings,
-    video_id: str,
-    kind: Literal["url", "path", "upload"],
-    source: str,
-    location: str,
-    mode: SamplingMode | None,
-) -> Video:
-    return Video(
-        id=video_id,
-        kind=kind,
-        source=source,
-        location=location,
-        sample_fps=settings.ingest.sample_fps,
-        mode=mode or settings.ingest.mode,
-    )

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Mapping
 
 from anyio import move_on_after, sleep
 from anyio.to_thread import run_sync
@@ -11,20 +11,24 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.context import Service
 from api.problems import problem_body
-from api.schemas import QuestionView, VideoView
-from storage.answers import LAST, Piece
+from api.views import VideoView, as_json, view_question, view_videos
+from storage.answers import Piece
+from storage.documents import Question
 from storage.errors import LongwatchError
-from storage.models import Question
+from storage.store import Store
+from storage.text import escape_controls
 
 log = logging.getLogger(__name__)
 
-EVENT_STREAM = "text/event-stream"
-LOOK_S = 1.0  # per look at the stream of pieces; then the archive is asked, in case Redis forgot the last one
+LOOK_S = 1.0  # how long a look waits for a piece; then Redis is asked how the question is
+ARCHIVE_LOOK_S = 10.0  # the archive is asked, in case Redis forgot the end
 
 
-def answer_stream(service: Service, question: Question) -> EventSourceResponse:
-    """`question` first, `text` pieces, `restart` where another worker begins anew, at last `answer` or `error`."""
-    return EventSourceResponse(_ended_by_problem(_answer_events(service, question)))
+def answer_stream(
+    service: Service, question: Question, headers: Mapping[str, str] | None = None
+) -> EventSourceResponse:
+    """`question` first, `waiting`, `text` pieces, `restart` if another attempt begins, then `answer` or `error`."""
+    return EventSourceResponse(_ended_by_problem(_answer_events(service, question)), headers=headers)
 
 
 def progress_stream(service: Service, video_id: str) -> EventSourceResponse:
@@ -32,71 +36,105 @@ def progress_stream(service: Service, video_id: str) -> EventSourceResponse:
     return EventSourceResponse(_ended_by_problem(_progress_events(service, video_id)))
 
 
-def described() -> dict[str, Any]:
-    """How OpenAPI describes a stream; each route gets its own copy, because FastAPI writes into it."""
-    return {EVENT_STREAM: {"schema": {"type": "string"}}}
-
-
 async def wait_settled(service: Service, question: Question, wait_s: float) -> Question:
     """The question once it is settled, or as it is after `wait_s`."""
-    if wait_s <= 0:
-        return question
-    with move_on_after(wait_s):
-        async for _ in _pieces(service, question.id):
-            continue
-    return await run_sync(service.store.archive.question, question.id)
+    if wait_s > 0:
+        with move_on_after(wait_s):
+            async for found in _follow(service, question):
+                if isinstance(found, Question):
+                    question = found
+    return question
 
 
 async def _answer_events(service: Service, question: Question) -> AsyncIterator[ServerSentEvent]:
-    yield _event("question", QuestionView.of(question).model_dump_json())
-    if not question.settled:
-        async for piece in _pieces(service, question.id):
-            yield _event(piece.kind, piece.text)
-        question = await run_sync(service.store.archive.question, question.id)
-    elif question.answer is not None and question.answer.text:  # who joins late gets the text at once
-        yield _event("text", question.answer.text)
-    yield _event("error" if question.status == "failed" else "answer", QuestionView.of(question).model_dump_json())
+    """However much of the pieces Redis lost, those sent since the last `restart` are the answer's text in the end."""
+    shown = await _shown(service, question)
+    yield _event("question", shown)
+    sent = ""
+    async for found in _follow(service, question):
+        if isinstance(found, Question):
+            question = found
+            view = await _shown(service, question)
+            if question.status == "waiting" and view != shown:
+                yield _event("waiting", view)
+            shown = view
+        elif found.kind in ("text", "restart"):
+            sent = sent + found.text if found.kind == "text" else ""
+            yield _event(found.kind, found.text)
+    text = question.answer.text if question.answer else sent
+    if not text.startswith(sent):
+        yield _event("restart", "")
+        sent = ""
+    if text != sent:
+        yield _event("text", text[len(sent) :])
+    yield _event("error" if question.status == "failed" else "answer", shown)
 
 
-async def _pieces(service: Service, question_id: str) -> AsyncIterator[Piece]:
-    """What the reasoner has sent and sends, without the last piece; ends once the question is settled."""
-    store, cursor = service.store, "0"
+async def _follow(service: Service, question: Question) -> AsyncIterator[Piece | Question]:
+    """The pieces of an answer, and the question whenever it may have changed; ends once it was settled."""
+    store, cursor, asked_s = service.store, "0", time.monotonic()
 
     def look() -> list[Piece]:
-        return list(store.answers.read(question_id, cursor, LOOK_S))
+        return list(store.answers.read(question.id, cursor, LOOK_S))
 
-    while True:
+    while not question.settled:
         found = await run_sync(look, limiter=service.listeners, abandon_on_cancel=True)
         for piece in found:
-            if piece.kind in LAST:
-                return
             cursor = piece.cursor
             yield piece
-        if not found and (await run_sync(store.archive.question, question_id)).settled:
-            return
+        if not found or found[-1].kind in ("state", "done"):
+            is_done = bool(found) and found[-1].kind == "done"
+            thoroughly = is_done or time.monotonic() - asked_s > ARCHIVE_LOOK_S
+            asked_s = time.monotonic() if thoroughly else asked_s
+            question = await run_sync(_read_again, store, question, thoroughly)
+            if question.settled:  # pieces may have come between the look and the end
+                for piece in await run_sync(_rest, store, question.id, cursor):
+                    yield piece
+            yield question
+
+
+def _read_again(store: Store, question: Question, thoroughly: bool) -> Question:
+    """The question as it is now, from Redis; from the archive if asked to, or if its video is being deleted."""
+    (settled,) = store.cache.read_settled([question.id])
+    if settled is not None:
+        return settled
+    if thoroughly or store.index.is_deleted(question.video_id):
+        return store.read_question(question.id)
+    return store.index.with_states([question])[0]
+
+
+def _rest(store: Store, question_id: str, cursor: str) -> list[Piece]:
+    return list(store.answers.read(question_id, cursor))
+
+
+async def _shown(service: Service, question: Question) -> str:
+    return as_json(await run_sync(view_question, service.store, question))
 
 
 async def _progress_events(service: Service, video_id: str) -> AsyncIterator[ServerSentEvent]:
-    store, shown = service.store, ""
+    shown = ""
     while True:
-        video = await run_sync(store.archive.video, video_id)
-        progress = await run_sync(store.progress, video)
-        text = VideoView.of(video, progress).model_dump_json()
-        if text != shown:
-            yield _event("progress", text)
-            shown = text
-        if progress.complete:
+        view = await run_sync(_view_progress, service.store, video_id)
+        without_estimate = view.model_dump_json(exclude={"progress": {"eta_s"}})  # which changes all the time
+        if without_estimate != shown:
+            yield _event("progress", as_json(view))
+            shown = without_estimate
+        if view.progress is not None and view.progress.complete:
             return
         await sleep(service.settings.api.progress_interval_s)
 
 
+def _view_progress(store: Store, video_id: str) -> VideoView:
+    return view_videos(store, [store.read_video(video_id)])[0]
+
+
 async def _ended_by_problem(events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
-    """The events; where storage fails or the video is deleted meanwhile, a last one `problem` with the reason."""
+    """The events; if storage fails or the video is deleted meanwhile, a last one `problem` with the reason."""
     try:
         async for event in events:
             yield event
     except LongwatchError as error:
-        log.warning("a stream ended early: %s", error)
+        log.warning("a stream ended early: %s", escape_controls(str(error)))
         yield _event("problem", json.dumps(problem_body(error.code, str(error))))
 
 

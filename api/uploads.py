@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from anyio import CapacityLimiter, WouldBlock
 from anyio.to_thread import run_sync
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from api.problems import TooLarge, WorkDirUnavailable
+from api.disk import require_free_disk
+from api.problems import TooLarge, TooMany, WorkDirUnavailable
+from configs.settings import ApiSettings
 from storage.errors import BadRequest
 
 CHUNK_BYTES = 1 << 20  # written at once, in a thread of its own
@@ -28,19 +31,35 @@ class Upload(NamedTuple):
     fields: dict[str, str]
 
 
-async def receive(request: Request, into: Path, limit_bytes: int) -> Upload:
-    """Writes the form's file (field `file`) to `into`; where it raises, nothing is left behind.
+@contextmanager
+def upload_slot(slots: CapacityLimiter) -> Iterator[None]:
+    """Holds one of the slots for uploads; raises TooMany if all are taken."""
+    upload = object()
+    try:
+        slots.acquire_on_behalf_of_nowait(upload)
+    except WouldBlock as error:
+        most = f"{slots.total_tokens:g} files are being received (api.max_uploads)"
+        raise TooMany(f"{most}; try again later") from error
+    try:
+        yield
+    finally:
+        slots.release_on_behalf_of(upload)
 
-    Raises TooLarge, BadRequest, WorkDirUnavailable, and Starlette's ClientDisconnect.
+
+async def receive(request: Request, into: Path, settings: ApiSettings) -> Upload:
+    """Writes the form's file (field `file`) to `into`; if it raises, nothing is left behind.
+
+    Raises TooLarge, DiskFull, BadRequest, WorkDirUnavailable, and Starlette's ClientDisconnect and HTTPException.
     """
     boundary = parse_options_header(request.headers.get("content-type", ""))[1].get(b"boundary")
     if not boundary:
         raise BadRequest("the content-type has no boundary: let the HTTP client set it")
     with _translated(into.parent):
         into.parent.mkdir(parents=True, exist_ok=True)
+        require_free_disk(into.parent, settings, int(request.headers.get("content-length", 0)))
         with into.open("xb") as file:
             try:
-                return await _received(request, _Form(file, boundary, limit_bytes))
+                return await _received(request, _Form(file, boundary, settings))
             except BaseException:
                 into.unlink()
                 raise
@@ -70,9 +89,9 @@ def _translated(folder: Path) -> Iterator[None]:
 class _Form:
     """The parts of a multipart body as they come: one file, which is written through, and short fields."""
 
-    def __init__(self, file: BinaryIO, boundary: bytes, limit_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, boundary: bytes, settings: ApiSettings) -> None:
         self._file = file
-        self._limit_bytes = limit_bytes
+        self._settings = settings
         self._digest = hashlib.sha256()
         self._size = 0
         self._file_name: str | None = None
@@ -95,6 +114,7 @@ class _Form:
     def write(self, body: bytes) -> None:
         """Takes the next bytes of the body."""
         self._parser.write(body)
+        require_free_disk(Path(self._file.name).parent, self._settings)
 
     def finish(self) -> Upload:
         """What arrived, once it is on the disk; raises BadRequest where it is not whole."""
@@ -140,8 +160,8 @@ class _Form:
                 raise BadRequest(f"a form field is longer than {LONGEST_FIELD_BYTES} bytes")
             return
         self._size += len(piece)
-        if self._size > self._limit_bytes:
-            raise TooLarge(f"the file is larger than {self._limit_bytes} bytes (api.max_upload_bytes)")
+        if self._size > self._settings.max_upload_bytes:
+            raise TooLarge(f"the file is larger than {self._settings.max_upload_bytes} bytes (api.max_upload_bytes)")
         self._digest.update(piece)
         self._file.write(piece)
 

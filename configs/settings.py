@@ -10,6 +10,7 @@ from configs.private_hosts import check_private_host
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+HostName = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)$")]  # as in a URL, without a port
 
 # The public implementation's system prompt for Llama 3.1 (golden/SEMANTICS.md, item 11).
 PUBLIC_SYSTEM_PROMPT = (
@@ -143,7 +144,23 @@ class ApiSettings(Part):
 
     host: str = "127.0.0.1"
     port: Port = 8000
+    allowed_hosts: tuple[HostName, ...] = Field(
+        ("localhost", "127.0.0.1", "[::1]"),
+        description="Names and addresses, without a port, that clients may use for this service. "
+        "`host` is added when it is one.",
+    )
+    max_connections: PositiveInt = Field(512, description="Open at once; half of the usual 1,024 files of a process.")
+    header_timeout_s: PositiveFloat = Field(10.0, description="From connecting, or the last answer, to a whole header.")
+    body_timeout_s: PositiveFloat = Field(30.0, description="Waiting for a body, on top of what its size allows.")
+    min_body_bytes_per_s: PositiveInt = Field(32 * 1024, description="A slower body is given up.")
+    send_timeout_s: PositiveFloat = Field(60.0, description="A client that reads nothing this long is cut off.")
     max_upload_bytes: PositiveInt = 4 * 1024**3
+    max_uploads: PositiveInt = Field(4, description="Files received at once.")
+    min_free_disk_bytes: Annotated[int, Field(ge=0)] = Field(
+        1024**3, description="Kept free below data_dir: what would leave less is refused."
+    )
+    max_unsettled_videos: PositiveInt = Field(1000, description="Queued or in work; more are refused until some end.")
+    max_unsettled_questions: PositiveInt = Field(200, description="Waiting or in work; as max_unsettled_videos.")
     max_body_bytes: PositiveInt = 64 * 1024
     max_question_chars: PositiveInt = 4000
     max_wait_s: PositiveFloat = 60.0

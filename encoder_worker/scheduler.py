@@ -81,7 +81,7 @@ class Scheduler:
             batch = self._next_batch()
             try:
                 self._run_batch(batch)
-            except Exception as error:  # it is the jobs': each raises it in its own thread
+            except Exception as error:  # noqa: BLE001 - it is the jobs': each raises it in its own thread
                 for work, _, _ in batch:
                     work.error = error
             for work, _, _ in batch:

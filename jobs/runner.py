@@ -1,7 +1,9 @@
 """Runs one job so that it ends: counted, alone if it is suspect, tried again, or given up with a message."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -40,8 +42,15 @@ class Runner:
         self._handlers = handlers
         self._attempts = Attempts(store.state)
         self._company = Company()
-        self.trouble: str | None = None  # the surroundings' fault that jobs here met last
+        self._trouble = ("", -math.inf)  # the surroundings' fault that a job here met last, and when (monotonic)
         self.stopping = threading.Event()
+
+    @property
+    def trouble(self) -> str | None:
+        """What jobs here wait for; None once a job worked again, or none has met it for a while."""
+        message, met_at = self._trouble
+        lately = time.monotonic() - met_at < 3 * self._settings.surroundings_retry_after_s
+        return message if lately else None
 
     def run(self, job_id: str, data: bytes) -> None:
         """Runs the job; raises nothing but RedisUnavailable. `data` is what RQ stored: nothing in it is trusted."""
@@ -78,7 +87,7 @@ class Runner:
             log.warning("job %s: %s", job_id, error)
         except Surroundings as error:
             log.error("job %s waits for its surroundings: %s", job_id, error)
-            self.trouble = str(error)
+            self._trouble = (str(error), time.monotonic())
             self._attempts.forgive(job_id)
             self._look_again(job_id, self._settings.surroundings_retry_after_s)
         except Exception as error:
@@ -89,7 +98,7 @@ class Runner:
                 pauses = self._settings.retry_after_s
                 self._look_again(job_id, pauses[min(attempt, len(pauses)) - 1])
         else:
-            self.trouble = None
+            self._trouble = ("", -math.inf)
             self._attempts.clear(job_id)
 
     def _give_up(self, handler: Handler, job_id: str, args: list[Any], reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -165,7 +166,8 @@ class WorkerProcess:
             while not self._stop.is_set():
                 try:
                     queues = [Queue(queue, connection=self.redis, serializer=JSONSerializer) for queue in pool.queues]
-                    JobThread(self, queues, name).work(logging_level="WARNING")
+                    # A fresh name each time: RQ refuses one whose entry outlived a Redis that was away.
+                    JobThread(self, queues, f"{name}-{secrets.token_hex(2)}").work(logging_level="WARNING")
                 except (RedisError, LongwatchError, OSError, ValueError) as error:
                     log.error("job thread %s begins anew: %s", name, error)
                 self._stop.wait(RESTART_S)

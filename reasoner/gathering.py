@@ -1,4 +1,4 @@
-"""Gathers what a question needs from storage: tokens of a stretch, and fusions, which encoder workers make on demand."""
+"""Gathers what a question needs from storage: tokens of a stretch, and fusions, which encoder workers make."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -14,13 +14,13 @@ from rich.table import Table
 
 from configs.loading import load_settings
 from configs.settings import IngestSettings, ReasonerSettings, Settings
-from encoder_worker.encoder import decoded
+from encoder_worker.encoder import decode_jpeg
 from ingest.files.source import VideoSource
 from llava_mini.model import LlavaMini, pool
 from llava_mini.prompt import PromptBuilder
 from reasoner.context import Array, as_float
 from reasoner.engine import Engine, Limits, Outcome, Stretch
-from storage.models import FusionMode, Options
+from storage.documents import FusionMode, Options
 from training.files import write_video
 from training.questions import KINDS, Question, ask
 from training.questions import Stretch as Asked
@@ -49,15 +49,16 @@ class Examinee:
     def answers(self, path: Path, questions: Sequence[str]) -> Iterator[dict[str, str]]:
         """For each question about the file: mode -> answer."""
         source = VideoSource(path, self._ingest)
-        jpegs = [f.pictures.model_jpeg for f in source.sample_frames(1.0)]
-        frames = np.stack([decoded(jpeg) for jpeg in jpegs])
+        jpegs = [frame.pictures.model_jpeg for frame in source.sample_frames(1.0)]
+        frames = np.stack([decode_jpeg(jpeg, path.name) for jpeg in jpegs])
         prompts = [self._prompts.build([(question, None)]) for question in questions]
         texts = [prompts[0].before, *(prompt.text for prompt in prompts)]
         encoded = self._model.encode(self._model.preprocess(frames), texts, batch_frames=16)
         tokens = encoded.tokens.numpy().astype(np.float16).astype(np.float32)
-        stretch = Stretch(path.name, tokens, pool(encoded.fused[0]).numpy())
+        system = pool(encoded.fused[0]).numpy()
+        stretch = Stretch(path.name, len(tokens), lambda: (system, tokens))
         for prompt, fused in zip(prompts, encoded.fused[1:], strict=True):
-            fuse = partial(_mean, fused.numpy())
+            fuse = partial(_mean, fused[:, len(prompt.before) :].numpy())
             yield {
                 mode: "".join(self._engine.answer(stretch, prompt, mode, Options(), fuse, Outcome())) for mode in MODES
             }

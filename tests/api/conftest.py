@@ -13,15 +13,21 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.connections import server_config
 from configs.settings import ApiSettings, Settings
+from jobs.intake import Intake
+from jobs.queues import Queues
+from storage.documents import Answer, Question, QuestionStatus, Timings, Tokens, Video
+from storage.fences import Fence
 from storage.ids import new_question_id, new_video_id
-from storage.models import Answer, Question, Timings, Tokens, Video
-from storage.records import Record
+from storage.records import Record, text_id
+from storage.segments import SegmentFrame
 from storage.store import Store
+from storage.workers import Worker
 from tests.waiting import wait_until
 
-MODEL = "model-1"
-JPEG = b"\xff\xd8 picture %d"  # the service hands pictures on unopened
+MODEL = "abc123"
+JPEG = b"\xff\xd8 %s of slot %d"  # the service hands pictures on unopened
 Seed = Callable[..., Video]
 
 
@@ -29,15 +35,22 @@ Seed = Callable[..., Video]
 def settings(settings: Settings) -> Settings:
     """Small limits, so that going over them is quick."""
     api = ApiSettings(
-        max_upload_bytes=300_000, max_body_bytes=2_000, max_question_chars=500, max_wait_s=20, progress_interval_s=0.05
+        max_upload_bytes=300_000,
+        max_body_bytes=2_000,
+        max_question_chars=500,
+        max_wait_s=20,
+        progress_interval_s=0.05,
+        min_free_disk_bytes=0,
+        max_unsettled_videos=8,
+        max_unsettled_questions=8,
     )
     return settings.model_copy(update={"api": api})
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[httpx.Client]:
-    """A client of `app`, which runs under a real server meanwhile."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=3))
+def serving(app: FastAPI, settings: ApiSettings) -> Iterator[httpx.Client]:
+    """A client of `app`, which runs under the service's own server meanwhile."""
+    server = uvicorn.Server(server_config(app, settings, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -54,7 +67,7 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
 @pytest.fixture
 def http(settings: Settings, store: Store) -> Iterator[httpx.Client]:
     """A client of the service."""
-    with serving(create_app(settings, store)) as client:
+    with serving(create_app(settings, store), settings.api) as client:
         yield client
 
 
@@ -68,25 +81,59 @@ def unused_port() -> int:
 
 
 @pytest.fixture
+def store(store: Store) -> Store:
+    """A store whose lists were built, by a worker as it were, and that knows which model runs."""
+    store.index.set_ready()
+    store.workers.announce_model(MODEL)
+    return store
+
+
+@pytest.fixture
+def intake(store: Store, settings: Settings) -> Intake:
+    """What takes videos and questions in, beside the service."""
+    return Intake(store, settings)
+
+
+@pytest.fixture
+def queues(store: Store) -> Queues:
+    """The queues as workers see them."""
+    return Queues(store.state)
+
+
+@pytest.fixture
 def seed(store: Store) -> Seed:
-    """Puts a video into the archive: `frames` of them sampled, `encoded` of them encoded."""
+    """Puts a video into the archive: `frames` of them sampled, `encoded` of them (whole segments) encoded."""
 
     def put(frames: int = 70, encoded: int = 70, **fields: Any) -> Video:
-        given = {"status": "ready", "frames_sampled": frames, "frames_expected": frames, **fields}
-        video = new_video(**given)
-        store.hot.announce_model(MODEL)
-        store.archive.put_video(video)
+        video = new_video(**({"status": "ready", "frames_sampled": frames, "frames_expected": frames} | fields))
+        store.add_video(video)
+        if video.settled:
+            store.agenda.remove("lw:due:videos", video.id)
         for first in range(0, frames, 64):
-            count = min(64, frames - first)
-            pictures = [JPEG % (first + k) for k in range(count)]
-            store.put_frames(video.id, first, pictures, [first + k + 0.5 for k in range(count)])
-            done = min(max(encoded - first, 0), count)
-            if done:
-                tokens = np.zeros((done, 1, 8), np.float16)
-                store.put_record(video.id, first // 64, Record(MODEL, tuple(k + 0.5 for k in range(done)), tokens))
+            slots = range(first, min(first + 64, frames))
+            store.create_segment(video.id, first // 64, [a_frame(slot) for slot in slots])
+            if slots.stop <= encoded:
+                encode(store, video, first // 64, len(slots))
         return video
 
     return put
+
+
+def a_frame(slot: int, **fields: Any) -> SegmentFrame:
+    """A frame of two pictures, none of which is a real one."""
+    given = {"model": JPEG % (b"model", slot), "view": JPEG % (b"view", slot)} | fields
+    return SegmentFrame(place=slot % 64, t_s=slot + 0.5, **given)
+
+
+def encode(store: Store, video: Video, segment: int, frames: int) -> None:
+    """Keeps a segment's record, as an encoder does."""
+    tokens, system = np.zeros((frames, 1, 8), np.float16), np.zeros((3, 8), np.float16)
+    store.create_record(video.id, segment, Record(MODEL, (1 << frames) - 1, tokens, text_id([1]), system))
+
+
+def announce(store: Store, kind: str, **fields: Any) -> None:
+    """Says that a worker of this kind is alive."""
+    store.workers.announce(Worker(f"{kind} of a test", kind, "here", 1, (), **fields), alive_s=60)
 
 
 def new_video(**fields: Any) -> Video:
@@ -108,6 +155,13 @@ def new_question(video: Video, **fields: Any) -> Question:
     return Question.model_validate(given | fields)
 
 
+def keep(store: Store, question: Question) -> Question:
+    """Keeps a question as it is, without having it answered."""
+    store.archive.write_question(question)
+    store.index.add_questions(question.video_id, [question.id])
+    return question
+
+
 def an_answer(text: str, **fields: Any) -> Answer:
     """An answer as the reasoner writes it."""
     given = {
@@ -126,10 +180,16 @@ def an_answer(text: str, **fields: Any) -> Answer:
     return Answer.model_validate(given | fields)
 
 
-def settle(store: Store, question_id: str, text: str) -> None:
+def begin(store: Store, question_id: str) -> Fence:
+    """Begins an attempt at a question as the reasoner does."""
+    store.set_question_state(question_id, "running")
+    return store.fences.take(question_id)
+
+
+def settle(store: Store, question_id: str, text: str, status: QuestionStatus = "done") -> None:
     """Ends a question as the reasoner does."""
-    question = store.archive.question(question_id)
-    store.settle_question(question.model_copy(update={"status": "done", "answer": an_answer(text)}))
+    question = store.read_question(question_id)
+    store.settle_question(question.model_copy(update={"status": status, "answer": an_answer(text)}))
 
 
 def require_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

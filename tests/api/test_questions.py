@@ -1,64 +1,29 @@
-"""Questions over HTTP: asked, waited for, streamed, joined again, cancelled."""
+"""Questions over HTTP: asked, waited for, listed, cancelled."""
 
-import json
 import threading
-from typing import Any
 
 import httpx
 import pytest
 
-from cli.event_stream import parse_events, split_lines
 from configs.settings import Settings
-from storage.models import Problem
-from storage.queues import ANSWER
+from jobs.intake import Intake
+from jobs.names import ANSWER
+from jobs.queues import Queues
+from storage.documents import Problem
+from storage.rebuild import rebuild_state
 from storage.store import Store
-from tests.api.conftest import Seed, new_question, require_problem, settle
+from tests.api.conftest import Seed, begin, keep, new_question, require_problem, settle
+from tests.api.sse import Reader
 from tests.waiting import wait_until
 
-STREAM = {"accept": "text/event-stream"}
 
-
-class Reader(threading.Thread):
-    """Follows a stream of events in a thread of its own."""
-
-    def __init__(self, http: httpx.Client, method: str, path: str, **request: Any) -> None:
-        super().__init__(daemon=True)
-        self.events: list[tuple[str, str]] = []
-        self._request = (http, method, path, request)
-        self.start()
-
-    def run(self) -> None:
-        http, method, path, request = self._request
-        with http.stream(method, path, headers=STREAM, **request) as response:
-            for event in parse_events(split_lines(response.iter_text())):
-                self.events.append(event)
-
-    @property
-    def names(self) -> list[str]:
-        """The events' names so far."""
-        return [name for name, _ in self.events]
-
-    @property
-    def text(self) -> str:
-        """The answer's text so far: what came since the last restart."""
-        last = max((k for k, name in enumerate(self.names) if name == "restart"), default=0)
-        return "".join(data for name, data in self.events[last:] if name == "text")
-
-    def finish(self) -> Any:
-        """Waits for the end of the stream; the last event's data."""
-        self.join(timeout=30)
-        assert not self.is_alive()
-        return json.loads(self.events[-1][1])
-
-
-def test_a_question_is_taken_in_as_asked(http: httpx.Client, seed: Seed, store: Store) -> None:
-    video = seed()
-    earlier = new_question(video, status="done")
-    store.archive.put_question(earlier)
+def test_a_question_is_taken_in_as_asked(http: httpx.Client, seed: Seed, store: Store, queues: Queues) -> None:
+    video = seed(recorded_at="2026-11-21T14:00:00Z")
+    earlier = keep(store, new_question(video, status="done"))
     body = {
         "question": "  what is there now ? ",
-        "start_s": 10,
-        "end_s": 20.5,
+        "start": 10,
+        "end": "2026-11-21T15:00:20.5+01:00",
         "fusion": "exact",
         "temperature": 0.5,
         "top_p": 0.9,
@@ -71,23 +36,34 @@ def test_a_question_is_taken_in_as_asked(http: httpx.Client, seed: Seed, store: 
     assert response.status_code == 202
     assert response.headers["location"] == f"/v1/questions/{shown['id']}"
     assert (shown["status"], shown["question"], shown["answer"]) == ("queued", "what is there now ?", None)
-    kept = store.archive.question(shown["id"])
+    assert (shown["start_s"], shown["end_s"], shown["start_at"]) == (10, 20.5, "2026-11-21T14:00:10Z")
+    assert shown["end_at"] == "2026-11-21T14:00:20.500000Z"
+    kept = store.read_question(shown["id"])
     assert (kept.start_s, kept.end_s, kept.fusion, kept.previous_question_id) == (10, 20.5, "exact", earlier.id)
     assert kept.options.model_dump() == {"temperature": 0.5, "top_p": 0.9, "max_tokens": 7, "seed": 3}
-    assert store.queues.is_live(ANSWER, f"answer-{kept.id}")
+    assert queues.list_live(ANSWER, [f"answer-{kept.id}"])
     assert http.get(response.headers["location"]).json() == shown
 
 
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        ('{"question": "?", "start_s": 5, "end_s": 5}', 422, "invalid"),
-        ('{"question": "?", "start_s": -1}', 422, "invalid"),
-        ('{"question": "?", "start_s": NaN}', 422, "invalid"),
-        ('{"question": "?", "end_s": Infinity}', 422, "invalid"),
-        ('{"question": "?", "end_s": 1e999}', 422, "invalid"),
+        ('{"question": "?", "start": 5, "end": 5}', 400, "bad-request"),
+        ('{"question": "?", "start": -1}', 422, "invalid"),
+        ('{"question": "?", "start": NaN}', 422, "invalid"),
+        ('{"question": "?", "end": Infinity}', 422, "invalid"),
+        ('{"question": "?", "end": 1e999}', 422, "invalid"),
         ('{"question": "?", "fusion": "best"}', 422, "invalid"),
+        ('{"question": "?", "start_s": 5}', 422, "invalid"),
+        ('{"question": "?", "start": "noon"}', 400, "bad-request"),
+        ('{"question": "?", "start": "2026-11-21T14:00:00"}', 400, "bad-request"),  # where is that?
+        ('{"question": "?", "end": "2026-11-21T14:00:00Z"}', 400, "bad-request"),  # the video has no wall clock
+        ('{"question": "?", "start": "0001-01-01T00:00:00+23:00"}', 400, "bad-request"),
+        ('{"question": "?", "end": 1e10}', 400, "bad-request"),
+        ('{"question": "?", "start": 3.6, "end": 4.4}', 400, "bad-request"),  # between two frames
         ('{"question": "?", "top_p": 0}', 422, "invalid"),
+        ('{"question": "?", "top_p": 1e-300}', 422, "invalid"),
+        ('{"question": "?", "temperature": 1e-300}', 422, "invalid"),
         ('{"question": "?", "colour": "red"}', 422, "invalid"),
         ('{"question": "  "}', 422, "invalid"),
         ('{"question"', 422, "invalid"),
@@ -95,7 +71,7 @@ def test_a_question_is_taken_in_as_asked(http: httpx.Client, seed: Seed, store: 
         ("", 422, "invalid"),
         ('{"question": "' + "x" * 501 + '"}', 400, "bad-request"),
         ('{"question": "' + "x" * 5000 + '"}', 413, "too-large"),
-        ('{"question": "?", "start_s": 70}', 400, "bad-request"),
+        ('{"question": "?", "start": 70}', 400, "bad-request"),
         ('{"question": "?", "previous_question_id": "../x"}', 400, "bad-request"),
     ],
 )
@@ -106,14 +82,14 @@ def test_what_cannot_be_asked_is_refused(
     path, headers = f"/v1/videos/{video.id}/questions", {"content-type": "application/json"}
     require_problem(http.post(path, content=body, headers=headers), status, code)
     require_problem(http.post(path, content=iter([body.encode()]), headers=headers), status, code)  # length not told
-    assert store.archive.question_ids(video.id) == []
+    assert store.index.list_questions(video.id, None, 10) == []
 
 
 def test_a_follow_up_needs_an_answered_question_of_the_same_video(http: httpx.Client, seed: Seed, store: Store) -> None:
     video, other = seed(), seed()
     elsewhere, unanswered = new_question(other, status="done"), new_question(video)
     for question in (elsewhere, unanswered):
-        store.archive.put_question(question)
+        keep(store, question)
         body = {"question": "and now ?", "previous_question_id": question.id}
         require_problem(http.post(f"/v1/videos/{video.id}/questions", json=body), 400, "bad-request")
 
@@ -136,12 +112,13 @@ def test_the_answer_is_waited_for_as_long_as_preferred(http: httpx.Client, seed:
         late = http.post(path, json={"question": "?"}, headers={"prefer": prefer})
         assert (late.status_code, late.headers["preference-applied"]) == (202, applied)
 
-    known = set(store.hot.unfinished())
+    (video_id,) = store.index.list_videos(None, 10)
+    known = set(store.index.list_questions(video_id, None, 10))
 
     def answer_the_new_one() -> None:
-        wait_until(lambda: set(store.hot.unfinished()) - known)
-        (question_id,) = set(store.hot.unfinished()) - known
-        store.answers.send(question_id, "text", "red")
+        wait_until(lambda: set(store.index.list_questions(video_id, None, 10)) - known)
+        (question_id,) = set(store.index.list_questions(video_id, None, 10)) - known
+        store.answers.send(begin(store, question_id), "text", "red")
         settle(store, question_id, "red")
 
     reasoner = threading.Thread(target=answer_the_new_one)
@@ -152,141 +129,83 @@ def test_the_answer_is_waited_for_as_long_as_preferred(http: httpx.Client, seed:
     assert in_time.headers["preference-applied"] == "wait=20"  # api.max_wait_s
 
 
-def test_an_answer_is_streamed_as_it_is_generated(http: httpx.Client, seed: Seed, store: Store) -> None:
-    reader = Reader(http, "POST", f"/v1/videos/{seed().id}/questions", json={"question": "?"})
-    wait_until(lambda: reader.names == ["question"])
-    question_id = json.loads(reader.events[0][1])["id"]
-    store.answers.send(question_id, "text", "a red")
-    wait_until(lambda: reader.text == "a red")
+def test_a_question_waits_for_its_stretch_and_says_how_far_it_is(
+    http: httpx.Client, seed: Seed, store: Store, queues: Queues
+) -> None:
+    video = seed(frames=192, encoded=64, status="sampling", frames_sampled=None, frames_expected=600)
+    path = f"/v1/videos/{video.id}/questions"
 
-    store.answers.send(question_id, "restart")  # the reasoner died, another took over
-    pieces = ("two\nlines", "\n", "  and\u2028a rest\u0085 ü")
-    for piece in pieces:
-        store.answers.send(question_id, "text", piece)
-    joined = Reader(http, "GET", f"/v1/questions/{question_id}")
-    wait_until(lambda: joined.text == "".join(pieces))
-    settle(store, question_id, "".join(pieces))
-    for each in (reader, joined):
-        final = each.finish()
-        assert each.names == ["question", "text", "restart", "text", "text", "text", "answer"]
-        assert each.text == final["answer"]["text"] == "".join(pieces)
-        assert final["status"] == "done"
+    def asked(**body: object) -> dict[str, object]:
+        shown: dict[str, object] = http.post(path, json={"question": "?", **body}).json()
+        return shown
 
-    late = Reader(http, "GET", f"/v1/questions/{question_id}")
-    assert late.finish() == final
-    assert (late.names, late.text) == (["question", "text", "answer"], "".join(pieces))
-
-
-def test_a_stream_ends_although_redis_forgot_its_pieces(http: httpx.Client, seed: Seed, store: Store) -> None:
-    reader = Reader(http, "POST", f"/v1/videos/{seed().id}/questions", json={"question": "?"})
-    wait_until(lambda: reader.names == ["question"])
-    question_id = json.loads(reader.events[0][1])["id"]
-    settle(store, question_id, "red")
-    store.hot.redis.flushall()
-    assert reader.finish()["answer"]["text"] == "red"
+    whole, early, late = asked(), asked(end=60), asked(start=32, end=128)
+    assert [question["status"] for question in (whole, early, late)] == ["waiting", "queued", "waiting"]
+    assert whole["waiting"] == {"for": "frames", "frames_encoded": 64, "frames_expected": 600}
+    assert late["waiting"] == {"for": "frames", "frames_encoded": 32, "frames_expected": 96}
+    partial = asked(partial=True)
+    assert (partial["status"], partial["waiting"], partial["partial"]) == ("queued", None, True)
+    live = queues.list_live(ANSWER, [f"answer-{question['id']}" for question in (whole, early, late, partial)])
+    assert live == {f"answer-{early['id']}", f"answer-{partial['id']}"}
+    listed = http.get(path).json()["questions"]
+    assert {question["id"]: question["waiting"] for question in listed} == {
+        question["id"]: question["waiting"] for question in (whole, early, late, partial)
+    }
 
 
-def test_a_failure_ends_the_stream_with_its_problem(http: httpx.Client, seed: Seed, store: Store) -> None:
-    question = new_question(seed())
-    store.add_question(question)
-    reader = Reader(http, "GET", f"/v1/questions/{question.id}")
-    wait_until(lambda: reader.names == ["question"])
-    problem = Problem(code="context-full", message="too long: 900 frames would fit")
-    store.settle_question(question.model_copy(update={"status": "failed", "problem": problem}))
-    assert reader.finish()["problem"] == problem.model_dump()
-    assert reader.names[-1] == "error"
-
-
-def test_deleting_the_video_ends_the_streams_about_it(http: httpx.Client, seed: Seed, store: Store) -> None:
-    video = seed(frames=10, encoded=0)
-    progress = Reader(http, "GET", f"/v1/videos/{video.id}/events")
-    answer = Reader(http, "POST", f"/v1/videos/{video.id}/questions", json={"question": "?"})
-    wait_until(lambda: progress.names == ["progress"] and answer.names == ["question"])
-    assert http.delete(f"/v1/videos/{video.id}").status_code == 204
-    for reader in (progress, answer):
-        assert reader.finish()["type"] == "urn:longwatch:problem:not-found"
-        assert reader.names[-1] == "problem"
-
-
-def test_progress_is_streamed_until_all_is_encoded(http: httpx.Client, seed: Seed, store: Store) -> None:
-    video = seed(frames=10, encoded=0)
-    reader = Reader(http, "GET", f"/v1/videos/{video.id}/events")
-    for encoded in (3, 10):
-        wait_until(lambda: reader.events)
-        store.hot.set_count(video.id, "tokens:0", encoded)
-        if encoded < 10:
-            wait_until(lambda: len(reader.events) >= 2)
-    assert reader.finish()["progress"]["complete"]
-    encoded_so_far = [json.loads(data)["progress"]["frames_encoded"] for _, data in reader.events]
-    assert list(dict.fromkeys(encoded_so_far)) == [0, 3, 10]  # the estimate of time may change in between
-    assert set(reader.names) == {"progress"}
-
-
-def test_a_client_that_goes_away_leaves_no_work_behind(http: httpx.Client, seed: Seed, store: Store) -> None:
-    video = seed(frames=10, encoded=0)
-    question = new_question(video)
-    store.add_question(question)
-    for path in (f"/v1/videos/{video.id}/events", f"/v1/questions/{question.id}"):
-        with http.stream("GET", path, headers=STREAM) as response:
-            next(response.iter_text())
-    # Whoever followed would go on asking Redis; its own statistics show that nobody does.
-    wait_until(lambda: _silent(store))
-
-
-def _silent(store: Store) -> bool:
-    def looks() -> list[object]:
-        statistics = store.hot.redis.info("commandstats")
-        return [statistics.get(f"cmdstat_{command}", {}).get("calls") for command in ("hgetall", "xread")]
-
-    before = looks()
-    threading.Event().wait(0.3)  # six intervals of progress
-    return before == looks() and not store.hot.redis.info("clients")["blocked_clients"]
+def test_more_questions_than_set_are_told_to_come_back(http: httpx.Client, seed: Seed, settings: Settings) -> None:
+    path = f"/v1/videos/{seed().id}/questions"
+    most = settings.api.max_unsettled_questions
+    answers = [http.post(path, json={"question": "?"}) for _ in range(most + 1)]
+    assert [answer.status_code for answer in answers[:most]] == [202] * most
+    assert "api.max_unsettled_questions" in require_problem(answers[most], 429, "too-many")["detail"]
+    assert int(answers[most].headers["retry-after"]) > 0
 
 
 def test_a_waiting_question_is_cancelled_at_once_and_a_running_one_asked_to_stop(
-    http: httpx.Client, seed: Seed, store: Store
+    http: httpx.Client, seed: Seed, store: Store, intake: Intake, queues: Queues
 ) -> None:
     video = seed()
-    waiting, running, done = (new_question(video, status=status) for status in ("queued", "running", "done"))
-    store.add_question(waiting)
-    for question in (running, done):
-        store.archive.put_question(question)
+    waiting = intake.add_question(new_question(video))
+    running, done = (keep(store, new_question(video, status=status)) for status in ("queued", "done"))
+    begin(store, running.id)
     reader = Reader(http, "GET", f"/v1/questions/{waiting.id}")
     wait_until(lambda: reader.names)
     shown = {q.id: http.delete(f"/v1/questions/{q.id}").json()["status"] for q in (waiting, running, done)}
     assert list(shown.values()) == ["cancelled", "running", "done"]
     assert reader.finish()["status"] == "cancelled"
-    assert not store.queues.is_live(ANSWER, f"answer-{waiting.id}")
-    assert [store.answers.cancelled(q.id) for q in (waiting, running, done)] == [True, True, False]
+    assert not queues.list_live(ANSWER, [f"answer-{waiting.id}"])
+    assert [store.answers.is_wanted(q.id) for q in (waiting, running, done)] == [False, False, True]
     require_problem(http.delete(f"/v1/questions/{new_question(video).id}"), 404, "not-found")
 
 
-def test_questions_are_listed_newest_first_page_by_page_without_damaged_ones(
-    http: httpx.Client, seed: Seed, store: Store
-) -> None:
+def test_questions_are_listed_newest_first_page_by_page(http: httpx.Client, seed: Seed, store: Store) -> None:
     video = seed()
-    questions = sorted((new_question(video) for _ in range(4)), key=lambda question: question.id)
-    for question in questions:
-        store.archive.put_question(question)
-    store.archive.files.write(f"{video.id}/questions/{questions[1].id}.json", b"{")
+    ids = sorted((keep(store, new_question(video)).id for _ in range(3)), reverse=True)
     path = f"/v1/videos/{video.id}/questions"
     first = http.get(path, params={"limit": 2}).json()
-    assert [question["id"] for question in first["questions"]] == [questions[3].id, questions[2].id]
     second = http.get(path, params={"limit": 2, "cursor": first["next_cursor"]}).json()
-    assert ([question["id"] for question in second["questions"]], second["next_cursor"]) == ([questions[0].id], None)
+    assert [[question["id"] for question in page["questions"]] for page in (first, second)] == [ids[:2], ids[2:]]
+    assert second["next_cursor"] is None
+    (found,) = http.get(path, params={"prefix": ids[1]}).json()["questions"]
+    assert found["id"] == ids[1]
+    assert http.get(path, params={"prefix": "3"}).json()["questions"] == []
+    require_problem(http.get(path, params={"prefix": "\xff"}), 422, "invalid")
     require_problem(http.get(path, params={"cursor": video.id}), 400, "bad-request")
 
 
-def test_streams_do_not_keep_other_requests_waiting(http: httpx.Client, seed: Seed, store: Store) -> None:
-    question = new_question(seed())
-    store.add_question(question)
-    limits = httpx.Limits(max_connections=None)
-    with httpx.Client(base_url=http.base_url, timeout=30, trust_env=False, limits=limits) as crowd:
-        readers = [Reader(crowd, "GET", f"/v1/questions/{question.id}") for _ in range(60)]  # threads for routes: 40
-        wait_until(lambda: store.hot.redis.info("clients")["blocked_clients"] == len(readers))
-        assert http.get(f"/v1/questions/{question.id}").status_code == 200
-        settle(store, question.id, "red")
-        assert {reader.finish()["answer"]["text"] for reader in readers} == {"red"}
+def test_a_flush_hides_the_lists_until_they_are_read_again(http: httpx.Client, seed: Seed, store: Store) -> None:
+    video = seed()
+    question = keep(store, new_question(video))
+    store.state.flushall()
+    for path in ("/v1/videos", f"/v1/videos/{video.id}/questions"):
+        rebuilding = http.get(path)
+        require_problem(rebuilding, 503, "state-rebuilding")
+        assert int(rebuilding.headers["retry-after"]) > 0
+    rebuild_state(store)
+    assert [each["id"] for each in http.get("/v1/videos").json()["videos"]] == [video.id]
+    (found,) = http.get(f"/v1/videos/{video.id}/questions").json()["questions"]
+    assert found["id"] == question.id
 
 
 def test_the_settings_choose_the_fusion_unless_the_question_does(

@@ -7,15 +7,20 @@ import httpx
 import pytest
 
 from configs.settings import Settings
+from jobs.intake import Intake
+from jobs.names import ANSWER, FETCH, INGEST
+from jobs.queues import Queues
+from storage.documents import Problem
 from storage.ids import new_video_id
-from storage.queues import ANSWER, INGEST
 from storage.store import Store
-from tests.api.conftest import JPEG, Seed, new_question, require_problem
+from tests.api.conftest import MODEL, Seed, new_question, require_problem
 
 FILE = b"not yet looked into " * 1000
 
 
-def test_a_url_is_taken_in_and_queued_without_showing_its_secrets(http: httpx.Client, store: Store) -> None:
+def test_a_url_is_taken_in_and_queued_without_showing_its_secrets(
+    http: httpx.Client, store: Store, queues: Queues
+) -> None:
     url = "https://user:secret@example.org:8443/a.mp4?token=secret"
     response = http.post("/v1/videos", json={"url": url, "mode": "keyframes"})
     video = response.json()
@@ -24,9 +29,9 @@ def test_a_url_is_taken_in_and_queued_without_showing_its_secrets(http: httpx.Cl
     assert (video["source"], video["status"]) == ("https://example.org:8443/a.mp4", "queued")
     assert "secret" not in response.text
     assert "location" not in video
-    kept = store.archive.video(video["id"])
+    kept = store.archive.read_video(video["id"])
     assert (kept.location, kept.mode) == (url, "keyframes")
-    assert store.queues.is_live(INGEST, f"ingest-{kept.id}")
+    assert queues.list_live(FETCH, [f"fetch-{kept.id}"])
     assert http.get(response.headers["location"]).json()["id"] == video["id"]
 
 
@@ -56,7 +61,7 @@ def test_what_cannot_be_a_source_is_refused(
     problem = require_problem(http.post("/v1/videos", json=body), status, code)
     if code == "invalid":
         assert problem["errors"][0]["at"].startswith("body")
-    assert store.archive.video_ids() == []
+    assert store.archive.list_video_ids() == []
 
 
 def test_a_path_counts_where_it_really_leads(http: httpx.Client, tmp_path: Path) -> None:
@@ -73,31 +78,94 @@ def test_a_path_counts_where_it_really_leads(http: httpx.Client, tmp_path: Path)
     require_problem(http.post("/v1/videos", json={"path": f"{tmp_path}/ring.mp4"}), 400, "bad-request")
 
 
-def test_an_upload_is_kept_whole_for_ingest(http: httpx.Client, store: Store, settings: Settings) -> None:
+def test_a_video_can_be_given_a_title_and_its_wall_clock(http: httpx.Client) -> None:
+    known = {"title": " The garden ", "recorded_at": "2026-11-21T14:02:00+01:00"}
+    by_url = http.post("/v1/videos", json={"url": "https://example.org/a.mp4", **known})
+    upload = http.post("/v1/videos", files={"file": ("a.mp4", FILE)}, data=known)
+    for response in (by_url, upload):
+        assert response.status_code == 202, response.text
+        video = response.json()
+        assert (video["title"], video["recorded_at"]) == ("The garden", "2026-11-21T13:02:00Z")
+        assert (video["media"], video["progress"]["frames_sampled"]) == ("video", 0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"title": "a\x1b[2J"},
+        {"title": "x" * 201},
+        {"title": ""},
+        {"recorded_at": "2026-11-21T14:02:00"},  # in which time zone?
+        {"recorded_at": "yesterday"},
+        {"recorded_at": "9999-12-31T23:59:59Z"},
+        {"recorded_at": "0001-01-01T00:00:00+23:59"},
+    ],
+)
+def test_a_title_or_clock_that_is_none_is_refused(http: httpx.Client, store: Store, fields: dict[str, str]) -> None:
+    require_problem(http.post("/v1/videos", json={"url": "https://example.org/a", **fields}), 422, "invalid")
+    require_problem(http.post("/v1/videos", files={"file": ("a", FILE)}, data=fields), 422, "invalid")
+    require_problem(http.post("/v1/videos", json={"url": "https://example.org/a", "recorded_at": 5}), 422, "invalid")
+    assert store.archive.list_video_ids() == []
+
+
+def test_an_upload_goes_into_the_archive_so_that_any_host_can_ingest_it(
+    http: httpx.Client, store: Store, settings: Settings, queues: Queues, tmp_path: Path
+) -> None:
     files = {"file": ("../holi\x07days [1].mp4", FILE)}
     response = http.post("/v1/videos", files=files, data={"mode": "keyframes"})
     assert response.status_code == 202, response.text
-    kept = store.archive.video(response.json()["id"])
-    assert Path(kept.location).read_bytes() == FILE
-    assert Path(kept.location).parent == settings.work_dir
-    assert (kept.kind, kept.mode) == ("upload", "keyframes")
+    kept = store.archive.read_video(response.json()["id"])
+    assert store.archive.open_source(kept.id, tmp_path / "copy").read_bytes() == FILE
+    assert queues.list_live(INGEST, [f"ingest-{kept.id}"])
+    assert list(settings.work_dir.iterdir()) == []
+    assert (kept.kind, kept.mode, kept.location, kept.in_archive) == ("upload", "keyframes", "", True)
     assert "/" not in kept.source
     assert kept.source.isprintable()
     assert kept.source.endswith("days [1].mp4")
-    http.delete(f"/v1/videos/{kept.id}")
-    assert list(settings.work_dir.iterdir()) == []
 
 
 def test_the_same_bytes_again_lead_to_the_video_that_has_them(
     http: httpx.Client, store: Store, settings: Settings
 ) -> None:
-    first = store.archive.video(http.post("/v1/videos", files={"file": ("a.mp4", FILE)}).json()["id"])
-    store.archive.claim_content(first)
+    first = http.post("/v1/videos", files={"file": ("a.mp4", FILE)})  # not even looked into yet
     again = http.post("/v1/videos", files={"file": ("b.mp4", FILE)})
-    assert (again.status_code, again.json()["id"]) == (200, first.id)
-    assert again.headers["location"] == f"/v1/videos/{first.id}"
-    assert [path.name for path in settings.work_dir.iterdir()] == [Path(first.location).name]
-    assert http.post("/v1/videos", files={"file": ("b.mp4", FILE + b".")}).status_code == 202
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["location"] == first.headers["location"]
+    other = http.post("/v1/videos", files={"file": ("b.mp4", FILE + b".")})
+    assert other.status_code == 202
+    assert len(store.archive.list_video_ids()) == 2
+    assert list(settings.work_dir.iterdir()) == []
+
+
+def test_an_upload_that_the_archive_cannot_take_leaves_nothing_behind(
+    http: httpx.Client, store: Store, settings: Settings
+) -> None:
+    folder = store.archive.files.local_path("")
+    assert folder is not None
+    folder.mkdir(parents=True)
+    folder.rename(folder.with_name("aside"))
+    folder.write_text("a file where the folder should be")
+    refused = http.post("/v1/videos", files={"file": ("a.mp4", FILE)})
+    require_problem(refused, 503, "archive-unavailable")
+    folder.unlink()
+    assert list(settings.work_dir.iterdir()) == []
+    accepted = http.post("/v1/videos", files={"file": ("a.mp4", FILE)})
+    assert accepted.status_code == 202
+    assert store.archive.list_video_ids() == [accepted.json()["id"]]
+
+
+def test_more_videos_than_set_are_told_to_come_back(http: httpx.Client, settings: Settings) -> None:
+    most = settings.api.max_unsettled_videos
+    for number in range(most):
+        assert http.post("/v1/videos", json={"url": f"https://example.org/{number}"}).status_code == 202
+    for refused in (
+        http.post("/v1/videos", json={"url": "https://example.org/a"}),
+        http.post("/v1/videos", files={"file": ("a.mp4", FILE)}),
+    ):
+        assert "api.max_unsettled_videos" in require_problem(refused, 429, "too-many")["detail"]
+        assert int(refused.headers["retry-after"]) > 0
+    assert list(settings.work_dir.glob("*")) == []
 
 
 def test_a_refused_upload_leaves_nothing_behind(http: httpx.Client, store: Store, settings: Settings) -> None:
@@ -116,7 +184,7 @@ def test_a_refused_upload_leaves_nothing_behind(http: httpx.Client, store: Store
         require_problem(http.post("/v1/videos", content=body, headers={"content-type": kind}), 400, "bad-request")
     bare = http.post("/v1/videos", content=cut, headers={"content-type": "multipart/form-data"})
     require_problem(bare, 400, "bad-request")
-    assert store.archive.video_ids() == []
+    assert store.archive.list_video_ids() == []
     assert list(settings.work_dir.glob("*")) == []
 
 
@@ -142,67 +210,89 @@ def test_the_list_is_paged_newest_first(http: httpx.Client, seed: Seed) -> None:
     require_problem(http.get("/v1/videos", params={"cursor": "../.."}), 400, "bad-request")
 
 
-def test_one_damaged_file_hides_no_other_video(http: httpx.Client, seed: Seed, store: Store) -> None:
-    holder, whole = seed(), seed()
-    copy = seed(frames=0, encoded=0, status="duplicate", duplicate_of=holder.id)
-    store.archive.files.write(f"{holder.id}/video.json", b"{}")
-    videos = http.get("/v1/videos").json()["videos"]
-    assert {video["id"]: video["progress"] is None for video in videos} == {copy.id: True, whole.id: False}
-    require_problem(http.get(f"/v1/videos/{holder.id}"), 404, "not-found")
+def test_a_beginning_of_an_id_finds_the_videos(http: httpx.Client, seed: Seed) -> None:
+    first, second = (seed(frames=0, encoded=0).id for _ in range(2))
+    assert [each["id"] for each in http.get("/v1/videos", params={"prefix": first}).json()["videos"]] == [first]
+    both = http.get("/v1/videos", params={"prefix": first[:8], "limit": 1}).json()
+    rest = http.get("/v1/videos", params={"prefix": first[:8], "cursor": both["next_cursor"]}).json()
+    assert [each["id"] for each in (*both["videos"], *rest["videos"])] == [second, first]
+    assert http.get("/v1/videos", params={"prefix": "1"}).json()["videos"] == []
+    for wrong in ("x", "\xff", "0" * 65):
+        require_problem(http.get("/v1/videos", params={"prefix": wrong}), 422, "invalid")
 
 
-def test_a_video_shows_its_progress_and_segments(http: httpx.Client, seed: Seed) -> None:
-    video = seed(frames=140, encoded=70, status="sampling", frames_sampled=None, frames_expected=200)
-    progress = http.get(f"/v1/videos/{video.id}").json()["progress"]
-    assert [progress[f"frames_{what}"] for what in ("sampled", "expected", "encoded")] == [140, 200, 70]
-    assert (progress["complete"], progress["encoded_until_s"]) == (False, 70.0)
-
-    path = f"/v1/videos/{video.id}/segments"
-    segments = http.get(path).json()["segments"]
-    assert [(s["segment"], s["start_s"], s["end_s"], s["frames_encoded"]) for s in segments] == [
-        (0, 0.0, 64.0, 64),
-        (1, 64.0, 128.0, 6),
-        (2, 128.0, 140.0, 0),
-    ]
-    part = http.get(path, params={"start_s": 64, "end_s": 100}).json()["segments"]
-    assert [s["segment"] for s in part] == [1]
-    require_problem(http.get(path, params={"start_s": 9, "end_s": 9}), 400, "bad-request")
-    for wrong in ("-1", "nan", "inf", "x"):
-        require_problem(http.get(path, params={"start_s": wrong}), 422, "invalid")
+def test_a_document_that_cannot_be_read_says_why(http: httpx.Client, seed: Seed, store: Store) -> None:
+    damaged, newer = seed(frames=0, encoded=0), seed(frames=0, encoded=0)
+    store.archive.files.write(f"{damaged.id}/video.json", b"{}")
+    store.archive.files.write(f"{newer.id}/video.json", b'{"version": 9}')
+    store.state.flushall()
+    assert "video.json" in require_problem(http.get(f"/v1/videos/{damaged.id}"), 500, "file-damaged")["detail"]
+    assert "newer" in require_problem(http.get(f"/v1/videos/{newer.id}"), 409, "newer-version")["detail"]
 
 
-def test_the_frame_nearest_to_a_second_is_served_and_cached(http: httpx.Client, seed: Seed) -> None:
-    video = seed()
+def test_a_video_shows_its_progress(http: httpx.Client, seed: Seed) -> None:
+    video = seed(frames=140, encoded=128, status="sampling", frames_sampled=None, frames_expected=200)
     copy = seed(frames=0, encoded=0, status="duplicate", duplicate_of=video.id)
-    for t_s, index in (("0", 0), ("0.99", 0), ("1", 1), ("66.5", 66), ("70", 69)):
-        response = http.get(f"/v1/videos/{copy.id}/frames/{t_s}.jpg")
-        assert (response.content, response.headers["content-type"]) == (JPEG % index, "image/jpeg")
-    unchanged = http.get(f"/v1/videos/{video.id}/frames/70.jpg", headers={"if-none-match": response.headers["etag"]})
-    assert (unchanged.status_code, unchanged.content) == (304, b"")
-    for nowhere in ("70.1", "-1", "nan", "inf"):
-        require_problem(http.get(f"/v1/videos/{video.id}/frames/{nowhere}.jpg"), 404, "not-found")
-    require_problem(http.get(f"/v1/videos/{video.id}/frames/x.jpg"), 422, "invalid")
+    for each in (video, copy):
+        progress = http.get(f"/v1/videos/{each.id}").json()["progress"]
+        assert [progress[f"frames_{what}"] for what in ("sampled", "expected", "encoded")] == [140, 200, 128]
+        assert (progress["complete"], progress["encoded_until_s"]) == (False, 128.0)
 
 
-def test_deleting_takes_everything_along(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_after_a_flush_progress_is_unknown_until_it_is_counted_again(
+    http: httpx.Client, seed: Seed, store: Store
+) -> None:
     video = seed()
-    question = new_question(video)
-    store.add_question(question)
-    store.queues.ingest(video.id)
+    before = http.get(f"/v1/videos/{video.id}").json()
+    store.state.flushall()
+    assert http.get(f"/v1/videos/{video.id}").json() == before | {"progress": None}
+    store.workers.announce_model(MODEL)
+    store.count_video(video)
+    assert http.get(f"/v1/videos/{video.id}").json()["progress"]["complete"]
+
+
+def test_a_failed_video_is_tried_again_when_asked(http: httpx.Client, seed: Seed, store: Store, queues: Queues) -> None:
+    problem = Problem(code="source-unavailable", message="404: \x1b[2J")
+    video = seed(frames=0, encoded=0, status="failed", frames_sampled=None, problem=problem)
+    assert http.get(f"/v1/videos/{video.id}").json()["problem"]["message"] == r"404: \x1b[2J"
+    again = http.post(f"/v1/videos/{video.id}/retry")
+    assert (again.status_code, again.headers["location"]) == (202, f"/v1/videos/{video.id}")
+    assert (again.json()["status"], again.json()["problem"]) == ("queued", None)
+    assert queues.list_live(FETCH, [f"fetch-{video.id}"])
+    require_problem(http.post(f"/v1/videos/{seed().id}/retry"), 409, "conflict")
+    require_problem(http.post(f"/v1/videos/{new_video_id()}/retry"), 404, "not-found")
+
+
+def test_segments_that_could_not_be_encoded_are_tried_again_when_asked(
+    http: httpx.Client, seed: Seed, store: Store, queues: Queues
+) -> None:
+    video = seed(frames=128, encoded=64)
+    store.coverage.mark_failed(video.id, 1, (1 << 64) - 1, MODEL, "no memory")
+    assert http.get(f"/v1/videos/{video.id}").json()["progress"]["frames_failed"] == 64
+    again = http.post(f"/v1/videos/{video.id}/retry")
+    assert (again.status_code, again.json()["progress"]["frames_failed"]) == (202, 0)
+    assert queues.list_live("encode", [f"encode-{video.id}-1"])
+
+
+def test_deleting_takes_everything_along(
+    http: httpx.Client, seed: Seed, store: Store, intake: Intake, queues: Queues
+) -> None:
+    video = seed()
+    question = intake.add_question(new_question(video))
     copy = seed(frames=0, encoded=0, status="duplicate", duplicate_of=video.id)
     problem = require_problem(http.delete(f"/v1/videos/{video.id}"), 409, "conflict")
     assert copy.id in problem["detail"]
+    assert queues.list_live(ANSWER, [f"answer-{question.id}"])
     for each in (copy, video):
         assert http.delete(f"/v1/videos/{each.id}").status_code == 204
         require_problem(http.delete(f"/v1/videos/{each.id}"), 404, "not-found")
-    assert store.archive.video_ids() == []
-    assert not store.queues.is_live(INGEST, f"ingest-{video.id}")
-    assert not store.queues.is_live(ANSWER, f"answer-{question.id}")
-    assert store.hot.unfinished() == []
-    assert store.answers.cancelled(question.id)  # a reasoner that has it in hand stops
+    assert store.archive.list_video_ids() == []
+    assert http.get("/v1/videos").json()["videos"] == []
+    assert not store.answers.is_wanted(question.id)  # a reasoner that has it in hand stops
+    require_problem(http.get(f"/v1/questions/{question.id}"), 404, "not-found")
 
 
 @pytest.mark.parametrize("video_id", [new_video_id(), "x", "%2e%2e", "..%2fcontents", "contents", "%00", "a" * 3000])
-@pytest.mark.parametrize("rest", ["", "/segments", "/events", "/frames/1.jpg", "/questions"])
+@pytest.mark.parametrize("rest", ["", "/segments", "/events", "/frames/1.jpg", "/frame?at=1", "/source", "/questions"])
 def test_an_id_that_is_none_is_not_found_whatever_it_spells(http: httpx.Client, video_id: str, rest: str) -> None:
     require_problem(http.get(f"/v1/videos/{video_id}{rest}"), 404, "not-found")

@@ -1,0 +1,65 @@
+"""Turns a request into a question that is kept, or says why it cannot be answered."""
+
+from api.context import Service
+from api.moments import find_stretch_s
+from api.problems import TooMany
+from api.schemas import QuestionRequest
+from storage.documents import Options, Question, Video
+from storage.errors import BadRequest, Conflict, NotFound
+from storage.ids import new_question_id
+from storage.store import Store
+
+
+def keep_question(video_id: str, wanted: QuestionRequest, service: Service) -> Question:
+    """The question, kept: queued, or waiting for frames. Raises NotFound, BadRequest, Conflict, TooMany."""
+    settings, store = service.settings, service.store
+    if len(wanted.question) > settings.api.max_question_chars:
+        most = settings.api.max_question_chars
+        raise BadRequest(f"the question is longer than {most} characters (api.max_question_chars)")
+    video = store.read_video(video_id)
+    start_s, end_s = find_stretch_s(video, wanted.start, wanted.end)
+    _require_frames(store, store.read_holder(video_id), start_s, end_s)
+    if wanted.previous_question_id is not None:
+        _require_answered(wanted.previous_question_id, video_id, store)
+    most = settings.api.max_unsettled_questions
+    if service.intake.count_unsettled_questions() >= most:
+        raise TooMany(f"{most} questions wait or are being answered (api.max_unsettled_questions): try again later")
+    question = Question(
+        id=new_question_id(video_id),
+        video_id=video_id,
+        text=wanted.question.strip(),
+        start_s=start_s,
+        end_s=end_s,
+        fusion=wanted.fusion or settings.reasoner.fusion,
+        partial=wanted.partial,
+        options=Options(
+            temperature=wanted.temperature, top_p=wanted.top_p, max_tokens=wanted.max_tokens, seed=wanted.seed
+        ),
+        previous_question_id=wanted.previous_question_id,
+    )
+    return service.intake.add_question(question)
+
+
+def _require_frames(store: Store, holder: Video, start_s: float, end_s: float | None) -> None:
+    """Raises Conflict or BadRequest if no frame will ever be there to ask about."""
+    if end_s is not None and not holder.grid.slots_between(start_s, end_s):
+        raise BadRequest(f"no frame lies between {start_s:g} and {end_s:g} s: ask about a longer stretch")
+    if not holder.settled:
+        return
+    store.count_video(holder)
+    frames = store.coverage.count_sampled(holder.id)
+    if not frames:
+        reason = f"{holder.problem.message} ({holder.problem.code})" if holder.problem else "the video has no frames"
+        raise Conflict(f"there is nothing to ask about: {reason}")
+    if not holder.grid.slots_between(start_s, frames / holder.sample_fps):
+        seconds = frames / holder.sample_fps
+        raise BadRequest(f"start ({start_s:g} s) lies beyond the end: the video has {seconds:g} s of frames")
+
+
+def _require_answered(previous_id: str, video_id: str, store: Store) -> None:
+    try:
+        previous = store.read_question(previous_id)
+    except NotFound as error:
+        raise BadRequest(f"previous_question_id: {error}") from error
+    if previous.video_id != video_id or previous.status != "done":
+        raise BadRequest("previous_question_id must be an answered question about the same video")

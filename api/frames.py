@@ -1,0 +1,144 @@
+"""Routes of what was sampled from a video: segments, pictures, the original of an image."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi.responses import RedirectResponse
+
+from api.context import ServiceNeeded
+from api.description import headers, responses
+from api.moments import TEXT, QueryMoment, end_of, find_second, find_stretch_s
+from api.views import Failure, SegmentList, SegmentView
+from storage.coverage import Covered
+from storage.documents import Video
+from storage.errors import NotFound
+from storage.store import Store
+from storage.text import escape_controls
+from storage.timeline import SEGMENT_SLOTS, locate, segments_of
+
+router = APIRouter(prefix="/v1/videos/{video_id}", tags=["frames"])
+STORAGE = ("file-damaged", "archive-unavailable", "redis-unavailable")
+FOREVER = {"cache-control": "private, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
+KINDS_OF_IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}  # by first bytes
+BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+LAST_SLOT = 2**40  # far beyond any video
+
+Slot = Annotated[int, Path(ge=0, le=LAST_SLOT)]
+IfNoneMatch = Annotated[str | None, Header()]
+
+
+@router.get("/segments", responses=responses("bad-request", "not-found", "invalid", *STORAGE))
+def list_segments(
+    video_id: str, service: ServiceNeeded, start: QueryMoment = None, end: QueryMoment = None
+) -> SegmentList:
+    """The segments that overlap a stretch."""
+    store = service.store
+    video, holder = store.read_video(video_id), store.read_holder(video_id)
+    start_s, end_s = find_stretch_s(video, start, end)
+    store.count_video(holder)
+    last_s = holder.grid.segment_start_s(store.coverage.count_segments(holder.id))
+    slots = holder.grid.slots_between(start_s, last_s if end_s is None else min(end_s, last_s))
+    covered = store.read_coverage(holder, segments_of(slots), store.workers.read_model())
+    return SegmentList(segments=[_view(video, segment, covered) for segment in sorted(covered.sampled)])
+
+
+@router.head("/frames/{slot}.jpg", include_in_schema=False)
+@router.get(
+    "/frames/{slot}.jpg",
+    responses={
+        200: {"content": {"image/jpeg": BINARY}, "description": "The picture", "headers": headers("ETag")},
+        304: {"description": "As in If-None-Match"},
+        **responses("not-found", "invalid", *STORAGE),
+    },
+    response_class=Response,
+)
+def read_frame(
+    video_id: str,
+    slot: Slot,
+    service: ServiceNeeded,
+    kind: Annotated[Literal["view", "model"], Query(description="For people, or as the model sees it.")] = "view",
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """The frame in a slot. `view` is the model's picture if there is none for people."""
+    holder = service.store.read_holder(video_id)
+    etag = f'"{holder.id}-{slot}-{kind}"'  # a segment is written once
+    if _is_known(etag, if_none_match):
+        return Response(status_code=304, headers={**FOREVER, "etag": etag})
+    segment, place = locate(slot)
+    with service.store.archive.open_segment(holder.id, segment) as reader:
+        found = kind if kind == "model" or reader.has(kind, place) else "model"
+        picture = reader.read_picture(found, place)
+    return Response(picture, media_type="image/jpeg", headers={**FOREVER, "etag": etag})
+
+
+@router.get(
+    "/frame",
+    status_code=307,
+    responses={
+        307: {"description": "Where the picture is", "headers": headers("Location")},
+        **responses("bad-request", "not-found", "invalid", *STORAGE),
+    },
+    response_class=RedirectResponse,
+)
+def find_frame(
+    video_id: str, service: ServiceNeeded, at: Annotated[str, Query(max_length=64, description=TEXT)]
+) -> RedirectResponse:
+    """Leads to the picture on display at a time."""
+    store = service.store
+    t_s = find_second(store.read_video(video_id), at, "at")
+    slot = _find_slot(store, store.read_holder(video_id), t_s)
+    return RedirectResponse(f"/v1/videos/{video_id}/frames/{slot}.jpg", 307)
+
+
+@router.head("/source", include_in_schema=False)
+@router.get(
+    "/source",
+    responses={
+        200: {"content": dict.fromkeys(KINDS_OF_IMAGES.values(), BINARY), "description": "The image"},
+        **responses("not-found", *STORAGE),
+    },
+    response_class=Response,
+)
+def read_source(video_id: str, service: ServiceNeeded) -> Response:
+    """The bytes that were submitted; kept of images only."""
+    holder = service.store.read_holder(video_id)
+    if holder.media != "image":
+        raise NotFound(f"the source of {video_id} is not kept: only those of images are")
+    content = service.store.archive.read_source(holder.id)
+    kind = next((kind for start, kind in KINDS_OF_IMAGES.items() if content.startswith(start)), None)
+    return Response(content, media_type=kind or "application/octet-stream", headers=FOREVER)
+
+
+def _view(video: Video, segment: int, covered: Covered) -> SegmentView:
+    grid, mask = video.grid, covered.sampled[segment]
+    start_s = grid.segment_start_s(segment)
+    end_s = end_of(grid, segment * SEGMENT_SLOTS + mask.bit_length() - 1)
+    reason = covered.failed.get(segment)
+    return SegmentView(
+        segment=segment,
+        start_s=start_s,
+        end_s=end_s,
+        start_at=grid.clock(start_s),
+        end_at=grid.clock(end_s),
+        frames=mask.bit_count(),
+        mask=f"{mask:016x}",
+        encoded=segment in covered.encoded,
+        problem=None if reason is None else Failure(code="not-encoded", message=escape_controls(reason)),
+    )
+
+
+def _find_slot(store: Store, holder: Video, t_s: float) -> int:
+    """The slot on display at `t_s`; at the very end, the last one. Raises NotFound."""
+    slot = holder.grid.slot_at(t_s)
+    last = slot - 1 if slot > 0 and end_of(holder.grid, slot - 1) >= t_s else slot
+    for candidate in (slot, last):
+        segment, place = locate(max(candidate, 0))
+        covered = store.read_coverage(holder, range(segment, segment + 1), store.workers.read_model())
+        if candidate >= 0 and covered.sampled.get(segment, 0) >> place & 1:
+            return candidate
+    raise NotFound(f"no frame at {t_s:g} s: see /v1/videos/{holder.id}/segments for what there is")
+
+
+def _is_known(etag: str, if_none_match: str | None) -> bool:
+    known = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    return etag in known or "*" in known

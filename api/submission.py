@@ -1,0 +1,86 @@
+"""Takes videos in: by address or path, or as an upload, which the archive keeps until it is ingested."""
+
+import json
+import logging
+from pathlib import Path
+
+from anyio.to_thread import run_sync
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from api.context import Service
+from api.disk import require_free_disk
+from api.problems import TooMany
+from api.schemas import UploadFields, VideoRequest
+from api.sources import from_request, from_upload
+from api.uploads import receive, upload_slot
+from storage.documents import Video
+from storage.errors import LongwatchError
+from storage.ids import new_video_id
+
+log = logging.getLogger(__name__)
+
+
+def require_room(service: Service) -> None:
+    """Raises TooMany, DiskFull, RedisUnavailable: nothing is taken in that could not be queued or worked on."""
+    most = service.settings.api.max_unsettled_videos
+    if service.intake.count_unsettled_videos() >= most:
+        raise TooMany(f"{most} videos are queued or in work (api.max_unsettled_videos): wait until some are ready")
+    require_free_disk(service.settings.data_dir, service.settings.api)
+
+
+async def take_request(request: Request, service: Service) -> Video:
+    """The new video of a JSON body. Raises RequestValidationError, and as `from_request`."""
+    try:
+        wanted = VideoRequest.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise _invalid(error) from error
+    video = await run_sync(from_request, wanted, service.settings)
+    await run_sync(service.intake.add_video, video)
+    return video
+
+
+async def take_upload(request: Request, service: Service) -> tuple[Video, bool]:
+    """The video of a form with a file, and whether it is new: its content may be there already.
+
+    Raises RequestValidationError, and as `receive`.
+    """
+    video_id = new_video_id()
+    path = service.settings.work_file(video_id)
+    with upload_slot(service.uploads):
+        upload = await receive(request, path, service.settings.api)
+    try:
+        fields = UploadFields.model_validate_json(json.dumps(upload.fields))
+        video = from_upload(video_id, upload, fields, service.settings)
+        return await run_sync(_keep, video, path, service)
+    except ValidationError as error:
+        raise _invalid(error) from error
+    finally:
+        path.unlink(missing_ok=True)  # by then the archive holds it, or nobody wants it
+
+
+def _keep(video: Video, path: Path, service: Service) -> tuple[Video, bool]:
+    known = service.intake.claim_upload(video)
+    if known is not None:
+        return known, False
+    try:
+        service.store.archive.put_source(video.id, path)
+        service.intake.add_video(video)
+    except LongwatchError:
+        _withdraw(video, service)
+        raise
+    return video, True
+
+
+def _withdraw(video: Video, service: Service) -> None:
+    """Removes what was kept of a video that could not be taken in: its client was told so."""
+    try:
+        service.store.delete_video(video.id)
+    except LongwatchError as error:
+        log.warning("what was received of %s stays until the archive is swept: %s", video.id, error)
+
+
+def _invalid(error: ValidationError) -> RequestValidationError:
+    found = error.errors(include_context=False)
+    return RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in found])

@@ -1,0 +1,185 @@
+"""What comes out of the API, and what is looked up for it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, Field
+
+from api import examples
+from api.schemas import SamplingMode, shown
+from storage.documents import Answer, FusionMode, Options, Progress, Question, QuestionStatus, Video, VideoStatus
+from storage.store import Store
+from storage.stretch import Stretch, find_stretch
+from storage.text import escape_controls
+
+Shown = TypeVar("Shown", Video, Question)
+
+
+class Failure(BaseModel):
+    """Why something failed: a stable code, and what to do."""
+
+    code: str
+    message: str
+
+
+class VideoView(BaseModel):
+    """A video as the API shows it: without where it was fetched from, which may hold a password."""
+
+    model_config = shown(examples.VIDEO)
+
+    id: str
+    kind: Literal["url", "path", "upload"]
+    media: Literal["video", "image"]
+    source: str
+    title: str | None
+    status: VideoStatus
+    created_at: datetime
+    recorded_at: datetime | None
+    sample_fps: float
+    mode: SamplingMode
+    duration_s: float | None
+    width_px: int | None
+    height_px: int | None
+    source_fps: float | None
+    codec: str | None
+    duplicate_of: str | None
+    truncated: str | None
+    problem: Failure | None
+    progress: Progress | None = Field(description="Empty while it is being counted anew.")
+
+
+class VideoPage(BaseModel):
+    """Videos, newest first; `next_cursor` leads to the next page."""
+
+    videos: list[VideoView]
+    next_cursor: str | None
+
+
+class SegmentView(BaseModel):
+    """Up to 64 frames of a video."""
+
+    segment: int
+    start_s: float
+    end_s: float
+    start_at: datetime | None
+    end_at: datetime | None
+    frames: int
+    mask: str = Field(pattern="^[0-9a-f]{16}$", description="Bit i is set if slot i of the segment has a frame.")
+    encoded: bool
+    problem: Failure | None
+
+
+class SegmentList(BaseModel):
+    """Segments in the order of time."""
+
+    segments: list[SegmentView]
+
+
+class Waiting(BaseModel):
+    """What a question waits for."""
+
+    awaited: Literal["frames", "encoder"] = Field(
+        serialization_alias="for", description="frames: its stretch is not encoded yet. encoder: no encoder is alive."
+    )
+    frames_encoded: int
+    frames_expected: int | None
+
+
+class QuestionView(BaseModel):
+    """A question, and its answer once there is one."""
+
+    model_config = shown(examples.QUESTION)
+
+    id: str
+    video_id: str
+    question: str
+    start_s: float
+    end_s: float | None
+    start_at: datetime | None
+    end_at: datetime | None
+    fusion: FusionMode
+    partial: bool
+    options: Options
+    status: QuestionStatus
+    waiting: Waiting | None
+    created_at: datetime
+    previous_question_id: str | None
+    answer: Answer | None
+    problem: Failure | None
+
+
+class QuestionPage(BaseModel):
+    """Questions, newest first; `next_cursor` leads to the next page."""
+
+    questions: list[QuestionView]
+    next_cursor: str | None
+
+
+class Health(BaseModel):
+    """What works."""
+
+    status: Literal["ok"] = "ok"
+    workers: dict[str, int] = Field(default_factory=dict, description="Live workers of each kind.")
+    notes: list[str] = Field(default_factory=list, description="What works, yet needs a look.")
+
+
+def view_videos(store: Store, videos: Sequence[Video]) -> list[VideoView]:
+    """The views of videos, their progress by one look."""
+    shown_fields = set(VideoView.model_fields)
+    return [
+        VideoView.model_validate(_safe(video).model_dump(include=shown_fields) | {"progress": progress})
+        for video, progress in zip(videos, store.read_progress(videos), strict=True)
+    ]
+
+
+def as_json(view: BaseModel) -> str:
+    """The view as it is sent."""
+    return view.model_dump_json(by_alias=True)
+
+
+def view_question(store: Store, question: Question, video: Video | None = None) -> QuestionView:
+    """The view of a question about `video`, which is looked up unless it is given."""
+    video = video or store.read_video(question.video_id)
+    more = {
+        "question": question.text,
+        "start_at": video.grid.clock(question.start_s),
+        "end_at": None if question.end_s is None else video.grid.clock(question.end_s),
+        "waiting": _find_waiting(store, question) if question.status == "waiting" else None,
+    }
+    return QuestionView.model_validate(_safe(question).model_dump(include=set(QuestionView.model_fields)) | more)
+
+
+def _find_waiting(store: Store, question: Question) -> Waiting:
+    holder = store.read_holder(question.video_id)
+    stretch = find_stretch(store, question, holder, store.workers.read_model())
+    encoded = sum(mask.bit_count() for mask in stretch.masks.values())
+    ready = stretch.is_ready(partial=question.partial)
+    return Waiting(
+        awaited="encoder" if ready else "frames",
+        frames_encoded=encoded,
+        frames_expected=_expected_frames(question, stretch),
+    )
+
+
+def _expected_frames(question: Question, stretch: Stretch) -> int | None:
+    """Frames of the stretch in the end; None while the length of the video is not known."""
+    holder = stretch.holder
+    total = holder.frames_expected if holder.frames_sampled is None else holder.frames_sampled
+    if question.end_s is None and total is None:
+        return None
+    slots = stretch.slots
+    if question.end_s is None or (total is not None and total < slots.stop):
+        slots = range(slots.start, total or 0)
+    return len(slots)
+
+
+def _safe(document: Shown) -> Shown:
+    """The document with what may quote a server or a file spelled out, if it could steer a terminal."""
+    changes: dict[str, object] = {}
+    if document.problem is not None:
+        message = escape_controls(document.problem.message)
+        changes["problem"] = document.problem.model_copy(update={"message": message})
+    if isinstance(document, Video) and document.truncated is not None:
+        changes["truncated"] = escape_controls(document.truncated)
+    return document.model_copy(update=changes)
