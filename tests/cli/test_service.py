@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,36 @@ CLIP = ROOT / "demo" / "safari.mp4"
 Say = Callable[..., str]
 
 
-@pytest.fixture
-def config(folder: Path) -> Path:
-    """The bundled settings, in a folder of their own."""
-    with socket.socket() as free:
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """The bundled settings in a folder of their own, and everything as `up` starts it."""
+    with tempfile.TemporaryDirectory(prefix="lw") as name, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    values = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())
-    path = folder / "test.yaml"
-    path.write_text(yaml.safe_dump(values | {"data_dir": str(folder / "data"), "api": {"port": port}}))
-    return path
+        free.close()
+        values = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())
+        config = Path(name) / "test.yaml"
+        config.write_text(yaml.safe_dump(values | {"data_dir": f"{name}/data", "api": {"port": port}}))
+        process = spawn(config, "up", start_new_session=True)
+        try:
+            wait_until(lambda: spawn_and_wait(config, "doctor")[0] == 0 or process.poll() is not None, step_s=1)
+            assert process.poll() is None
+            yield config, process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
 
 
 @pytest.fixture
-def service(config: Path) -> Iterator[subprocess.Popen[str]]:
-    """Everything, as `up` starts it."""
-    process = spawn(config, "up", start_new_session=True)
-    try:
-        wait_until(lambda: spawn_and_wait(config, "doctor")[0] == 0 or process.poll() is not None, step_s=1)
-        assert process.poll() is None
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+def config(running: tuple[Path, subprocess.Popen[str]]) -> Path:
+    """The service's settings."""
+    return running[0]
+
+
+@pytest.fixture
+def service(running: tuple[Path, subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    """The process of `up`."""
+    return running[1]
 
 
 def spawn_and_wait(config: Path, *words: str) -> tuple[int, str, str]:
