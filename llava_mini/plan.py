@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from configs.loading import SettingsError, load_settings
-from configs.places import CONFIGS
+from configs.places import CONFIGS, HUB
 from configs.settings import Settings
 from llava_mini.checkpoint import Checkpoint
 from llava_mini.config import LlavaMiniConfig
@@ -163,7 +163,7 @@ def find_subject(name: str) -> tuple[LlavaMiniConfig, Settings]:
         return SHAPES[name](), assumed
     settings = load_settings(name)
     checkpoint = settings.model.checkpoint
-    released = RELEASED.get(checkpoint)
+    released = RELEASED.get(checkpoint.removeprefix(HUB))
     return released() if released else Checkpoint(checkpoint).config.with_attention("eager"), settings
 
 
