@@ -113,6 +113,8 @@ class Client:
                 f"no service answers at {self.base_url} ({error}); start it with `longwatch up`, "
                 "or say where it is with --api-url"
             ) from error
+        except httpx.TimeoutException as error:
+            raise Unreachable(f"the service at {self.base_url} does not answer in time; its log says why") from error
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"the service at {self.base_url} broke off ({error or type(error).__name__}); its log says why"
