@@ -45,8 +45,9 @@ lock:  ## Resolve every package anew, except PyTorch (constraints/torch.txt), an
 lock-cuda:  ## After `make lock`, if pip finds a CUDA build of PyTorch: pin what that brings along, in constraints/cuda.txt
 	rm -rf data/lock
 	$(call environment,data/lock,constraints/cpu.txt)
+	data/lock/$(call PIP_INSTALL,,constraints/cpu.txt) bitsandbytes
 	$(FREEZE) > data/lock/pins
-	( echo "# What a CUDA build of PyTorch brings along, as make lock-cuda resolved it $(RESOLVED)."; \
+	( echo "# What a CUDA build of PyTorch brings along, and bitsandbytes, as make lock-cuda resolved it $(RESOLVED)."; \
 	  echo '-c cpu.txt'; \
 	  grep -vxFf constraints/cpu.txt data/lock/pins | grep -v '^torch==' ) > constraints/cuda.txt
 

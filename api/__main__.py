@@ -8,6 +8,7 @@ import uvicorn
 from api.app import create_app
 from api.connections import ACCEPTED_AT_ONCE, server_config
 from configs.loading import settings_from_command_line
+from configs.privacy import keep_files_private
 from configs.settings import Settings
 from storage.store import Store
 
@@ -17,6 +18,7 @@ OTHER_FILES = 2 * ACCEPTED_AT_ONCE  # what comes while what makes room is not cl
 
 def run(settings: Settings) -> None:
     """Serves until told to stop by a signal."""
+    keep_files_private(settings.data_dir)
     raise_file_limit(settings.api.max_connections * FILES_A_CONNECTION + OTHER_FILES)
     server = uvicorn.Server(server_config(create_app(settings, Store.open(settings)), settings.api))
     with suppress(KeyboardInterrupt):  # which the server sends itself again once it has stopped

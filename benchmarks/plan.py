@@ -1,18 +1,16 @@
 """Operations and memory of the real models, beside the figures of the paper and of the design."""
 
-from dataclasses import asdict
-
-import torch
+from dataclasses import asdict, replace
 
 from benchmarks.report import write_json
 from llava_mini.cost import Flops, llava_flops, our_flops, plain_flops
-from llava_mini.plan import TEXT_TOKENS, format_plan, plan
+from llava_mini.plan import GIB, TEXT_TOKENS, Load, find_subject, format_plan, plan
 from llava_mini.quantize import WEIGHTS
 from llava_mini.shapes import SHAPES, llava_mini_7b
 from llava_mini.tables import table
 
 TERA = 1e12
-GPU_GB, BATCH_FRAMES = 24.0, 32
+GPU_GIB = 24
 # TFLOP, 7B at 336 px. Totals: paper, Table 7. Parts: docs/design.md, costs.
 PAPER_TOTALS = {"LLaVA-1.5": 8.55, "LLaVA-Mini": 1.96}
 DESIGN_PARTS = {"tower": 0.38, "projection": 0.024, "prefusion": 1.03, "language": 0.57}
@@ -32,16 +30,16 @@ def main() -> None:
     totals = [_total("LLaVA-1.5", llava, None), _total("LLaVA-Mini", mini, here)]
     print(table(["total", "paper", "design", "counted", "off the paper", "here"], totals) + "\n")
     plans: dict[str, object] = {}
-    for name, shape in SHAPES.items():
-        print(f"== {name}\n{format_plan(GPU_GB, shape(), torch.bfloat16, BATCH_FRAMES)}\n")
-        plans[name] = [
-            asdict(plan(GPU_GB, shape(), dtype=torch.bfloat16, weights=weights, batch_frames=BATCH_FRAMES))
-            for weights in WEIGHTS
-        ]
+    for name in SHAPES:
+        shape, settings = find_subject(name)
+        load = Load.of(settings)
+        print(f"== {name}\n{format_plan(GPU_GIB, shape, load)}\n")
+        counted_memory = [plan(GPU_GIB * GIB, shape, replace(load, weights=weights)) for weights in WEIGHTS]
+        plans[name] = [{**asdict(p), "load": {**asdict(p.load), "dtype": str(p.load.dtype)}} for p in counted_memory]
     counted = {"LLaVA-1.5": llava, "LLaVA-Mini, public manner": mini, "LLaVA-Mini, here": here}
     flops = {name: {**asdict(value), "total": value.total} for name, value in counted.items()}
     paper = {"paper_tflop": PAPER_TOTALS, "design_tflop": {"parts": DESIGN_PARTS, "totals": DESIGN_TOTALS}}
-    write_json("plan", {**paper, "flops_7b": flops, "gpu_gb": GPU_GB, "memory": plans})
+    write_json("plan", {**paper, "flops_7b": flops, "gpu_gib": GPU_GIB, "memory": plans})
 
 
 def _total(name: str, counted: Flops, here: Flops | None) -> list[str]:

@@ -8,8 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
-from api import show
-from api.client import Client, ServiceError
+from cli import show
+from cli.client import Client
+from cli.errors import ServiceError
+from cli.times import format_time
+from cli.videos import wait_for_video
 from demo.media import REAL_FILE, WORLD_FILE, dozen, prepare, served
 from demo.service import running
 
@@ -25,7 +28,7 @@ KNOWS = (
 
 
 def main() -> None:
-    """The command line; exits with 1 where too few answers are right."""
+    """The command line; exits with 1 if too few answers are right."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the service up")
     options = parser.parse_args()
@@ -55,28 +58,26 @@ def submit(client: Client, url: str) -> str:
     """Submits a video and shows its progress to the end; its id."""
     video_id = str(client.call("POST", "/v1/videos", json={"url": url})["id"])
     show.console.print(f"submitted {url}: {video_id}")
-    last = show.progress(json.loads(data) for _, data in client.events("GET", f"/v1/videos/{video_id}/events"))
-    if last["problem"]:
-        raise ServiceError(last["problem"]["message"])
+    wait_for_video(client, video_id)
     return video_id
 
 
 def examined(client: Client, video_id: str, questions: list[Any]) -> tuple[Table, int]:
     """Asks every question, streaming its answer; the table beside the truth, and how many are right."""
-    columns = ("stretch", "question", "answer", "truth", "right?", "evidence s", "first token ms", "frames", "fusion")
+    columns = ("stretch", "question", "answer", "truth", "right?", "evidence", "first token ms", "frames", "fusion")
     table, right = Table(*columns, box=None), 0
     for start_s, end_s, question in questions:
-        asked = streamed(client, video_id, {"question": question.text, "start_s": start_s, "end_s": end_s})
+        asked = streamed(client, video_id, {"question": question.text, "start": start_s, "end": end_s})
         answer = asked["answer"]
         fine = answer["text"].strip() == question.answer
         right += fine
         table.add_row(
-            f"{start_s}-{end_s} s",
+            f"{format_time(start_s)} to {format_time(end_s)}",
             question.text,
             answer["text"],
             question.answer,
             "yes" if fine else "NO",
-            " ".join(f"{item['t_s']:g}" for item in answer["evidence"]),
+            " ".join(format_time(item["t_s"]) for item in answer["evidence"]),
             f"{answer['timings']['first_token_s'] * 1000:.0f}",
             str(answer["frames"]),
             f"{answer['fusion']} {answer['fusion_frames']}",

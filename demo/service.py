@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from api.client import Client, ServiceError
+from cli.client import Client
+from cli.errors import ServiceError
 
 READY_WITHIN_S = 120.0
 STOP_WITHIN_S = 20.0
@@ -27,7 +28,7 @@ def running(data_dir: Path, keep: bool) -> Iterator[tuple[Client, str]]:
         "LONGWATCH_API__PORT": str(port),
         "LONGWATCH_INGEST__ALLOWED_PRIVATE_HOSTS": '["127.0.0.1"]',
     }
-    process = subprocess.Popen([sys.executable, "-m", "api.cli", "up"], env=environment, start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-m", "cli", "up"], env=environment, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     finished = False
     try:
@@ -45,12 +46,11 @@ def _wait_ready(client: Client, process: subprocess.Popen[bytes], data_dir: Path
     deadline = time.monotonic() + READY_WITHIN_S
     while True:
         try:
-            client.call("GET", "/readyz")
+            lacking = "; ".join(client.missing_parts().values())
         except ServiceError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise ServiceError(
-                    f"the service does not come up ({error}); its logs are in {data_dir / 'logs'}"
-                ) from error
-            time.sleep(0.3)
-        else:
+            lacking = str(error)
+        if not lacking:
             return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise ServiceError(f"the service does not come up ({lacking}); its logs are in {data_dir / 'logs'}")
+        time.sleep(0.3)

@@ -3,6 +3,7 @@
 import torch
 
 from configs.loading import settings_from_command_line
+from configs.privacy import keep_files_private
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder
 from encoder_worker.jobs import EncoderJobs
@@ -31,6 +32,7 @@ def load_encoder(settings: Settings) -> Encoder:
 
 def run(settings: Settings) -> None:
     """Works on the queues until told to stop by a signal; questions go before segments, and one thread is theirs."""
+    keep_files_private(settings.data_dir)
     if settings.encoder.threads:
         torch.set_num_threads(settings.encoder.threads)
     store = Store.open(settings)

@@ -1,6 +1,7 @@
 """The ingest worker process: `python -m ingest`."""
 
 from configs.loading import settings_from_command_line
+from configs.privacy import keep_files_private
 from configs.settings import Settings
 from ingest.jobs import IngestJobs
 from jobs.names import FETCH, INGEST
@@ -11,6 +12,7 @@ from storage.store import Store
 
 def run(settings: Settings) -> None:
     """Works until told to stop by a signal. Downloads have threads of their own: a slow server holds up no sampling."""
+    keep_files_private(settings.data_dir)
     store = Store.open(settings)
     jobs = IngestJobs(settings, store)
     jobs.sweep()

@@ -100,7 +100,7 @@ def _from_hub(hub_id: str, patterns: Sequence[str]) -> Path:
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file; empty where the folder holds no weights."""
+    """Tensor name -> file; empty if the folder holds no weights."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.exists():
         names = read_json(index).get("weight_map")

@@ -34,7 +34,7 @@ class Compressor(nn.Module):
         """(F,P,V) -> tokens (F,C,V) and their attention, mean over heads (F,C,P)."""
         F_, P, V = features.shape
         C = self.query.shape[0]
-        positions = resized(self.pos_embed, math.isqrt(P)).to(features.dtype)
+        positions = resize(self.pos_embed, math.isqrt(P)).to(features.dtype)
         values = self.ln_kv(features)
         weights, biases = self.attn.in_proj_weight.chunk(3), self.attn.in_proj_bias.chunk(3)
         q = F.linear(self.ln_q(self.query) + self.pos_embed, weights[0], biases[0])  # (C,V)
@@ -48,7 +48,7 @@ class Compressor(nn.Module):
         return self.attn.out_proj(tokens), attention.mean(dim=1)
 
 
-def resized(table: Tensor, side: int) -> Tensor:
+def resize(table: Tensor, side: int) -> Tensor:
     """A square table of positions (C,V), resized bicubically to (side*side,V), as the public implementation does."""
     own = math.isqrt(table.shape[0])
     if own == side:

@@ -12,7 +12,7 @@ from llava_mini.errors import CheckpointError
 
 FEATURE_LAYER = -2  # penultimate CLIP layer: paper 5.1; `mm_vision_select_layer` of the released configuration
 FRAME_SIDE_PX = 336  # the public code squeezes video frames to this, whatever the tower reads (SEMANTICS.md, item 8)
-# What this package implements, where the released configuration could say something else.
+# What this package implements; a configuration could say something else.
 IMPLEMENTED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
 ASPECTS = ("square", "pad")  # of single images: cut to the centre, or padded
 

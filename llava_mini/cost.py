@@ -14,6 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from llava_mini.config import LlavaMiniConfig
+from llava_mini.language_half import PREFILL_POSITIONS, SCORE_CELLS, cache_bytes_per_position
+from llava_mini.prefusion import MASK_CELLS, TEXT_ROWS
 from llava_mini.quantize import Weights
 from llava_mini.vision import VisionTower
 from llava_mini.vision_half import VisionHalf
@@ -42,13 +44,14 @@ class Flops:
 
 @dataclass(frozen=True)
 class ByteCosts:
-    """Bytes a model takes on a device, by what needs them."""
+    """Bytes a model takes on a device, by what needs them. Activations are estimates: the widest layer's tensors."""
 
     vision_weights: int
     language_weights: int
+    encode_batch: int  # while a batch of frames is encoded and fused with a text, at the peak
+    prefill: int  # activations and scores of the LLM, which runs so many positions at once at most
     cache_per_position: int  # keys and values in the LLM
-    prefill_per_position: int  # activations while a prefix is run, at their peak
-    encode_per_frame: int  # activations while a batch of frames is encoded, at their peak
+    copy_per_position: int  # of one layer's keys and values while they grow and are repeated for their heads; the mask
     token_per_frame: int  # compressed tokens in a record (float16)
 
 
@@ -96,28 +99,47 @@ def our_flops(config: LlavaMiniConfig, text_tokens: int) -> Flops:
     )
 
 
-def byte_costs(config: LlavaMiniConfig, dtype: torch.dtype, weights: Weights, text_tokens: int) -> ByteCosts:
-    """Bytes by purpose, with `text_tokens` fused with every frame.
-
-    Activations are estimates: the widest layer's tensors that live at one time.
-    """
+def byte_costs(
+    config: LlavaMiniConfig, dtype: torch.dtype, weights: Weights, *, batch_frames: int, text_tokens: int
+) -> ByteCosts:
+    """Bytes by purpose, with a text of `text_tokens` fused with every frame of a batch."""
     with META:
         half, llm = VisionHalf(config), LlamaForCausalLM(config.text)
     text: Any = config.text  # transformers types its sizes as optional, and fills them in
-    size, heads = dtype.itemsize, text.num_key_value_heads * text.head_dim
-    # Within a layer's MLP: residual, normed and output rows, gate, up and their product.
-    layer_row = 3 * config.hidden_size + 3 * text.intermediate_size
-    patches = config.pictures * config.patches
-    rows = patches + config.tokens_per_frame + text_tokens
-    kept = patches * (config.vision.hidden_size + config.hidden_size)  # features, and the same projected
+    size, width = dtype.itemsize, text.head_dim
+    scores = SCORE_CELLS * (size + 2 * torch.float32.itemsize)  # as multiplied, scaled in float32, and as weights
     return ByteCosts(
         vision_weights=_parameters(half) * size,
         language_weights=_language_bytes(llm, size, weights),
-        cache_per_position=2 * text.num_hidden_layers * heads * size,
-        prefill_per_position=layer_row * size,
-        encode_per_frame=(rows * layer_row + kept) * size,
+        encode_batch=_encode_bytes(config, size, batch_frames, text_tokens),
+        prefill=PREFILL_POSITIONS * _layer_row(config) * size + scores,
+        cache_per_position=cache_bytes_per_position(config.text, dtype),
+        copy_per_position=2 * (text.num_attention_heads + text.num_key_value_heads) * width * size
+        + PREFILL_POSITIONS * (torch.bool.itemsize + size),
         token_per_frame=config.tokens_per_frame * config.hidden_size * torch.float16.itemsize,
     )
+
+
+def _encode_bytes(config: LlavaMiniConfig, size: int, frames: int, text_tokens: int) -> int:
+    """Features and what is kept of the pictures for the texts; then the wider of the two passes (`PreFusion`)."""
+    text: Any = config.text
+    patches = config.pictures * config.patches
+    rows = patches + config.tokens_per_frame
+    seen_row = 2 * text.num_key_value_heads * text.head_dim  # keys and values in one layer
+    kept = patches * (config.vision.hidden_size + config.hidden_size) + text_tokens * config.hidden_size
+    kept += config.prefusion_layers * rows * seen_row
+    several = min(frames, max(TEXT_ROWS // text_tokens, 1))  # frames of one pass over the text
+    joined = rows + text_tokens
+    group = text.num_attention_heads // text.num_key_value_heads
+    widest = max(frames * rows * _layer_row(config), several * (text_tokens * _layer_row(config) + joined * seen_row))
+    masks = 2 * min(group * max(rows, text_tokens) * joined, MASK_CELLS)  # in bits, repeated and as numbers
+    return int(frames * kept + widest + masks) * size
+
+
+def _layer_row(config: LlavaMiniConfig) -> int:
+    """Numbers a row takes within a layer's MLP: input, queries, attended, residual and normed; gate, up, product."""
+    text: Any = config.text
+    return int(5 * config.hidden_size + 3 * text.intermediate_size)
 
 
 def _language_bytes(llm: LlamaForCausalLM, size: int, weights: Weights) -> int:

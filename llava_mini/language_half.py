@@ -12,8 +12,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from llava_mini.errors import InputError
 
-PREFILL_POSITIONS = 2048  # run at once; with the 8B model's widths (110 kB a position) that is 0.23 GB
-SCORE_CELLS = 2**25  # of the scores of one call, over all heads: 128 MB in float32
+PREFILL_POSITIONS = 2048  # run at once; with the 8B model's widths (127 kB a position) that is 0.26 GB
+SCORE_CELLS = 2**24  # of the scores of one call, over all heads: 64 MB in float32
 
 
 class LanguageHalf:

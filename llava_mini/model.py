@@ -17,7 +17,7 @@ from llava_mini.loading import load_embeddings, load_language, load_vision
 from llava_mini.placement import Attention, resolve_attention, resolve_device, resolve_dtype
 from llava_mini.preprocess import Pictures, Preprocessor
 from llava_mini.prompt import IMAGE_TOKEN_ID
-from llava_mini.quantize import Weights, quantized
+from llava_mini.quantize import Weights, quantize
 from llava_mini.vision_half import Stages, VisionHalf
 
 Part = Literal["vision", "language"]
@@ -36,7 +36,7 @@ class LlavaMini:
 
     fingerprint   identity of the checkpoint, the same for each half
     config        its shapes
-    language      the LLM (raises PartMissing where it was not loaded)
+    language      the LLM (raises PartMissing if it was not loaded)
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LlavaMini:
     ) -> "LlavaMini":
         """Loads the chosen parts; the other half's tensors are not read, but for the text embeddings.
 
-        `device` "auto" takes CUDA where there is one. Raises CheckpointError, DeviceError.
+        `device` "auto" takes CUDA if there is a GPU. Raises CheckpointError, DeviceError.
         """
         kind, place = resolve_dtype(dtype), resolve_device(device)
         chosen = resolve_attention(attention, place, kind)
@@ -79,7 +79,7 @@ class LlavaMini:
         language = None
         if "language" in parts:
             llm = load_language(checkpoint, kind, chosen, embeddings)
-            language = LanguageHalf(quantized(llm, language_weights, place))
+            language = LanguageHalf(quantize(llm, language_weights, place))
         return cls(checkpoint, vision, language, embeddings, place)
 
     @property
@@ -133,7 +133,7 @@ class LlavaMini:
 
         All texts share one pass over a frame's patches. Raises InputError, and NonFinite naming the frames at fault.
         """
-        batches = [(tokens, fused) for tokens, fused in self._batches(pixel_values, texts, batch_frames)]
+        batches = [(tokens, fused) for tokens, fused in self._encode_batches(pixel_values, texts, batch_frames)]
         tokens = torch.cat([tokens for tokens, _ in batches])
         return Encoded(tokens, [torch.cat([fused[i] for _, fused in batches]) for i in range(len(texts))])
 
@@ -144,18 +144,18 @@ class LlavaMini:
         pixel_values (pictures,3,S,S) for an image or (T,pictures,3,S,S) for a video; input_ids (L,) or (1,L) with one
         placeholder. Needs both halves. Raises InputError, PartMissing, PromptTooLong.
         """
-        frames = self._frames(pixel_values if pixel_values.dim() == 5 else pixel_values[None])
+        frames = self._check_frames(pixel_values if pixel_values.dim() == 5 else pixel_values[None])
         ids = input_ids.flatten().tolist()
         if ids.count(IMAGE_TOKEN_ID) != 1 or max_new_tokens < 1:
             raise InputError(f"trace needs the placeholder {IMAGE_TOKEN_ID} once, and one new token at least")
         self.require_fit(len(frames), len(ids) - 1, max_new_tokens)
         place = ids.index(IMAGE_TOKEN_ID)
-        stages = self._stages(frames, [self._visible(ids)])
-        fused = self._with_hidden_rows(stages.fused[0].float().cpu(), ids)
+        stages = self._run_stages(frames, [self._embed_visible(ids)])
+        fused = self._add_hidden_rows(stages.fused[0].float().cpu(), ids)
         pooled = pool(fused)
         tokens = stages.tokens.float().cpu()
         embeds = torch.cat([pooled[:place], tokens.flatten(0, 1), pooled[place + 1 :]])  # (T*C + L - 1, D)
-        steps, generated = self._greedy(embeds, max_new_tokens)
+        steps, generated = self._decode_greedily(embeds, max_new_tokens)
         return {
             "pixel_values": pixel_values,
             "input_ids": input_ids.view(1, -1),
@@ -173,22 +173,22 @@ class LlavaMini:
             "generated_ids": torch.tensor(generated),
         }
 
-    def _batches(
+    def _encode_batches(
         self, pixel_values: Tensor, texts: Sequence[Sequence[int]], batch_frames: int | None
     ) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Tokens (B,C,D) and fused texts (B,L_i,D) of one batch of frames after the other, float32, on the CPU."""
-        frames = self._frames(pixel_values if pixel_values.dim() == 5 else pixel_values[:, None])
+        frames = self._check_frames(pixel_values if pixel_values.dim() == 5 else pixel_values[:, None])
         kept = [[i for i in text if i != IMAGE_TOKEN_ID] for text in texts]
-        visible = [self._visible(text) for text in kept]
+        visible = [self._embed_visible(text) for text in kept]
         size = batch_frames or len(frames)
         for first in range(0, len(frames), size):
-            stages = self._stages(frames[first : first + size], visible)
+            stages = self._run_stages(frames[first : first + size], visible)
             require_finite([stages.tokens, *stages.fused], first)
             fused = [rows.float().cpu() for rows in stages.fused]
-            whole = [self._with_hidden_rows(rows, text) for rows, text in zip(fused, kept, strict=True)]
+            whole = [self._add_hidden_rows(rows, text) for rows, text in zip(fused, kept, strict=True)]
             yield stages.tokens.float().cpu(), whole
 
-    def _frames(self, pixel_values: Tensor) -> Tensor:
+    def _check_frames(self, pixel_values: Tensor) -> Tensor:
         """(F,pictures,3,S,S), checked."""
         c = self.config
         expected = (c.pictures, 3, c.side_px, c.side_px)
@@ -196,16 +196,16 @@ class LlavaMini:
             raise InputError(f"pixel_values must have shape (frames, {expected}), not {tuple(pixel_values.shape)}")
         return pixel_values
 
-    def _stages(self, frames: Tensor, texts: Sequence[Tensor]) -> Stages:
+    def _run_stages(self, frames: Tensor, texts: Sequence[Tensor]) -> Stages:
         dtype = self.vision.compressor.query.dtype
         stages: Stages = self.vision(frames.to(self.device, dtype), texts)
         return stages
 
-    def _visible(self, ids: Sequence[int]) -> Tensor:
+    def _embed_visible(self, ids: Sequence[int]) -> Tensor:
         """Rows with id <= 0 are hidden in pre-fusion and not counted in positions: as if they were not there."""
         return self.embed([i for i in ids if i > 0]).to(self.device)
 
-    def _with_hidden_rows(self, rows: Tensor, ids: Sequence[int]) -> Tensor:
+    def _add_hidden_rows(self, rows: Tensor, ids: Sequence[int]) -> Tensor:
         """Puts the raw embedding of token 0 where it was left out of pre-fusion (golden/SEMANTICS.md, item 1)."""
         if all(i > 0 for i in ids):
             return rows
@@ -213,7 +213,7 @@ class LlavaMini:
         full[:, [place for place, i in enumerate(ids) if i > 0]] = rows
         return full
 
-    def _greedy(self, embeds: Tensor, max_new_tokens: int) -> tuple[list[Tensor], list[int]]:
+    def _decode_greedily(self, embeds: Tensor, max_new_tokens: int) -> tuple[list[Tensor], list[int]]:
         cache = self.language.make_cache()
         steps = [self.language.advance(cache, embeds)]
         generated = [int(steps[0].argmax())]

@@ -21,7 +21,7 @@ def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """`auto` takes CUDA where there is one; raises DeviceError."""
+    """`auto` takes CUDA if there is a GPU; raises DeviceError."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -34,7 +34,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> str:
-    """The implementation that `auto` stands for; raises DeviceError where the asked one cannot run."""
+    """The implementation that `auto` stands for; raises DeviceError if the asked one cannot run."""
     flash = device.type == "cuda" and dtype in FLASH_DTYPES and is_flash_attn_2_available()
     if attention == "auto":
         return "flash_attention_2" if flash else "sdpa"

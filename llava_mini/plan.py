@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from configs.loading import SettingsError, load_settings
+from configs.loading import BUNDLED, SettingsError, load_settings
+from configs.settings import Settings
 from llava_mini.checkpoint import Checkpoint
 from llava_mini.config import LlavaMiniConfig
 from llava_mini.context_limit import frames_that_fit
@@ -16,51 +17,97 @@ from llava_mini.cost import ByteCosts, byte_costs, llava_flops, our_flops, plain
 from llava_mini.errors import ModelError
 from llava_mini.placement import DTYPES, resolve_dtype
 from llava_mini.quantize import WEIGHTS, Weights
-from llava_mini.shapes import SHAPES
+from llava_mini.shapes import RELEASED, SHAPES
 from llava_mini.tables import table
 
-GB = 10**9
+GB, GIB, MIB = 10**9, 2**30, 2**20
 TEXT_TOKENS = 43  # of the paper's counts (docs/design.md, costs)
-PROMPT_TOKENS, NEW_TOKENS = 256, 512  # a long question with the turns before it, and its answer
-RESERVE_GB = 1.0  # CUDA's own context and kernels, and fragmentation
+PROMPT_TOKENS = 256  # a long question with the turns before it
+# A 3090 of 24,576 MiB offers 24,268 MiB (nvidia-smi in pytorch/pytorch #54564): the driver keeps the rest.
+DRIVER_BYTES = 308 * MIB
+# A process on CUDA takes about 400 MB with kernels loaded lazily (pytorch/pytorch #109888, #107667: 300 MB); half as
+# much again for the kernels it comes to use and cuBLAS's workspaces.
+CONTEXT_BYTES, PROCESSES = 600 * 10**6, 2
+FRAGMENTS = 0.10  # of what comes and goes: blocks of PyTorch's allocator that fit nothing else; an allowance
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the settings let both processes take."""
+
+    dtype: torch.dtype
+    weights: Weights
+    batch_frames: int
+    prefix_cache_bytes: int
+    new_tokens: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Load":
+        """As the settings have it."""
+        model, reasoner = settings.model, settings.reasoner
+        return cls(
+            resolve_dtype(model.dtype),
+            model.language_weights,
+            settings.encoder.batch_frames,
+            reasoner.prefix_cache_mb * MIB,
+            reasoner.max_tokens,
+        )
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What one card holds, with both halves on it."""
+    """What one card holds, with both processes on it."""
 
-    weights: Weights
+    load: Load
     costs: ByteCosts
-    used_gb: float  # before the first frame of a stretch
+    parts: dict[str, int]  # bytes that are taken before a question has its first frame
+    per_position: int  # bytes of a question's own keys and values, and of what it takes to grow them
     frames_in_memory: int
     frames: int  # also within the context
 
-
-def plan(
-    gpu_gb: float, config: LlavaMiniConfig, *, dtype: torch.dtype, weights: Weights, batch_frames: int
-) -> MemoryPlan:
-    """How long a stretch a card of `gpu_gb` (10^9 bytes) takes while it also encodes `batch_frames` at a time."""
-    costs = byte_costs(config, dtype, weights, PROMPT_TOKENS)
-    per_position = costs.cache_per_position + costs.prefill_per_position
-    used = costs.vision_weights + costs.language_weights + costs.encode_per_frame * batch_frames
-    used += per_position * (PROMPT_TOKENS + NEW_TOKENS) + int(RESERVE_GB * GB)
-    in_memory = max(int(gpu_gb * GB) - used, 0) // (per_position * config.tokens_per_frame)
-    in_context = frames_that_fit(config.context, config.tokens_per_frame, PROMPT_TOKENS, NEW_TOKENS)
-    return MemoryPlan(weights, costs, used / GB, in_memory, min(in_memory, in_context))
+    @property
+    def used_bytes(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
 
 
-def format_plan(gpu_gb: float, config: LlavaMiniConfig, dtype: torch.dtype, batch_frames: int) -> str:
-    """Both tables, as text."""
-    plans = [plan(gpu_gb, config, dtype=dtype, weights=weights, batch_frames=batch_frames) for weights in WEIGHTS]
-    costs = plans[0].costs
+def plan(card_bytes: int, config: LlavaMiniConfig, load: Load) -> MemoryPlan:
+    """How long a stretch a card takes in one question, beside all that is resident meanwhile.
+
+    A question has keys and values of its own over the whole stretch: what it appends to a kept prefix copies it.
+    """
+    costs = byte_costs(config, load.dtype, load.weights, batch_frames=load.batch_frames, text_tokens=PROMPT_TOKENS)
+    per_position = int((costs.cache_per_position + costs.copy_per_position) * (1 + FRAGMENTS))
+    coming_and_going = {
+        "batch": costs.encode_batch,
+        "prefixes": load.prefix_cache_bytes,
+        "prefill": costs.prefill,
+    }
+    parts = {
+        "CUDA": DRIVER_BYTES + PROCESSES * CONTEXT_BYTES,
+        "vision": costs.vision_weights,
+        "language": costs.language_weights,
+        **coming_and_going,
+        "question": per_position * (PROMPT_TOKENS + load.new_tokens),
+        "fragments": int(FRAGMENTS * sum(coming_and_going.values())),
+    }
+    in_memory = max(card_bytes - sum(parts.values()), 0) // (per_position * config.tokens_per_frame)
+    in_context = frames_that_fit(config.context, config.tokens_per_frame, PROMPT_TOKENS, load.new_tokens)
+    return MemoryPlan(load, costs, parts, per_position, in_memory, min(in_memory, in_context))
+
+
+def format_plan(gpu_gib: float, config: LlavaMiniConfig, load: Load) -> str:
+    """Both tables, as text; a star marks the settings' own weights."""
+    card_bytes = int(gpu_gib * GIB)
+    plans = [plan(card_bytes, config, replace(load, weights=weights)) for weights in WEIGHTS]
+    names = list(plans[0].parts)
     memory = table(
-        ["language weights", "language GB", "vision GB", "in use GB", "frames in memory", "frames", "at 1 fps"],
+        ["weights", *(f"{name} GB" for name in names), "in use GB", "frames in memory", "frames", "at 1 fps"],
         [
             [
-                p.weights,
-                f"{p.costs.language_weights / GB:.1f}",
-                f"{p.costs.vision_weights / GB:.1f}",
-                f"{p.used_gb:.1f}" if p.used_gb <= gpu_gb else f"{p.used_gb:.1f}: too much",
+                f"{p.load.weights}{' *' if p.load.weights == load.weights else ''}",
+                *(f"{p.parts[name] / GB:.2f}" for name in names),
+                f"{p.used_bytes / GB:.1f}" if p.used_bytes <= card_bytes else f"{p.used_bytes / GB:.1f}: too much",
                 p.frames_in_memory,
                 p.frames,
                 f"{p.frames / 3600:.1f} h",
@@ -68,17 +115,18 @@ def format_plan(gpu_gb: float, config: LlavaMiniConfig, dtype: torch.dtype, batc
             for p in plans
         ],
     )
+    costs, C = plans[0].costs, config.tokens_per_frame
     return "\n".join(
         [
-            f"Memory on a card of {gpu_gb:g} GB, both halves on it, {dtype}, {batch_frames} frames a batch"
-            f" ({costs.encode_per_frame * batch_frames / GB:.1f} GB), prompt {PROMPT_TOKENS} + answer {NEW_TOKENS}"
-            f" tokens, {RESERVE_GB:g} GB for CUDA. Activations are estimates.",
+            f"Memory on a card of {gpu_gib:g} GB ({card_bytes / GB:.2f}e9 bytes) with the encoder and the reasoner on"
+            f" it: {load.dtype}, {load.batch_frames} frames a batch, {load.prefix_cache_bytes // MIB} MiB of prefixes,",
+            f"prompt {PROMPT_TOKENS} + answer {load.new_tokens} tokens. Activations are estimates.",
             "",
             memory,
             "",
-            f"A frame takes {costs.cache_per_position * config.tokens_per_frame / 1e6:.2f} MB of key/value cache while"
-            f" it is asked about, and {costs.token_per_frame / 1e3:.1f} kB in a record. The context holds"
-            f" {config.context} positions.",
+            f"A frame takes {costs.cache_per_position * C / 1e6:.2f} MB of key/value cache in a"
+            f" kept prefix, {plans[0].per_position * C / 1e6:.2f} MB more while it is asked about,"
+            f" and {costs.token_per_frame / 1e3:.1f} kB in a record. The context holds {config.context} positions.",
             "",
             f"TFLOP of one picture and a question of {TEXT_TOKENS} tokens (multiply-adds count as two)",
             "",
@@ -101,26 +149,43 @@ def format_flops(config: LlavaMiniConfig) -> str:
     )
 
 
-def find_config(name: str) -> LlavaMiniConfig:
-    """A known shape, a checkpoint's folder, or the checkpoint of a settings file. Raises ModelError, SettingsError."""
-    if name in SHAPES:
-        return SHAPES[name]()
-    folder = name if Path(name).is_dir() else load_settings(name).model.checkpoint
-    return Checkpoint(folder).config.with_attention("eager")
+def find_subject(name: str) -> tuple[LlavaMiniConfig, Settings]:
+    """The shape and the settings that `name` stands for: a settings file, a checkpoint's folder or a known shape.
+
+    The last two come with the default settings, in bfloat16. Raises ModelError, SettingsError.
+    """
+    plain = Settings()
+    assumed = plain.model_copy(update={"model": plain.model.model_copy(update={"dtype": "bfloat16"})})
+    if Path(name).is_dir():
+        return Checkpoint(name).config.with_attention("eager"), assumed
+    if name in SHAPES and not (BUNDLED / f"{name}.yaml").is_file():
+        return SHAPES[name](), assumed
+    settings = load_settings(name)
+    checkpoint = settings.model.checkpoint
+    released = RELEASED.get(checkpoint)
+    return released() if released else Checkpoint(checkpoint).config.with_attention("eager"), settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the plan; 1 where the configuration cannot be read."""
+    """Prints the plan; 1 if the configuration cannot be read."""
     parser = argparse.ArgumentParser(prog="longwatch plan", description=__doc__)
-    parser.add_argument("--gpu-gb", type=float, default=24.0, help="memory of the card in 10^9 bytes")
     parser.add_argument(
-        "--config", default="llava-mini-8b", help=f"{', '.join(SHAPES)}, a checkpoint's folder, or a settings file"
+        "--gpu-gb", type=float, default=24.0, help="memory of the card as it is sold: 24 means 24 GiB, 25.77e9 bytes"
     )
-    parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
-    parser.add_argument("--batch-frames", type=int, default=32)
+    parser.add_argument(
+        "--config", default="llava-mini-8b", help=f"a settings file, {', '.join(SHAPES)}, or a checkpoint's folder"
+    )
+    parser.add_argument("--dtype", choices=list(DTYPES), help="in place of the settings'")
+    parser.add_argument("--batch-frames", type=int, help="in place of the settings'")
     given = parser.parse_args(arguments)
     try:
-        text = format_plan(given.gpu_gb, find_config(given.config), resolve_dtype(given.dtype), given.batch_frames)
+        config, settings = find_subject(given.config)
+        load = Load.of(settings)
+        if given.dtype:
+            load = replace(load, dtype=resolve_dtype(given.dtype))
+        if given.batch_frames:
+            load = replace(load, batch_frames=given.batch_frames)
+        text = format_plan(given.gpu_gb, config, load)
     except (ModelError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

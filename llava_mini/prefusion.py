@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import (
 
 from llava_mini.errors import InputError
 
-TEXT_ROWS = 16384  # frames x text rows in flight; with the 8B model's widths (110 kB a row) that is 1.8 GB
+TEXT_ROWS = 16384  # frames x text rows in flight; with the 8B model's widths (127 kB a row) that is 2.1 GB
 MASK_CELLS = 2**25  # of the mask of one attention call: 64 MB in 16 bits
 
 Pair = tuple[Tensor, Tensor]  # cos and sin (1,S,head width), or keys and values (F, kv heads, S, head width)

@@ -88,14 +88,14 @@ class PromptBuilder:
         """The prompt of a conversation whose last turn has no answer yet.
 
         The frames stand before the first question, so `before` depends on the system text alone. What looks like a
-        special token within a question or an answer is taken out. Raises CheckpointError where the template fails.
+        special token within a question or an answer is taken out. Raises CheckpointError if the template fails.
         """
         messages = [{"role": "system", "content": self._system if system is None else system}]
         for number, (question, answer) in enumerate(turns):
             mark = f"{IMAGE_MARK}\n" if number == 0 else ""
-            messages.append({"role": "user", "content": mark + self._plain(question)})
+            messages.append({"role": "user", "content": mark + self._strip_marks(question)})
             if answer is not None:
-                messages.append({"role": "assistant", "content": self._plain(answer)})
+                messages.append({"role": "assistant", "content": self._strip_marks(answer)})
         try:
             text = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=self._generation_prompt
@@ -105,7 +105,7 @@ class PromptBuilder:
         before, mark, after = text.partition(IMAGE_MARK)
         if not mark:
             raise CheckpointError("the chat template loses the picture mark")
-        return PromptIds(self._ids(before), self._ids(after))
+        return PromptIds(self._encode(before), self._encode(after))
 
     def start_stream(self) -> "TextStream":
         """A fresh decoder for one answer."""
@@ -116,10 +116,10 @@ class PromptBuilder:
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
-    def _plain(self, text: str) -> str:
+    def _strip_marks(self, text: str) -> str:
         return self._marks.sub(" ", text)
 
-    def _ids(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 

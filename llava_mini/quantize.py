@@ -15,21 +15,21 @@ DEVICES = ("cuda", "cpu")  # that bitsandbytes has kernels for
 INT8_THRESHOLD = 6.0  # inputs beyond it are multiplied in 16 bits (LLM.int8(), arXiv 2208.07339, section 3.2)
 
 
-def quantized(llm: LlamaForCausalLM, weights: Weights, device: torch.device) -> LlamaForCausalLM:
+def quantize(llm: LlamaForCausalLM, weights: Weights, device: torch.device) -> LlamaForCausalLM:
     """The LLM on `device`, the linear weights of its layers in 8 or 4 bits; raises DeviceError."""
     if weights != "full":
-        _require(weights, device)
+        _require_device(weights, device)
         for layer in llm.model.layers:
             for parent in (layer.self_attn, layer.mlp):
                 for name, child in list(parent.named_children()):
                     if isinstance(child, nn.Linear):
-                        setattr(parent, name, _linear(child, weights))
+                        setattr(parent, name, _make_linear(child, weights))
     module: nn.Module = llm
     module.to(device)  # bitsandbytes quantises on the way to the device
     return llm
 
 
-def _require(weights: Weights, device: torch.device) -> None:
+def _require_device(weights: Weights, device: torch.device) -> None:
     if weights not in WEIGHTS:
         raise DeviceError(f"language_weights {weights!r} is not one of {', '.join(WEIGHTS)}")
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -38,7 +38,7 @@ def _require(weights: Weights, device: torch.device) -> None:
         raise DeviceError(f"language_weights: {weights} runs on {' or '.join(DEVICES)}, not on {device}; use full")
 
 
-def _linear(plain: nn.Linear, weights: Weights) -> nn.Module:
+def _make_linear(plain: nn.Linear, weights: Weights) -> nn.Module:
     import bitsandbytes as bnb
 
     linear: nn.Module

@@ -42,7 +42,7 @@ class VisionHalf(nn.Module):
         frames, pictures = pixel_values.shape[:2]
         features = self.tower(pixel_values.flatten(0, 1)).unflatten(0, (frames, pictures))
         whole = features[:, -1]  # the whole picture is the last one
-        detailed = whole if pictures == 1 else mosaic(features[:, :-1])
+        detailed = whole if pictures == 1 else stitch(features[:, :-1])
         compressed, attention = self.compressor(detailed)
         tokens, patches = self.mm_projector(compressed), self.mm_projector(whole)
         context = patches if pictures == 1 else torch.cat([self.mm_projector(detailed), patches], dim=1)
@@ -50,7 +50,7 @@ class VisionHalf(nn.Module):
         return Stages(features, compressed, attention, tokens, patches, fused_tokens, fused)
 
 
-def mosaic(crops: Tensor) -> Tensor:
+def stitch(crops: Tensor) -> Tensor:
     """Patches of r*r crops, row-major, stitched into one grid: (F,r*r,P,V) -> (F,r*r*P,V)."""
     frames, count, patches, width = crops.shape
     r, g = math.isqrt(count), math.isqrt(patches)

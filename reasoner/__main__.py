@@ -3,6 +3,7 @@
 import torch
 
 from configs.loading import settings_from_command_line
+from configs.privacy import keep_files_private
 from configs.settings import Settings
 from jobs.names import ANSWER
 from jobs.runner import Handler
@@ -43,6 +44,7 @@ def load_engine(settings: Settings) -> Engine:
 
 def run(settings: Settings) -> None:
     """Works on the queue of questions until told to stop by a signal."""
+    keep_files_private(settings.data_dir)
     if settings.reasoner.threads:
         torch.set_num_threads(settings.reasoner.threads)
     store = Store.open(settings)

@@ -45,7 +45,7 @@ class Service:
 
     def start_api(self) -> None:
         """Starts the API."""
-        self._spawn("api", [sys.executable, "-m", "api.cli", "--config", str(self.config), "serve"])
+        self._spawn("api", [sys.executable, "-m", "api", "--config", str(self.config)])
 
     def kill(self, name: str) -> None:
         """Kills a process as the kernel would."""

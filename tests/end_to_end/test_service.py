@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from api.client import parse_events
+from cli.event_stream import parse_events
 from storage.segments import segments_for
 from tests.end_to_end.conftest import WORLD_S, Service, flush
 from tests.waiting import wait_until

@@ -159,13 +159,14 @@ def write_vicuna_tokenizer(folder: Path) -> None:
 
 def _save(folder: Path, tokenizer: Tokenizer, config: Mapping[str, str]) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
-    text = json.dumps(config | {"tokenizer_class": "LlamaTokenizer"})
+    text = json.dumps({**config, "tokenizer_class": "LlamaTokenizer"})
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def _write_sparse(path: Path, tensors: Mapping[str, Sequence[int]], rows: Rows) -> None:
     """A safetensors file of bfloat16, of which only what is not 0 takes room on the disk."""
-    header, end = {}, 0
+    header: dict[str, Any] = {}
+    end = 0
     for name, shape in tensors.items():
         size = BYTES_16 * int(torch.Size(shape).numel())
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}

@@ -2,17 +2,21 @@
 
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from llava_mini.config import LlavaMiniConfig
-from llava_mini.cost import byte_costs, llava_flops, our_flops, plain_flops
+from llava_mini.cost import ByteCosts, byte_costs, llava_flops, our_flops, plain_flops
 from llava_mini.model import LlavaMini
-from llava_mini.plan import main, plan
+from llava_mini.plan import CONTEXT_BYTES, GIB, Load, find_subject, main, plan
+from llava_mini.quantize import Weights
 from llava_mini.shapes import llava_mini_7b, llava_mini_8b
 from tests.llava_mini.test_vision_half import pixels
 
@@ -24,6 +28,10 @@ WITHIN = 0.03
 @pytest.fixture(scope="module")
 def config() -> LlavaMiniConfig:
     return llava_mini_7b()
+
+
+def costs_of(config: LlavaMiniConfig, dtype: torch.dtype) -> ByteCosts:
+    return byte_costs(config, dtype, "full", batch_frames=1, text_tokens=TEXT_TOKENS)
 
 
 def test_operations_agree_with_the_design_part_by_part(config: LlavaMiniConfig) -> None:
@@ -52,8 +60,8 @@ def test_high_resolution_costs_its_pictures(config: LlavaMiniConfig) -> None:
 
 
 def test_bytes_agree_with_what_is_known_of_the_real_models() -> None:
-    seven = byte_costs(llava_mini_7b(), torch.float16, "full", TEXT_TOKENS)
-    eight = byte_costs(llava_mini_8b(), torch.bfloat16, "full", TEXT_TOKENS)
+    seven = costs_of(llava_mini_7b(), torch.float16)
+    eight = costs_of(llava_mini_8b(), torch.bfloat16)
     assert seven.language_weights / 2e9 == pytest.approx(6.74, rel=0.01)  # Vicuna 7B's parameters
     assert eight.language_weights / 2e9 == pytest.approx(8.03, rel=0.01)  # Llama 3.1 8B's
     assert seven.cache_per_position / 1e6 == pytest.approx(
@@ -64,32 +72,106 @@ def test_bytes_agree_with_what_is_known_of_the_real_models() -> None:
 
 
 def test_weights_are_counted_as_they_are_loaded(model_a: LlavaMini) -> None:
-    costs = byte_costs(model_a.config, torch.float32, "full", TEXT_TOKENS)
+    costs = costs_of(model_a.config, torch.float32)
     assert costs.vision_weights == sum(p.nbytes for p in model_a.vision.parameters())
     assert costs.language_weights == sum(p.nbytes for p in model_a.language.llm.parameters())
 
 
 def test_the_cache_is_counted_as_it_grows(model_a: LlavaMini) -> None:
-    costs = byte_costs(model_a.config, torch.float32, "full", TEXT_TOKENS)
+    costs = costs_of(model_a.config, torch.float32)
     cache: Any = model_a.language.prefill(torch.zeros(10, model_a.config.hidden_size))
     grown = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert grown == 10 * costs.cache_per_position
 
 
 def test_the_token_in_a_record_is_counted_as_it_is_encoded(model_b: LlavaMini) -> None:
-    costs = byte_costs(model_b.config, torch.float32, "full", TEXT_TOKENS)
+    costs = costs_of(model_b.config, torch.float32)
     assert model_b.encode(pixels(model_b, 1)).tokens.half().nbytes == costs.token_per_frame
+
+
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of all tensors that are alive at one time among those made meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = self.highest = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        given = {t.untyped_storage() for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_iter(result):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self._known | given:
+                self._known.add(storage)
+                self.alive += storage.nbytes()
+                weakref.finalize(storage, self._free, storage.nbytes())
+        self.highest = max(self.highest, self.alive)
+        return result
+
+    def _free(self, size: int) -> None:
+        self.alive -= size
+
+
+@pytest.mark.parametrize(("frames", "text_tokens"), [(16, 3), (16, 60), (2, 200)])
+def test_a_batch_takes_no_more_than_is_counted(frames: int, text_tokens: int, model_a: LlavaMini) -> None:
+    config = model_a.config
+    counted = byte_costs(config, torch.float32, "full", batch_frames=frames, text_tokens=text_tokens).encode_batch
+    images, text = pixels(model_a, frames), torch.zeros(text_tokens, config.hidden_size)
+    with torch.no_grad(), Peak() as peak:
+        model_a.vision(images, [text])
+    assert counted / 2 < peak.highest <= counted
+
+
+LOAD = Load(torch.bfloat16, "full", batch_frames=16, prefix_cache_bytes=2**30, new_tokens=512)
+CARD = 24 * GIB  # an RTX 3090
 
 
 def test_smaller_weights_leave_room_for_more_frames() -> None:
     config = llava_mini_8b()
-    plans = [
-        plan(24, config, dtype=torch.bfloat16, weights=weights, batch_frames=32) for weights in ("full", "int8", "int4")
-    ]
+    plans = [plan(CARD, config, replace(LOAD, weights=weights)) for weights in ("full", "int8", "int4")]
     assert plans[0].frames < plans[1].frames < plans[2].frames
-    assert plans[1].frames > 3600  # an hour at one frame a second on the card the design names
-    assert plan(8, config, dtype=torch.bfloat16, weights="full", batch_frames=32).frames == 0
-    assert plan(1000, config, dtype=torch.bfloat16, weights="full", batch_frames=32).frames < config.context
+    assert plan(8 * GIB, config, LOAD).frames == 0
+    assert plan(1000 * GIB, config, LOAD).frames < config.context
+
+
+@pytest.mark.parametrize("weights", ["full", "int8"])
+def test_the_8b_settings_fit_on_a_24_gb_card_with_both_processes_and_an_hour(weights: Weights) -> None:
+    config, settings = find_subject("llava-mini-8b")
+    planned = plan(CARD, config, replace(Load.of(settings), weights=weights))
+    assert planned.frames >= 3600
+    total = planned.used_bytes + 3600 * planned.per_position
+    assert total <= CARD == 25_769_803_776
+    assert settings.reasoner.prefix_cache_mb * 2**20 >= 3600 * planned.costs.cache_per_position  # it is kept, too
+
+
+def test_all_that_is_resident_is_counted() -> None:
+    config = llava_mini_8b()
+    base = plan(CARD, config, LOAD)
+    assert base.parts["CUDA"] > 2 * CONTEXT_BYTES
+    more = plan(CARD, config, replace(LOAD, prefix_cache_bytes=3 * 2**30))
+    assert more.used_bytes - base.used_bytes == pytest.approx(1.1 * 2 * 2**30)  # with what they leave in fragments
+    assert more.frames_in_memory < base.frames_in_memory
+    assert plan(CARD, config, replace(LOAD, batch_frames=32)).used_bytes > base.used_bytes + 10**9
+    assert plan(CARD, config, replace(LOAD, new_tokens=1512)).used_bytes - base.used_bytes == 1000 * base.per_position
+    assert base.per_position > base.costs.cache_per_position
+
+
+def test_the_plan_is_of_the_settings_it_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "model: {checkpoint: ICTNLP/llava-mini-llama-3.1-8b, dtype: float16, language_weights: int4}\n"
+        "encoder: {batch_frames: 5}\nreasoner: {max_tokens: 77, prefix_cache_mb: 321}\n",
+        encoding="utf-8",
+    )
+    assert main(["--config", str(file)]) == 0
+    printed = capsys.readouterr().out
+    for part in ("25.77e9 bytes", "torch.float16", "5 frames a batch", "321 MiB", "answer 77", "int4 *"):
+        assert part in printed
+    assert main(["--config", str(file), "--dtype", "bfloat16", "--batch-frames", "6"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch.bfloat16, 6 frames a batch" in printed
 
 
 def test_the_plan_is_printed_for_a_shape_and_for_a_checkpoint(

@@ -1,4 +1,4 @@
-"""Checkpoints: each half alone, one file or many, and clear errors where something is wrong."""
+"""Checkpoints: each half alone, one file or many, and clear errors if something is wrong."""
 
 import importlib.util
 import json
@@ -18,6 +18,7 @@ from llava_mini.checkpoint import EMBEDDINGS, LANGUAGE_PREFIXES, TOWER_COPY, VIS
 from llava_mini.errors import CheckpointError, DeviceError, PartMissing
 from llava_mini.loading import load_embeddings, load_language, load_vision
 from llava_mini.model import LlavaMini
+from llava_mini.placement import resolve_attention
 from llava_mini.quantize import Weights
 from tests.llava_mini.conftest import GOLDEN, METADATA, MakeCheckpoint
 from tests.llava_mini.test_parity import golden
@@ -227,6 +228,17 @@ def test_a_machine_without_the_wanted_device_or_library_is_told_so(folder_a: Pat
         LlavaMini.from_pretrained(folder_a, dtype="float8")
     with pytest.raises(DeviceError, match="warp"):
         LlavaMini.from_pretrained(folder_a, device="warp")
+
+
+def test_flash_attention_is_not_chosen_by_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that can be imported may be of another version, or built for another machine."""
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "__init__.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("flash_attn") is not None
+    assert resolve_attention("auto", torch.device("cuda"), torch.bfloat16) == "sdpa"
+    with pytest.raises(DeviceError, match="flash-attn"):
+        resolve_attention("flash_attention_2", torch.device("cuda"), torch.bfloat16)
 
 
 @pytest.mark.parametrize(("weights", "tolerance"), [("int8", 0.05), ("int4", 0.5)])

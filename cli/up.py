@@ -7,12 +7,16 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
-from api import redis_server
+import typer
+
+from cli import deaths
+from cli.redis_server import ROLES, build_command, find_url
 from configs.places import PROCFILE
+from configs.privacy import keep_files_private
 from configs.settings import Settings
 from storage.errors import LongwatchError
 
-REDIS = "redis"
+STDERR = Path("/dev/stderr")
 STOP_WAIT_S = 5  # jobs are level-triggered: what a killed worker had in hand is done again
 
 
@@ -23,7 +27,7 @@ class CannotStart(LongwatchError):
 
 
 def parse_procfile(text: str) -> dict[str, str]:
-    """Process name -> command line; raises CannotStart where a line is neither that nor a comment."""
+    """Process name -> command line; raises CannotStart if a line is neither that nor a comment."""
     lines = (line.strip() for line in text.splitlines())
     processes = {}
     for line in lines:
@@ -35,19 +39,27 @@ def parse_procfile(text: str) -> dict[str, str]:
     return processes
 
 
-def supervisor_config(processes: dict[str, str], folder: Path, logs: Path) -> ConfigParser:
-    """What supervisord reads: each process restarted when it ends, its output in `logs`."""
+def supervisor_config(processes: dict[str, str], folder: Path, logs: Path, deaths_to: Path) -> ConfigParser:
+    """What supervisord reads: each process restarted when it ends, its output in `logs`, its death in `deaths_to`."""
     config = ConfigParser(interpolation=None)
     config["supervisord"] = {
         "nodaemon": "true",
-        "logfile": str(logs / "supervisord.log"),
+        "logfile": str(logs / deaths.SUPERVISOR_LOG),
         "pidfile": str(folder / "supervisord.pid"),
         "childlogdir": str(logs),
         "silent": "true",
     }
+    config["eventlistener:deaths"] = {
+        "command": _escape(shlex.join([sys.executable, "-P", "-m", deaths.__name__, str(logs)])),
+        "events": ",".join(deaths.EVENTS),
+        "autorestart": "true",
+        "stdout_logfile": "NONE",  # the channel to supervisord
+        "stderr_logfile": str(deaths_to),
+        "stderr_logfile_maxbytes": "0",  # a terminal cannot be rotated
+    }
     for order, (name, command) in enumerate(processes.items()):
         config[f"program:{name}"] = {
-            "command": _own_command(command).replace("%", "%%"),
+            "command": _escape(_own_command(command)),
             "priority": str(order),
             "autorestart": "true",
             "startretries": "1000000",  # a worker waits for its Redis, however long that takes
@@ -63,29 +75,40 @@ def supervisor_config(processes: dict[str, str], folder: Path, logs: Path) -> Co
     return config
 
 
-def up(settings: Settings, procfile: Path | None = None) -> None:
-    """Becomes supervisord with the processes of the Procfile; the private Redis only where none is configured.
+def run(settings: Settings, procfile: Path | None = None) -> None:
+    """Becomes supervisord with the processes of the Procfile; a private Redis only for a role that has no address.
 
-    Raises CannotStart, and NoRedisServer where one is needed and cannot be run.
+    Raises CannotStart, and NoRedisServer if one is needed and cannot be run.
     """
     processes = parse_procfile(_read(procfile or PROCFILE))
-    if settings.redis.url:
-        processes.pop(REDIS, None)
-    elif REDIS in processes:
-        redis_server.command(settings)
+    for role in ROLES:
+        if find_url(settings, role):
+            processes.pop(role, None)
+        elif role in processes:
+            build_command(settings, role)  # raises what would stop it
     _require_free(settings.api.host, settings.api.port)
     data = settings.data_dir.absolute()
     if any(letter in str(data) for letter in "%;#"):
         raise CannotStart(f"supervisord cannot keep its logs in {data}: choose a data_dir without %, ; and #")
+    keep_files_private(data)
     folder, logs = data / "supervisor", data / "logs"
     for place in (folder, logs):
         place.mkdir(parents=True, exist_ok=True)
     path = folder / "supervisord.conf"
     with path.open("w", encoding="utf-8") as file:
-        supervisor_config(processes, folder, logs).write(file)
-    print(f"http://{settings.api.host}:{settings.api.port}  (logs in {logs}; Ctrl-C stops)", flush=True)  # noqa: T201
+        supervisor_config(processes, folder, logs, _choose_terminal(logs)).write(file)
+    typer.echo(f"http://{settings.api.host}:{settings.api.port}  (logs in {logs}; Ctrl-C stops)")
     line = [sys.executable, "-P", "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(path)]
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours
+
+
+def _choose_terminal(logs: Path) -> Path:
+    """This process's stderr, which will be supervisord's; a log if that cannot be opened by name (systemd's socket)."""
+    try:
+        with STDERR.open("ab", buffering=0):
+            return STDERR
+    except OSError:
+        return logs / "deaths.log"
 
 
 def _read(procfile: Path) -> str:
@@ -96,7 +119,7 @@ def _read(procfile: Path) -> str:
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raises CannotStart where something listens there already: most likely this very service."""
+    """Raises CannotStart if something listens there already: most likely this very service."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,5 +135,10 @@ def _own_command(command: str) -> str:
     """`longwatch ...` by this very Python, whatever is on the PATH and in the working directory (-P)."""
     words = shlex.split(command)
     if words[0] == "longwatch":
-        words[:1] = [sys.executable, "-P", "-m", "api.cli"]
+        words[:1] = [sys.executable, "-P", "-m", "cli"]
     return shlex.join(words)
+
+
+def _escape(command: str) -> str:
+    """The command as supervisord reads it: % begins one of its own expressions."""
+    return command.replace("%", "%%")

@@ -1,0 +1,132 @@
+"""Speaks to a running Longwatch over HTTP."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from cli.errors import Busy, ServiceError, Unreachable
+from cli.event_stream import parse_events, split_lines
+from configs.settings import Settings
+
+TIMEOUT = httpx.Timeout(30.0, read=None)  # a stream may be silent for as long as a long video is fused
+QUICK = httpx.Timeout(4.0)  # for what is asked while a person waits
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - listening everywhere: reached on this machine
+RETRY_AFTER_S = 5.0  # if a busy service does not say
+
+
+class Client:
+    """The routes that the command line uses; raises ServiceError with the problem's own words."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+        try:
+            self._http = httpx.Client(base_url=base_url, timeout=TIMEOUT, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ServiceError(f"{base_url!r} is no address: {error}") from error
+
+    @classmethod
+    def of(cls, settings: Settings, url: str | None = None) -> Self:
+        """A client of the service at `url`; without one, of the service that `settings` configure on this machine."""
+        host = ANYWHERE.get(settings.api.host, settings.api.host)
+        return cls(url or f"http://{f'[{host}]' if ':' in host else host}:{settings.api.port}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def call(self, method: str, path: str, **request: Any) -> Any:
+        """The answer's JSON; None if it is empty."""
+        with self._translated():
+            response = self._http.request(method, path, **request)
+        _raise_problem(response)
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except json.JSONDecodeError as error:
+            raise ServiceError(f"{self.base_url} does not answer in JSON: is this Longwatch?") from error
+
+    def pages(self, path: str, name: str) -> Iterator[dict[str, Any]]:
+        """Everything of a list, page by page; `name` is the list's own in the answer."""
+        cursor: str | None = None
+        while True:
+            page = self.call("GET", path, params={"cursor": cursor} if cursor else None)
+            yield from page[name]
+            cursor = page["next_cursor"]
+            if not cursor:
+                return
+
+    def upload(self, path: Path, fields: dict[str, str]) -> Any:
+        """Submits a file of this machine."""
+        try:
+            with path.open("rb") as file:
+                return self.call("POST", "/v1/videos", files={"file": (path.name, file)}, data=fields)
+        except OSError as error:
+            raise ServiceError(f"cannot read {path}: {error}") from error
+
+    def download(self, path: str, params: dict[str, str] | None = None) -> tuple[bytes, httpx.URL, str]:
+        """(content, the address it came from in the end, media type) of a picture."""
+        with self._translated():
+            response = self._http.get(path, params=params, follow_redirects=True)
+        _raise_problem(response)
+        return response.content, response.url, response.headers.get("content-type", "").partition(";")[0]
+
+    def events(self, method: str, path: str, **request: Any) -> Iterator[tuple[str, str]]:
+        """(event, data) of a stream of server-sent events; an event `problem` is raised."""
+        headers = {"accept": "text/event-stream"}
+        with self._translated(), self._http.stream(method, path, headers=headers, **request) as response:
+            if response.is_error:
+                response.read()
+            _raise_problem(response)
+            for event, data in parse_events(split_lines(response.iter_text())):
+                if event == "problem":
+                    raise ServiceError(json.loads(data)["detail"])
+                yield event, data
+
+    def missing_parts(self) -> dict[str, str]:
+        """What the service says it lacks: part -> what to do. Raises Unreachable if it does not answer soon."""
+        with self._translated():
+            response = self._http.get("/readyz", timeout=QUICK)
+        if not response.is_error:
+            return {}
+        try:
+            return {str(part["part"]): str(part["message"]) for part in response.json()["missing"]}
+        except (json.JSONDecodeError, KeyError, TypeError):
+            _raise_problem(response)
+            raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Translates httpx's errors at this seam."""
+        try:
+            yield
+        except httpx.UnsupportedProtocol as error:
+            raise ServiceError(f"{self.base_url!r} is no address: {error}") from error
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise Unreachable(
+                f"no service answers at {self.base_url} ({error}); start it with `longwatch up`, "
+                "or say where it is with --api-url"
+            ) from error
+        except httpx.HTTPError as error:
+            raise Unreachable(
+                f"the service at {self.base_url} broke off ({error or type(error).__name__}); its log says why"
+            ) from error
+
+
+def _raise_problem(response: httpx.Response) -> None:
+    if not response.is_error:
+        return
+    try:
+        detail = str(response.json()["detail"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        detail = f"{response.status_code} {response.reason_phrase} from {response.url}: is this Longwatch?"
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        after = response.headers.get("retry-after", "")
+        raise Busy(detail, float(after) if after.isdecimal() else RETRY_AFTER_S)
+    raise ServiceError(detail)

@@ -1,0 +1,53 @@
+"""Says on `up`'s terminal which process died, how, and its last words: `python -m cli.deaths LOGS`.
+
+supervisord runs it as an event listener: events come in on stdin, stdout acknowledges them, stderr is the terminal.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from supervisor.childutils import eventdata, get_headers, listener  # type: ignore[import-untyped]
+
+from storage.text import escape_controls
+
+SUPERVISOR_LOG = "supervisord.log"
+EVENTS = ("PROCESS_STATE_EXITED", "PROCESS_STATE_BACKOFF")  # died; died within `startsecs` of its start
+TAIL_BYTES = 16 * 1024  # more than a last line, however long a traceback above it is
+
+
+def describe_death(name: str, logs: Path) -> str:
+    """One line: how `name` died as supervisord logged it, and the last line that it printed itself."""
+    how = None
+    for line in _read_tail(logs / SUPERVISOR_LOG):
+        how = re.search(rf"exited: {re.escape(name)} \((.*?)(?:; not expected|; expected)?\)$", line) or how
+    said = [line.strip() for line in _read_tail(logs / f"{name}.log") if line.strip()]
+    last = said[-1] if said else "it said nothing"
+    return escape_controls(f"{name} died ({how[1] if how else 'unknown why'}) and is started again: {last}")
+
+
+def _read_tail(log: Path) -> list[str]:
+    """The last lines of a log; none if there is no such file yet."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - TAIL_BYTES, 0))
+            return file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def main(logs: Path) -> None:
+    """Listens until supervisord is gone."""
+    while True:
+        listener.ready()
+        header = sys.stdin.readline()
+        if not header:
+            return
+        headers = get_headers(header)
+        fields, _ = eventdata(sys.stdin.read(int(headers["len"])) + "\n")
+        print(describe_death(fields["processname"], logs), file=sys.stderr, flush=True)  # noqa: T201
+        listener.ok()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

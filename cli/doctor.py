@@ -1,0 +1,209 @@
+"""`longwatch doctor`: looks at every part that this installation needs, and says what to do."""
+
+import importlib.util
+import logging
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.redis_server import find_server, find_socket, find_url
+from configs.places import HUB
+from configs.privacy import keep_files_private
+from configs.settings import Settings
+from configs.shadowing import find_shadowed
+from storage.archive import Archive
+from storage.connection import redis_errors, same_server
+from storage.errors import DamagedFile, LongwatchError, NewerDocument, NotFound
+from storage.store import Store
+from storage.urls import redact
+from storage.workers import list_fingerprints
+
+log = logging.getLogger(__name__)
+
+TORCH_SEES_CUDA = "import torch; print(torch.cuda.is_available())"  # apart: this process never loads torch
+CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+WORKER_KINDS = ("ingest", "encode", "reason")
+MAX_NAMED = 10  # damaged documents in one message
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part: whether it works, and what to know or do."""
+
+    part: str
+    fine: bool
+    words: str
+    needed: bool = True  # whether the service cannot do without
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Findings, the essential ones first. Raises SettingsError if the data folder cannot be made."""
+    keep_files_private(settings.data_dir)  # the archive is tried by writing to it
+    store = Store.open(settings)
+    yield _attempt("state", lambda: _state(settings, store))
+    yield _attempt("cache", lambda: _cache(settings, store))
+    yield from _roles(settings, store)
+    yield _attempt("archive", lambda: _archive(settings, store.archive))
+    yield from _documents(store.archive)
+    yield _checkpoint(settings)
+    yield from _workers(store)
+    yield from _packages()
+    yield _privacy(settings)
+    yield _gpu(settings)
+    yield _attention(settings)
+
+
+def _attempt(part: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(part, True, check())
+    except LongwatchError as error:
+        return Finding(part, False, str(error))
+
+
+def _state(settings: Settings, store: Store) -> str:
+    if not find_url(settings, "state") and not find_socket(settings, "state").exists():
+        return f"`longwatch up` will run {find_server()}"
+    store.index.check()
+    ready = "" if store.index.is_ready() else "; empty: a worker will fill it from the archive"
+    return f"answers at {redact(settings.state_url)}{ready}"
+
+
+def _cache(settings: Settings, store: Store) -> str:
+    if not find_url(settings, "cache") and not find_socket(settings, "cache").exists():
+        return f"`longwatch up` will run {find_server()}"
+    store.cache.check()
+    return f"answers at {redact(settings.cache_url)}"
+
+
+def _roles(settings: Settings, store: Store) -> Iterator[Finding]:
+    """What is lost if one server plays both roles, or if the state's server evicts."""
+    if same_server(settings.state_url, settings.cache_url):
+        words = (
+            "one Redis is both state and cache: a full cache then stops all jobs, or evicts queues, locks and answers "
+            "on their way; set redis.cache_url to a server of its own"
+        )
+        yield Finding("roles", False, words, needed=False)
+    try:
+        with redis_errors():
+            policy = store.state.info("memory").get("maxmemory_policy")
+    except LongwatchError:
+        return  # said above
+    if policy != "noeviction":
+        words = (
+            f"the state's Redis evicts ({policy}) when it is full: queues, locks and answers on their way would be "
+            "lost; set its maxmemory-policy to noeviction"
+        )
+        yield Finding("roles", False, words, needed=False)
+
+
+def _archive(settings: Settings, archive: Archive) -> str:
+    archive.files.check()
+    return f"can be written: {redact(settings.archive_url) if '://' in settings.archive_url else settings.archive_url}"
+
+
+def _documents(archive: Archive) -> Iterator[Finding]:
+    """The videos whose document is damaged or too new; reads every one."""
+    count, unreadable = 0, list[str]()
+    try:
+        for video_id in archive.list_video_ids():
+            count += 1
+            try:
+                archive.read_video(video_id)
+            except NotFound:
+                continue  # an upload or a deletion is under way
+            except (DamagedFile, NewerDocument) as error:
+                unreadable.append(str(error).partition("\n")[0])
+    except LongwatchError:
+        return  # said above
+    if not unreadable:
+        yield Finding("documents", True, f"{count} videos can be read", needed=False)
+    for words in unreadable[:MAX_NAMED]:
+        yield Finding("documents", False, words)
+    if len(unreadable) > MAX_NAMED:
+        yield Finding("documents", False, f"{len(unreadable) - MAX_NAMED} more cannot be read")
+
+
+def _checkpoint(settings: Settings) -> Finding:
+    name = settings.model.checkpoint
+    if name.startswith(HUB):
+        return Finding("checkpoint", True, f"{name} will be taken from the hub when a worker starts")
+    folder = Path(name)
+    if not folder.is_dir():
+        return Finding("checkpoint", False, f"there is no folder {name}; correct model.checkpoint")
+    missing = [file for file in CHECKPOINT_FILES if not (folder / file).is_file()]
+    if not list(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        return Finding("checkpoint", False, f"{name} lacks {', '.join(missing)}")
+    return Finding("checkpoint", True, f"{name} is whole")
+
+
+def _workers(store: Store) -> Iterator[Finding]:
+    """Each kind is needed: without one of them something waits for ever."""
+    try:
+        alive = store.workers.list_alive()
+    except LongwatchError:
+        yield Finding("workers", False, "none can be alive while the state does not answer: `longwatch up`")
+        return
+    for kind in WORKER_KINDS:
+        here = [worker for worker in alive if worker.kind == kind]
+        trouble = sorted({worker.trouble for worker in here if worker.trouble})
+        words = f"no {kind} worker is alive: start `longwatch worker {kind}`, or all of them with `longwatch up`"
+        yield Finding("workers", bool(here), f"{kind}: {len(here)} alive" if here else words)
+        for reason in trouble:
+            yield Finding("workers", False, f"{kind} waits: {reason}", needed=False)
+    models = list_fingerprints(alive)
+    if len(models) > 1:
+        words = (
+            f"two models are alive ({', '.join(models)}): each question sees one of them only; stop the other's workers"
+        )
+        yield Finding("models", False, words, needed=False)
+
+
+def _packages() -> Iterator[Finding]:
+    shadowed = find_shadowed()
+    for words in shadowed:
+        yield Finding("packages", False, words)
+    if not shadowed:
+        yield Finding("packages", True, "no other package has a name of ours", needed=False)
+
+
+def _privacy(settings: Settings) -> Finding:
+    """Whether other users of this machine can look into the data folder: it holds addresses with passwords."""
+    folder = settings.data_dir.absolute()
+    if folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return Finding("data_dir", False, f"other users can look into {folder}: chmod 700 {folder}", needed=False)
+    return Finding("data_dir", True, f"{folder} is yours alone", needed=False)
+
+
+def _gpu(settings: Settings) -> Finding:
+    wanted = settings.model.device.startswith("cuda")
+    cards = "; ".join(_said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines())
+    if not wanted:
+        return Finding("gpu", True, cards or "none: the model runs on the CPU", needed=False)
+    if not cards:
+        words = f"model.device is {settings.model.device}, but nvidia-smi finds no card; install it, or set auto"
+        return Finding("gpu", False, words)
+    if _said(sys.executable, "-P", "-c", TORCH_SEES_CUDA) != "True":
+        return Finding("gpu", False, f"{cards}, but this PyTorch cannot use it: install its CUDA build (`gpu` extra)")
+    return Finding("gpu", True, cards)
+
+
+def _said(*line: str) -> str:
+    """What another program prints; nothing if it is not there or fails."""
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603 - no shell
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("%s: %s", line[0], error)
+        return ""
+    return done.stdout.strip()
+
+
+def _attention(settings: Settings) -> Finding:
+    installed = importlib.util.find_spec("flash_attn") is not None
+    wanted = settings.model.attention == "flash_attention_2"
+    words = "flash-attn is installed" if installed else "PyTorch's own (the `gpu` extra brings flash-attn)"
+    return Finding("attention", installed or not wanted, words, needed=wanted)

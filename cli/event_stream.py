@@ -1,0 +1,28 @@
+"""Reads server-sent events (WHATWG HTML, 9.2.6) from pieces of text."""
+
+from collections.abc import Iterable, Iterator
+
+
+def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(event, data) from the lines of an event stream; comments are left out."""
+    event, data = "message", list[str]()
+    for line in lines:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not line:
+            if data:
+                yield event, "\n".join(data)
+            event, data = "message", []
+        elif name == "event":
+            event = value
+        elif name == "data":
+            data.append(value)
+
+
+def split_lines(texts: Iterable[str]) -> Iterator[str]:
+    """Whole lines, ended by a newline as in an event stream; httpx would also split at separators inside a text."""
+    rest = ""
+    for text in texts:
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            yield line.removesuffix("\r")

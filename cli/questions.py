@@ -1,0 +1,133 @@
+"""The commands about questions: ask, questions, answer, cancel."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cli import show
+from cli.client import Client
+from cli.errors import ServiceError, Unreachable
+from cli.options import ApiUrl, AsJson, From, QuestionId, To, VideoId, read_settings
+from cli.prefixes import find_question, find_video
+from cli.readiness import FOR_ANSWERS, missing_parts_said
+from cli.safe_text import escape_lines
+from cli.status import StatusLine
+from cli.tables import waiting_words
+
+app = typer.Typer()
+
+ENDED = ("done", "failed", "cancelled")
+
+
+@app.command()
+def ask(
+    context: typer.Context,
+    video_id: VideoId,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
+    start: From = None,
+    end: To = None,
+    fusion: Annotated[
+        Literal["focused", "sampled", "exact"] | None, typer.Option(help="Empty: as the service is configured.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Answer at once over what is encoded, without waiting for the rest.")
+    ] = False,
+    follow: Annotated[
+        str | None, typer.Option(metavar="QUESTION_ID", help="An answered question to follow up.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the answer; empty: as configured.")] = None,
+    as_json: AsJson = False,
+    api_url: ApiUrl = None,
+) -> None:
+    """Ask about a video; the answer is printed as it is generated. Ctrl-C cancels the question."""
+    with Client.of(read_settings(context), api_url) as client:
+        found = find_video(client, video_id)
+        given = {
+            "start": start,
+            "end": end,
+            "fusion": fusion,
+            "max_tokens": max_tokens,
+            "previous_question_id": follow and find_question(client, follow),
+        }
+        body = {"question": question, "partial": partial} | {
+            k: value for k, value in given.items() if value is not None
+        }
+        asked: dict[str, Any] = {}
+        with _cancelled_by_ctrl_c(client, asked):
+            events = client.events("POST", f"/v1/videos/{found}/questions", json=body)
+            _print_answer(client, events, asked, as_json=as_json)
+
+
+@app.command()
+def answer(context: typer.Context, question_id: QuestionId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
+    """Show the answer to a question, as it is generated if it is still being worked on."""
+    with Client.of(read_settings(context), api_url) as client:
+        path = f"/v1/questions/{find_question(client, question_id)}"
+        _print_answer(client, client.events("GET", path), {}, as_json=as_json)
+
+
+@app.command()
+def questions(context: typer.Context, video_id: VideoId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
+    """List all that was asked about a video, newest first."""
+    with Client.of(read_settings(context), api_url) as client:
+        rows = client.pages(f"/v1/videos/{find_video(client, video_id)}/questions", "questions")
+        if as_json:
+            typer.echo(json.dumps(list(rows)))
+        else:
+            show.questions(rows)
+
+
+@app.command()
+def cancel(context: typer.Context, question_id: QuestionId, api_url: ApiUrl = None) -> None:
+    """Cancel a question that has no answer yet."""
+    with Client.of(read_settings(context), api_url) as client:
+        client.call("DELETE", f"/v1/questions/{find_question(client, question_id)}")
+
+
+@contextmanager
+def _cancelled_by_ctrl_c(client: Client, asked: dict[str, Any]) -> Iterator[None]:
+    """Cancels the question that `asked` holds by then, if the user leaves early."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if asked:
+            client.call("DELETE", f"/v1/questions/{asked['id']}")
+            show.note(f"cancelled; {asked['id']}")
+        raise
+
+
+def _print_answer(client: Client, events: Iterator[tuple[str, str]], asked: dict[str, Any], *, as_json: bool) -> None:
+    """Prints the answer as it comes, then its grounds; `asked` is the question as it was last heard of.
+
+    Raises ServiceError if the question fails.
+    """
+    try:
+        with StatusLine() as line, missing_parts_said(client, FOR_ANSWERS, line) as answered:
+            for event, data in events:
+                if event in ("text", "answer", "error"):
+                    answered.set()
+                    line.clear()
+                if event == "text" and not as_json:
+                    typer.echo(escape_lines(data), nl=False)
+                elif event == "restart" and not as_json:
+                    typer.echo("\n(begun anew)")
+                elif event in ("question", "waiting", "answer", "error"):
+                    asked.update(json.loads(data))
+                if event in ("question", "waiting"):
+                    line.update(waiting_words(asked))
+            if asked.get("status") not in ENDED:
+                raise Unreachable("the service ended the stream before the answer")
+    except Unreachable as error:
+        if not asked:
+            raise
+        raise Unreachable(f"{error}; the question stands: `longwatch answer {asked['id']}` shows its answer") from error
+    if as_json:
+        typer.echo(json.dumps(asked))
+    elif not asked["problem"]:
+        typer.echo()
+        show.grounds(asked)
+    if asked["problem"]:
+        raise ServiceError(asked["problem"]["message"])

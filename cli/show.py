@@ -1,0 +1,63 @@
+"""How the command line prints videos, questions and answers. Nothing of their own text can drive the terminal."""
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from cli.tables import grounds_lines, question_lines, video_details, video_header, video_lines
+from storage.text import escape_controls
+
+console = Console(highlight=False)
+aside = Console(highlight=False, stderr=True)  # what is not the result: standard output may go to a program
+
+
+def videos(rows: Iterable[dict[str, Any]]) -> None:
+    """A line for each video as it comes, and one more where there is something to explain."""
+    width = console.width if sys.stdout.isatty() or "COLUMNS" in os.environ else None  # a file has no width
+    _print(video_header(width), style="bold")
+    for row in rows:
+        for line in video_lines(row, width):
+            _print(line)
+
+
+def video(row: dict[str, Any], asked: list[dict[str, Any]]) -> None:
+    """All that is known of a video, and its latest questions."""
+    for name, value in video_details(row):
+        console.print(Text.assemble((f"{name:12}", "bold"), escape_controls(value)), soft_wrap=True)
+    if asked:
+        console.print()
+        questions(asked)
+
+
+def questions(rows: Iterable[dict[str, Any]]) -> None:
+    """Questions with the beginning of their answers."""
+    for row in rows:
+        first, *rest = question_lines(row)
+        _print(first, style="bold")
+        for line in rest:
+            _print(line)
+
+
+def grounds(question: dict[str, Any]) -> None:
+    """What an answer rests on."""
+    for line in grounds_lines(question):
+        note(line)
+
+
+def note(words: str) -> None:
+    """A remark beside the result."""
+    aside.print(Text(escape_controls(words), style="dim"), soft_wrap=True)
+
+
+def finding(part: str, words: str, *, fine: bool, needed: bool) -> None:
+    """A line of `doctor`."""
+    mark, style = ("ok", "green") if fine else ("no", "red") if needed else ("--", "yellow")
+    console.print(Text.assemble((f"{mark:4}", style), f"{part:12}{escape_controls(words)}"), soft_wrap=True)
+
+
+def _print(line: str, style: str = "") -> None:
+    console.print(Text(escape_controls(line), style=style), soft_wrap=True)

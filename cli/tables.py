@@ -1,0 +1,174 @@
+"""Turns what the service answers into lines to read. Knows nothing of the terminal but its width."""
+
+from collections.abc import Iterator
+from textwrap import shorten
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.cells import cell_len, set_cell_size
+
+from cli.times import format_time
+
+View = dict[str, Any]  # a VideoView or a QuestionView
+
+MAX_TEXT_CHARS = 240  # of a question or an answer in a list
+COLUMNS = {"id": 25, "status": 9, "length": 8, "encoded": 11}  # 25: an id, which is never cut
+FIXED_WIDTH = sum(COLUMNS.values()) + 2 * len(COLUMNS)
+LEAST_NAME_WIDTH = 12  # below that a video takes two lines
+
+
+def video_header(width: int | None) -> str:
+    """The words above the columns of `video_lines`."""
+    return _row([*COLUMNS, "name"], width)
+
+
+def video_lines(video: View, width: int | None) -> Iterator[str]:
+    """One line for a video, in a narrow terminal two; one more if there is something to explain."""
+    yield from _row([video["id"], _status(video), _length(video), _encoded(video), _name(video)], width).split("\n")
+    reason = _reason(video)
+    if reason:
+        yield f"  {reason}"
+
+
+def video_details(video: View) -> Iterator[tuple[str, str]]:
+    """(name, value) of all that is known of a video."""
+    known = {
+        "id": video["id"],
+        "status": _status(video),
+        "title": video["title"],
+        "source": video["source"],
+        "kind": f"{video['media']} by {video['kind']}",
+        "added": video["created_at"],
+        "recorded": video["recorded_at"],
+        "length": format_time(video["duration_s"]) if video["duration_s"] is not None else None,
+        "picture": f"{video['width_px']}x{video['height_px']} {video['codec'] or ''}" if video["width_px"] else None,
+        "sampling": f"{video['sample_fps']:g} fps, {video['mode']}" if video["media"] == "video" else None,
+        "frames": progress_words(video),
+        "note": _reason(video),
+    }
+    return ((name, str(value).strip()) for name, value in known.items() if value)
+
+
+def progress_words(video: View) -> str:
+    """How far a video is."""
+    progress = video["progress"]
+    if progress is None:
+        return "being counted anew"
+    expected = f" of {progress['frames_expected']}" if progress["frames_expected"] is not None else ""
+    words = f"{progress['frames_sampled']}{expected} sampled, {progress['frames_encoded']} encoded"
+    if progress["frames_failed"]:
+        words += f", {progress['frames_failed']} failed"
+    if progress["eta_s"] is not None and not progress["complete"]:
+        words += f", {format_time(round(progress['eta_s']))} left"
+    return words
+
+
+def question_lines(question: View) -> Iterator[str]:
+    """A question's id, what was asked, and the beginning of its answer."""
+    yield question["id"]
+    yield f"  {_stretch(question)}: {_short(question['question'])}"
+    if question["answer"]:
+        yield f"  {_short(question['answer']['text'])}"
+    else:
+        yield f"  ({_question_status(question)})"
+
+
+def waiting_words(question: View) -> str:
+    """What a question that has no answer yet waits for."""
+    waiting = question["waiting"]
+    if question["status"] != "waiting" or not waiting:
+        return "looking" if question["status"] == "running" else str(question["status"])
+    expected = f" of {waiting['frames_expected']}" if waiting["frames_expected"] is not None else ""
+    return f"waiting for {waiting['for']}: {waiting['frames_encoded']}{expected} encoded"
+
+
+def grounds_lines(question: View) -> Iterator[str]:
+    """What an answer rests on; how a question ended that has none."""
+    answer = question["answer"]
+    if answer is None:
+        yield f"{_question_status(question)}; {question['id']}"
+        return
+    missing = f"; {answer['frames_missing']} frames were missing" if answer["frames_missing"] else ""
+    cut = f"; ended by {answer['finish_reason']}" if answer["finish_reason"] != "stop" else ""
+    yield f"{answer['frames']} frames, {_stretch(answer)}{missing}{cut}"
+    if not answer["video_complete"]:
+        yield f"the video is encoded up to {format_time(answer['encoded_until_s'])} so far"
+    if answer["evidence"]:
+        seen = ", ".join(f"{format_time(item['t_s'])} (score {item['score']:.2f})" for item in answer["evidence"])
+        first = answer["evidence"][0]["t_s"]
+        yield f"looked at {seen}; `longwatch frame {question['video_id']} {first:g}` fetches the first"
+    times = answer["timings"]
+    yield (
+        f"{answer['fusion']} over {answer['fusion_frames']} frames; first token {times['first_token_s']:.2f} s, "
+        f"total {times['total_s']:.2f} s; {question['id']}"
+    )
+
+
+def _row(cells: list[str], width: int | None) -> str:
+    """The cells in columns; the first is whole, the last gets what is left of `width`. Two lines if that is little."""
+    *fixed, name = cells
+    sized = [set_cell_size(cell, max(size, cell_len(cell))) for cell, size in zip(fixed, COLUMNS.values(), strict=True)]
+    left = None if width is None else width - FIXED_WIDTH
+    if width is not None and left is not None and left < LEAST_NAME_WIDTH:
+        rest = "  ".join([*(cell.strip() for cell in sized[1:]), name])
+        return f"{sized[0].rstrip()}\n  {_cut(rest, max(width - 2, 1))}"
+    return "  ".join([*sized, name if left is None else _cut(name, left)]).rstrip()
+
+
+def _cut(text: str, cells: int) -> str:
+    return text if cell_len(text) <= cells else set_cell_size(text, cells - 1).rstrip() + "…"
+
+
+def _short(text: str) -> str:
+    return shorten(text, MAX_TEXT_CHARS, placeholder=" ...")
+
+
+def _name(video: View) -> str:
+    """Its title; without one, the last part of where it came from."""
+    path = urlsplit(video["source"]).path if "://" in video["source"] else video["source"]
+    return str(video["title"] or path.rstrip("/").rpartition("/")[2] or video["source"])
+
+
+def _status(video: View) -> str:
+    progress = video["progress"]
+    encoding = video["status"] == "ready" and progress and not progress["complete"]
+    return "encoding" if encoding else str(video["status"])
+
+
+def _length(video: View) -> str:
+    if video["media"] == "image":
+        return "image"
+    return "?" if video["duration_s"] is None else format_time(round(video["duration_s"]))
+
+
+def _encoded(video: View) -> str:
+    progress = video["progress"]
+    if progress is None:
+        return "?"
+    expected = progress["frames_expected"]
+    return f"{progress['frames_encoded']}/{'?' if expected is None else expected}"
+
+
+def _reason(video: View) -> str:
+    """What there is to explain: a problem, a lack, or whose copy it is; empty if there is nothing."""
+    if video["problem"]:
+        return str(video["problem"]["message"])
+    if video["duplicate_of"]:
+        return f"the same as {video['duplicate_of']}"
+    if video["progress"] and video["progress"]["frames_failed"]:
+        count = video["progress"]["frames_failed"]
+        return f"{count} frames could not be encoded; `longwatch retry {video['id']}` tries again"
+    return f"sampled in part: {video['truncated']}" if video["truncated"] else ""
+
+
+def _question_status(question: View) -> str:
+    if question["problem"]:
+        return f"{question['status']}: {question['problem']['message']}"
+    return waiting_words(question)
+
+
+def _stretch(view: View) -> str:
+    """The stretch of a question or an answer, with its wall-clock times if there are any."""
+    end = "the end" if view["end_s"] is None else format_time(view["end_s"])
+    words = f"{format_time(view['start_s'])} to {end}"
+    return f"{words} ({view['start_at']} to {view['end_at'] or 'the end'})" if view["start_at"] else words

@@ -1,0 +1,321 @@
+"""The command line against a service that answers as the contract says: what a person types and reads."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import (
+    OTHER_ID,
+    QUESTION_ID,
+    ROOT,
+    VIDEO_ID,
+    Longwatch,
+    Request,
+    Service,
+    a_question,
+    a_video,
+    an_answer,
+    progress,
+    spawn,
+)
+from tests.waiting import wait_until
+
+ASKED = f"/v1/videos/{VIDEO_ID}/questions"
+
+
+def test_several_sources_are_submitted_and_the_bad_one_is_named(
+    longwatch: Longwatch, service: Service, tmp_path: Path
+) -> None:
+    service.on("POST", "/v1/videos", a_video(), 202)
+    file = tmp_path / "holiday [bold].mp4"
+    file.write_bytes(b"bytes of a film")
+    recorded = "2026-11-21T13:00:00+01:00"
+    done = longwatch(
+        "add", str(file), str(tmp_path / "nothing.mp4"), "https://example.org/a.mp4", "--recorded-at", recorded
+    )
+    assert (done.returncode, done.stdout) == (1, f"{VIDEO_ID}\n{VIDEO_ID}\n")
+    assert "nothing.mp4 is neither an http(s) address nor a file of this machine" in done.stderr
+    upload, address = service.requests("POST")
+    assert b"bytes of a film" in upload.body
+    assert recorded.encode() in upload.body
+    assert address.json == {"url": "https://example.org/a.mp4", "recorded_at": recorded}
+    assert longwatch("add", "a.mp4", "b.mp4", "--title", "one").returncode == 2
+
+
+def test_a_service_that_has_enough_to_do_is_asked_again(longwatch: Longwatch, service: Service) -> None:
+    def busy_once(_: Request) -> Any:
+        service.on("POST", "/v1/videos", a_video(), 202)
+        return 429, {"retry-after": "1"}, json.dumps({"detail": "100 videos are unsettled"}).encode()
+
+    service.routes["POST", "/v1/videos"] = busy_once
+    done = longwatch("add", "https://example.org/a.mp4")
+    assert (done.returncode, done.stdout) == (0, f"{VIDEO_ID}\n")
+    assert "100 videos are unsettled; trying again in 1 s" in done.stderr
+
+
+def test_waiting_says_how_far_what_is_missing_and_how_it_ended(longwatch: Longwatch, service: Service) -> None:
+    missing = [
+        {"part": "encode", "message": "no encode worker is alive: start `longwatch worker encode`"},
+        {"part": "reason", "message": "no reason worker is alive"},
+    ]
+    service.fail("GET", "/readyz", 503, "not ready", missing=missing)
+    service.on("POST", "/v1/videos", a_video(status="queued", progress=progress(0)), 202)
+
+    def changes() -> Iterator[tuple[str, Any]]:
+        yield "progress", a_video(progress=progress(12))
+        wait_until(lambda: any(request.path == "/readyz" for request in service.asked), within_s=5)
+        time.sleep(0.5)
+        yield "progress", a_video(truncated="cut off at 1 s")
+
+    service.stream("GET", f"/v1/videos/{VIDEO_ID}/events", changes)
+    done = longwatch("add", "https://example.org/a.mp4", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["progress"]["complete"]
+    assert "600 of 600 sampled, 12 encoded" in done.stderr
+    assert "waiting: no encode worker is alive: start `longwatch worker encode`" in done.stderr
+    assert "no reason worker" not in done.stderr  # which a video does not wait for
+    assert "sampled in part: cut off at 1 s" in done.stderr
+
+    problem = {"code": "source-unavailable", "message": "nobody answers there"}
+    failed = a_video(status="failed", problem=problem, progress=progress(0, 0))
+    service.stream("GET", f"/v1/videos/{VIDEO_ID}/events", lambda: iter([("progress", failed)]))
+    done = longwatch("wait", VIDEO_ID)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"longwatch: {VIDEO_ID}: nobody answers there"
+
+
+def test_a_list_shows_whole_ids_of_all_pages_and_drives_no_terminal(longwatch: Longwatch, service: Service) -> None:
+    def page(request: Request) -> Any:
+        first = "cursor" not in request.query
+        video = a_video(title="a\x1b[2Jb\r") if first else a_video(id=OTHER_ID)
+        return 200, {}, json.dumps({"videos": [video], "next_cursor": "next" if first else None}).encode()
+
+    service.routes["GET", "/v1/videos"] = page
+    listed = longwatch("list", env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"})
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["id", VIDEO_ID, OTHER_ID]
+    assert "\x1b" not in listed.stdout
+    assert "\r" not in listed.stdout
+    assert [video["id"] for video in json.loads(longwatch("list", "--json").stdout)] == [VIDEO_ID, OTHER_ID]
+
+
+def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(longwatch: Longwatch, service: Service) -> None:
+    def matching(request: Request) -> Any:
+        videos = [a_video(title="one"), a_video(id=OTHER_ID, title="two")]
+        found = [video for video in videos if video["id"].startswith(request.query["prefix"])]
+        return 200, {}, json.dumps({"videos": found, "next_cursor": None}).encode()
+
+    service.routes["GET", "/v1/videos"] = matching
+    service.on("GET", f"/v1/videos/{VIDEO_ID}", a_video())
+    service.on("GET", ASKED, {"questions": [a_question()], "next_cursor": None})
+    service.on("DELETE", f"/v1/questions/{QUESTION_ID}", None, 204)
+    shown = longwatch("show", "20261121-0208")
+    assert (shown.returncode, VIDEO_ID in shown.stdout, QUESTION_ID in shown.stdout) == (0, True, True)
+    several = longwatch("show", "20261121")
+    assert several.returncode == 1
+    assert f"  {VIDEO_ID}  one\n  {OTHER_ID}  two\n" in several.stderr
+    none = longwatch("show", "2025")
+    assert (none.returncode, "`longwatch list` shows the ids" in none.stderr) == (1, True)
+    assert "no video" in longwatch("show", "../x").stderr
+    for beginning in (f"{VIDEO_ID}_2026", "20261121-0208"):
+        assert longwatch("cancel", beginning).returncode == 0
+    assert [request.query["prefix"] for request in service.asked if request.path == ASKED and request.query] == [
+        f"{VIDEO_ID}_2026",
+        f"{VIDEO_ID}_",
+    ]
+    assert len(service.requests("DELETE")) == 2
+
+
+def test_an_answer_is_printed_as_it_comes_with_what_it_waited_for_and_its_grounds(
+    config: Path, service: Service
+) -> None:
+    go_on = threading.Event()
+
+    def events() -> Iterator[tuple[str, Any]]:
+        yield "question", a_question()
+        waiting = {"for": "frames", "frames_encoded": 128, "frames_expected": 600}
+        yield "waiting", a_question(status="waiting", waiting=waiting)
+        yield "text", "on the "
+        assert go_on.wait(30)
+        yield "text", "left [sic]\x1b[2J"
+        yield "answer", a_question(status="done", answer=an_answer("on the left [sic]"))
+
+    service.stream("POST", ASKED, events)
+    options = ["--from", "1:05", "--to", "2026-11-21T13:00:00Z", "--fusion", "exact", "--partial", "--max-tokens", "9"]
+    process = spawn(config, "ask", VIDEO_ID, "where is it ?", *options)
+    assert process.stdout is not None
+    assert process.stdout.read(7) == "on the "  # before the rest is known
+    go_on.set()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "left [sic]\\x1b[2J\n")
+    assert service.requests("POST")[0].json == {
+        "question": "where is it ?",
+        "start": 65.0,
+        "end": "2026-11-21T13:00:00+00:00",
+        "fusion": "exact",
+        "partial": True,
+        "max_tokens": 9,
+    }
+    assert "0:17.5" in err
+    assert QUESTION_ID in err
+
+
+def test_what_a_question_waits_for_is_said_within_five_seconds(config: Path, service: Service) -> None:
+    missing = [{"part": "reason", "message": "no reason worker is alive: start `longwatch worker reason`"}]
+    service.fail("GET", "/readyz", 503, "not ready", missing=missing)
+    stop = threading.Event()
+
+    def events() -> Iterator[tuple[str, Any]]:
+        yield "question", a_question()
+        stop.wait(60)
+
+    service.stream("POST", ASKED, events)
+    process = spawn(config, "ask", VIDEO_ID, "what ?", "--json")
+    assert process.stderr is not None
+    wait_until(lambda: service.requests("POST"))
+    asked_at = time.monotonic()
+    said = ""
+    while "no reason worker is alive" not in said:
+        said = process.stderr.readline()
+        assert said
+    assert time.monotonic() - asked_at < 5
+    stop.set()
+    process.kill()
+    process.communicate()
+
+
+def test_a_question_that_fails_or_is_interrupted_ends_clearly(
+    config: Path, longwatch: Longwatch, service: Service
+) -> None:
+    problem = {"code": "context-full", "message": "900 frames would fit"}
+    failed = a_question(status="failed", problem=problem)
+    service.stream("POST", ASKED, lambda: iter([("question", a_question()), ("error", failed)]))
+    done = longwatch("ask", VIDEO_ID, "what ?")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "longwatch: 900 frames would fit")
+
+    service.stream("POST", ASKED, lambda: iter([("question", a_question()), ("text", "we")]))
+    broken = longwatch("ask", VIDEO_ID, "what ?")
+    assert (broken.returncode, f"`longwatch answer {QUESTION_ID}`" in broken.stderr) == (1, True)
+    settled = a_question(status="done", answer=an_answer("well"))
+    path = f"/v1/questions/{QUESTION_ID}"
+    service.stream("GET", path, lambda: iter([("question", a_question()), ("text", "well"), ("answer", settled)]))
+    assert longwatch("answer", QUESTION_ID).stdout == "well\n"
+
+    stop = threading.Event()
+
+    def endless() -> Iterator[tuple[str, Any]]:
+        yield "question", a_question()
+        yield "text", "well"
+        stop.wait(60)
+
+    service.stream("POST", ASKED, endless)
+    service.on("DELETE", f"/v1/questions/{QUESTION_ID}", None, 204)
+    leaving = spawn(config, "ask", VIDEO_ID, "what now ?")
+    assert leaving.stdout is not None
+    assert leaving.stdout.read(4) == "well"
+    leaving.send_signal(signal.SIGINT)
+    _, err = leaving.communicate(timeout=60)
+    stop.set()
+    assert leaving.returncode not in (0, 2)
+    assert "Traceback" not in err
+    assert [request.path for request in service.requests("DELETE")] == [f"/v1/questions/{QUESTION_ID}"]
+
+
+def test_a_frame_and_an_image_are_fetched_into_files(longwatch: Longwatch, service: Service, tmp_path: Path) -> None:
+    service.on("GET", f"/v1/videos/{VIDEO_ID}/frame", None, 307, location=f"/v1/videos/{VIDEO_ID}/frames/65.jpg")
+    picture = b"\xff\xd8 picture"
+    service.routes["GET", f"/v1/videos/{VIDEO_ID}/frames/65.jpg"] = lambda _: (200, {}, picture)
+    service.routes["GET", f"/v1/videos/{VIDEO_ID}/source"] = lambda _: (200, {"content-type": "image/png"}, b"png")
+    done = longwatch("frame", VIDEO_ID, "1:05.5", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{VIDEO_ID}-65.jpg\n"), done.stderr
+    assert (tmp_path / f"{VIDEO_ID}-65.jpg").read_bytes() == picture
+    assert next(request.query for request in service.asked if request.path.endswith("/frame")) == {"at": "65.5"}
+    done = longwatch("source", VIDEO_ID, cwd=tmp_path)
+    assert (tmp_path / done.stdout.strip()).read_bytes() == b"png"
+    assert (tmp_path / f"{VIDEO_ID}.png").exists()
+    assert "cannot write" in longwatch("frame", VIDEO_ID, "5", "-o", str(tmp_path / "no" / "folder.jpg")).stderr
+    assert longwatch("frame", VIDEO_ID, "noon").returncode == 2
+
+
+def test_deleting_asks_in_a_terminal_and_goes_on_after_a_failure(
+    config: Path, longwatch: Longwatch, service: Service
+) -> None:
+    service.on("GET", f"/v1/videos/{VIDEO_ID}", a_video())
+    service.on("DELETE", f"/v1/videos/{VIDEO_ID}", None, 204)
+    service.fail("DELETE", f"/v1/videos/{OTHER_ID}", 409, "two videos are the same as this one")
+    done = longwatch("delete", OTHER_ID, VIDEO_ID)
+    assert (done.returncode, done.stderr) == (1, "longwatch: two videos are the same as this one\n")
+    assert len(service.requests("DELETE")) == 2
+    person, terminal = pty.openpty()
+    refusing = spawn(config, "delete", VIDEO_ID, stdin=terminal)
+    os.write(person, b"n\n")
+    out, _ = refusing.communicate(timeout=60)
+    assert "garden.mp4" in out
+    assert len(service.requests("DELETE")) == 2
+    assert longwatch("delete", "-y", VIDEO_ID, stdin=terminal).returncode == 0
+    assert len(service.requests("DELETE")) == 3
+    os.close(person)
+    os.close(terminal)
+
+
+def test_a_failed_video_is_tried_again(longwatch: Longwatch, service: Service) -> None:
+    service.on("POST", f"/v1/videos/{VIDEO_ID}/retry", a_video(status="queued"), 202)
+    assert longwatch("retry", VIDEO_ID).stdout == f"{VIDEO_ID}\n"
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "2026"], ["show", VIDEO_ID], ["ask", VIDEO_ID, "?"]])
+def test_a_service_that_is_down_is_said_to_be_down(longwatch: Longwatch, words: list[str]) -> None:
+    nobody = longwatch(*words, "--api-url", "http://127.0.0.1:1")
+    assert (nobody.returncode, nobody.stderr.count("\n")) == (1, 1)
+    assert "no service answers at http://127.0.0.1:1" in nobody.stderr
+    assert "start it with `longwatch up`" in nobody.stderr
+
+
+def test_what_goes_wrong_is_one_clear_line(longwatch: Longwatch, config: Path, service: Service) -> None:
+    assert "no address" in longwatch("list", "--api-url", "http://here:x").stderr
+    assert "no address" in longwatch("list", "--api-url", "here").stderr
+    service.routes["GET", "/v1/videos"] = lambda _: (200, {}, b"<html>")
+    assert "is this Longwatch?" in longwatch("list").stderr
+    config.write_text("api: {prot: 5}")
+    wrong = longwatch("list")
+    assert wrong.returncode == 1
+    assert "api.prot" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    assert longwatch("ask", "--help").returncode == 0  # help is there nevertheless
+
+
+def test_a_reader_that_leaves_early_is_no_error(config: Path, service: Service) -> None:
+    videos = [a_video() for _ in range(1000)]
+    service.on("GET", "/v1/videos", {"videos": videos, "next_cursor": None})
+    for words in (["list"], ["list", "--json"], ["--version"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        process = spawn(config, *words, stdout=writing)
+        os.close(writing)
+        assert process.communicate(timeout=60)[1] == ""
+
+
+def test_version_and_completion_are_there(longwatch: Longwatch) -> None:
+    assert longwatch("--version").stdout.startswith("longwatch 0.")
+    script = subprocess.run(
+        [sys.executable, "-m", "cli", "--show-completion", "bash"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "complete" in script.stdout
+    assert longwatch("no-such-command").returncode == 2
+
+
+def test_workers_and_plan_become_other_programs(longwatch: Longwatch) -> None:
+    plan = longwatch("plan", "--help")
+    assert "--gpu-gb" in plan.stdout, plan.stderr
+    for kind in ("ingest", "encode", "reason"):
+        assert longwatch("worker", kind, "--help").returncode == 0

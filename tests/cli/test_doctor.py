@@ -1,0 +1,128 @@
+"""What `longwatch doctor` finds: a service that works, and each thing that keeps it from working."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli import doctor
+from cli.doctor import Finding, examine
+from cli.redis_server import ROLES
+from configs.settings import RedisSettings, Settings
+from storage.documents import Video
+from storage.ids import new_video_id
+from storage.store import Store
+from storage.workers import Worker
+from tests.cli.conftest import spawn
+from tests.cli.test_up import running
+
+QUICK = {"retries": 0, "connect_timeout_s": 1.0, "command_timeout_s": 1.0}
+
+
+@pytest.fixture
+def settings(folder: Path) -> Iterator[Settings]:
+    """Both private servers run, and the checkpoint is whole."""
+    folder.chmod(0o700)
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (checkpoint / name).touch()
+    values = {"data_dir": folder, "redis": QUICK, "model": {"checkpoint": str(checkpoint), "device": "cpu"}}
+    settings = Settings.model_validate(values)
+    with running(settings, ROLES[0]), running(settings, ROLES[1]):
+        yield settings
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    """With a worker of each kind."""
+    store = Store.open(settings)
+    for kind in ("ingest", "encode", "reason"):
+        store.workers.announce(a_worker(kind), alive_s=60)
+    return store
+
+
+def a_worker(kind: str, **fields: Any) -> Worker:
+    return replace(Worker(name=f"{kind}-1", kind=kind, host="here", pid=1, queues=(kind,)), **fields)
+
+
+def faults(settings: Settings) -> list[Finding]:
+    return [finding for finding in examine(settings) if not finding.fine]
+
+
+def test_a_service_that_works_has_no_faults(settings: Settings, store: Store, folder: Path) -> None:
+    config = folder / "doctor.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=True)))
+    process = spawn(config, "doctor")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, ""), out
+    for part in ("state", "cache", "archive", "checkpoint", "workers", "packages", "data_dir", "gpu", "attention"):
+        assert part in out
+    store.workers.withdraw("encode-1")
+    process = spawn(config, "doctor")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "no encode worker is alive: start `longwatch worker encode`" in out
+
+
+def test_what_waits_and_two_models_are_named(settings: Settings, store: Store) -> None:
+    store.workers.announce(a_worker("reason", fingerprint="aaaa"), alive_s=60)
+    store.workers.announce(a_worker("encode", fingerprint="bbbb", trouble="the archive is read-only"), alive_s=60)
+    waits, models = faults(settings)
+    assert (waits.words, waits.needed) == ("encode waits: the archive is read-only", False)
+    assert ("aaaa, bbbb" in models.words, models.needed) == (True, False)
+
+
+def test_damaged_and_newer_documents_are_named_by_path(settings: Settings, store: Store) -> None:
+    archive = store.archive
+    newer, damaged = new_video_id(), new_video_id()
+    fine = Video(id=new_video_id(), kind="url", source="https://a.example/", location="", sample_fps=1.0, mode="exact")
+    archive.write_video(fine)
+    archive.files.write(f"{newer}/video.json", fine.model_copy(update={"version": 99}).model_dump_json().encode())
+    archive.files.write(f"{damaged}/video.json", b"{")
+    said = {finding.words for finding in faults(settings)}
+    assert len(said) == 2
+    assert any(f"{newer}/video.json was written by a newer Longwatch" in words for words in said)
+    assert any(f"{damaged}/video.json is damaged" in words for words in said)
+
+
+def test_one_redis_for_both_roles_and_one_that_evicts_are_warned_of(settings: Settings, store: Store) -> None:
+    both = RedisSettings(state_url=settings.state_url, cache_url=f"{settings.state_url}?db=1", **QUICK)
+    (roles,) = faults(settings.model_copy(update={"redis": both}))
+    assert ("a full cache then stops all jobs" in roles.words, roles.needed) == (True, False)
+    store.state.config_set("maxmemory-policy", "allkeys-lru")
+    (evicting,) = faults(settings)
+    assert ("allkeys-lru" in evicting.words, evicting.needed) == (True, False)
+
+
+def test_what_is_missing_is_named_with_what_to_do_and_without_secrets(settings: Settings, store: Store) -> None:
+    (Path(settings.model.checkpoint) / "tokenizer.json").unlink()
+    settings.data_dir.chmod(0o755)
+    said = {finding.part: finding for finding in faults(settings)}
+    assert said["checkpoint"].words.endswith("lacks tokenizer.json")
+    assert ("chmod 700" in said["data_dir"].words, said["data_dir"].needed) == (True, False)
+
+    away = {"state_url": "redis://:secret@127.0.0.1:1/0", "cache_url": "redis://:secret@127.0.0.1:2/0", **QUICK}
+    values = settings.model_dump() | {"redis": away, "archive": {"url": "/dev/null/archive"}}
+    findings = list(examine(Settings.model_validate(values)))
+    parts = {finding.part for finding in findings if finding.needed and not finding.fine}
+    assert parts == {"state", "cache", "archive", "workers", "checkpoint"}
+    assert not any("secret" in finding.words for finding in findings)
+
+
+def test_before_the_first_start_it_says_what_up_will_do(folder: Path) -> None:
+    settings = Settings.model_validate({"data_dir": folder / "new", "redis": QUICK})
+    findings = {finding.part: finding for finding in examine(settings)}
+    assert findings["state"].words.startswith("`longwatch up` will run")
+    assert findings["data_dir"].fine
+    assert not findings["workers"].fine
+    assert not (folder / "new" / "redis").exists()
+
+
+def test_a_shadowed_package_is_a_fault(settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_shadowed", lambda: ["api is imported from /elsewhere"])
+    (packages,) = faults(settings)
+    assert (packages.part, packages.needed) == ("packages", True)

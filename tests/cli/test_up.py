@@ -1,0 +1,184 @@
+"""`longwatch up` and its private Redis servers: started, restarted when killed, stopped as a whole."""
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+import yaml
+from redis import Redis
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from cli.deaths import describe_death
+from cli.redis_server import NoRedisServer, Role, build_command, find_socket
+from cli.up import CannotStart, parse_procfile, run, supervisor_config
+from configs.places import PROCFILE
+from configs.settings import ApiSettings, RedisSettings, Settings
+from tests.cli.conftest import spawn
+from tests.waiting import wait_until
+
+BEAT = """
+import os, pathlib, signal
+pathlib.Path('{file}').write_text(str(os.getpid()))
+print('my last\\x1b[2J words', flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port on which nobody listened a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def config(folder: Path, unused_port: int) -> Path:
+    """Settings without a Redis of their own."""
+    path = folder / "up.yaml"
+    path.write_text(yaml.safe_dump({"data_dir": str(folder / "my data"), "api": {"port": unused_port}}))
+    return path
+
+
+def test_everything_starts_is_brought_back_and_stops_with_ctrl_c(folder: Path, config: Path) -> None:
+    program = folder / "beat.py"
+    program.write_text(BEAT.format(file=folder / "beat"))
+    procfile = folder / "Procfile"
+    servers = "state: longwatch redis state\ncache: longwatch redis cache\n"
+    procfile.write_text(f"# cheap\n{servers}beat: {sys.executable} {program}\n")
+    process = spawn(config, "up", "--procfile", str(procfile), start_new_session=True)
+    data = folder / "my data"
+    try:
+        wait_until(lambda: (data / "redis" / "state.sock").exists() and (data / "redis" / "cache.sock").exists())
+        first = pid_in(folder / "beat")
+        os.kill(first, signal.SIGKILL)
+        assert process.stderr is not None
+        said = line_with("beat", process.stderr)
+        assert said == "beat died (terminated by SIGKILL) and is started again: my last\\x1b[2J words\n"
+        wait_until(lambda: pid_in(folder / "beat") != first)
+        for role in ("state", "cache"):
+            other = spawn(config, "redis", role)
+            assert f"another Longwatch runs its {role} server" in other.communicate(timeout=60)[1]
+        open_to_others = [path for path in [data, *data.rglob("*")] if stat.S_IMODE(path.lstat().st_mode) & 0o077]
+        assert open_to_others == []
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "http://127.0.0.1:" in out
+    assert not alive(pid_in(folder / "beat"))
+
+
+def line_with(words: str, stream: IO[str]) -> str:
+    """The next line that has these words in it."""
+    for line in stream:
+        if words in line:
+            return line
+    raise AssertionError(f"nothing says {words!r}")
+
+
+def pid_in(path: Path) -> int:
+    wait_until(lambda: path.exists() and path.read_text())
+    return int(path.read_text())
+
+
+def alive(pid: int) -> bool:
+    return subprocess.run(["kill", "-0", str(pid)], stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_a_death_is_told_with_its_cause_and_the_last_words(tmp_path: Path) -> None:
+    assert "(unknown why) and is started again: it said nothing" in describe_death("reasoner", tmp_path)
+    log = "x INFO exited: reasoner (exit status 3; not expected)\nx WARN exited: ingest (exit status 0; expected)\n"
+    (tmp_path / "supervisord.log").write_text(f"x exited: reasoner (exit status 1; expected)\n{log}")
+    (tmp_path / "reasoner.log").write_text("Traceback\n" * 9000 + "RuntimeError: out of memory\n\n")
+    assert describe_death("reasoner", tmp_path) == (
+        "reasoner died (exit status 3) and is started again: RuntimeError: out of memory"
+    )
+
+
+def test_what_up_cannot_start_with_is_said_beforehand(folder: Path, unused_port: int) -> None:
+    settings = Settings(data_dir=folder / "d", api=ApiSettings(port=unused_port))
+    with pytest.raises(CannotStart, match="nothing-here"):
+        run(settings, folder / "nothing-here")
+    with pytest.raises(CannotStart, match="100%"):
+        run(settings.model_copy(update={"data_dir": folder / "100%"}))
+    deep = settings.model_copy(update={"data_dir": folder / ("x" * 100)})
+    with pytest.raises(NoRedisServer, match="shorter data_dir"):
+        run(deep)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", unused_port))
+        taken.listen()
+        with pytest.raises(CannotStart, match=re.escape("api.port")):
+            run(settings)
+    with pytest.raises(CannotStart, match="not `name: command`"):
+        parse_procfile("api: serve\nnonsense\n")
+    assert not (folder / "d").exists()
+
+
+def test_the_procfile_is_the_architecture_and_each_process_comes_back() -> None:
+    processes = parse_procfile(PROCFILE.read_text())
+    assert list(processes) == ["state", "cache", "api", "ingest", "encoder_worker", "reasoner"]
+    config = supervisor_config(processes, Path("/run"), Path("/log"), Path("/dev/stderr"))
+    for order, name in enumerate(processes):
+        program = config[f"program:{name}"]
+        assert (program["autorestart"], program["priority"]) == ("true", str(order))
+        assert program["command"].startswith(f"{sys.executable} -P -m cli ")
+
+
+@contextmanager
+def running(settings: Settings, role: Role) -> Iterator[Redis]:
+    """A client of the private server, which runs meanwhile."""
+    where = find_socket(settings, role)
+    where.parent.mkdir(exist_ok=True)
+    process = subprocess.Popen(build_command(settings, role), stdout=subprocess.DEVNULL)
+    try:
+        wait_until(where.exists, within_s=20)
+        with Redis(unix_socket_path=str(where), decode_responses=True) as redis:
+            wait_until(lambda: answers(redis), within_s=20)
+            yield redis
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def fill(redis: Redis) -> None:
+    """More than twice what it may hold."""
+    for number in range(100):
+        redis.set(f"key {number}", b"x" * 100_000)
+
+
+def answers(redis: Redis) -> bool:
+    try:
+        return bool(redis.ping())
+    except RedisError:
+        return False
+
+
+def test_the_state_is_durable_and_evicts_nothing_and_the_cache_the_other_way_round(folder: Path) -> None:
+    small = RedisSettings(state_max_memory_mb=4, cache_max_memory_mb=4)
+    settings = Settings(data_dir=folder, redis=small)
+    with running(settings, "state") as state, running(settings, "cache") as cache:
+        assert state.config_get("appendonly") == {"appendonly": "yes"}
+        assert cache.config_get("appendonly") == {"appendonly": "no"}
+        for redis in (state, cache):
+            assert redis.config_get("save") == {"save": ""}
+            assert redis.config_get("port") == {"port": "0"}
+        with pytest.raises(OutOfMemoryError):
+            fill(state)
+        assert state.exists("key 0")
+        fill(cache)
+        assert cache.exists("key 99")
+        assert not cache.exists("key 0")
+    with running(settings, "state") as state, running(settings, "cache") as cache:
+        assert state.exists("key 0")
+        assert cache.dbsize() == 0
