@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from configs.loading import BUNDLED, SettingsError, load_settings
+from configs.loading import SettingsError, load_settings
+from configs.places import CONFIGS
 from configs.settings import Settings
 from llava_mini.checkpoint import Checkpoint
 from llava_mini.config import LlavaMiniConfig
@@ -158,7 +159,7 @@ def find_subject(name: str) -> tuple[LlavaMiniConfig, Settings]:
     assumed = plain.model_copy(update={"model": plain.model.model_copy(update={"dtype": "bfloat16"})})
     if Path(name).is_dir():
         return Checkpoint(name).config.with_attention("eager"), assumed
-    if name in SHAPES and not (BUNDLED / f"{name}.yaml").is_file():
+    if name in SHAPES and not (CONFIGS / f"{name}.yaml").is_file():
         return SHAPES[name](), assumed
     settings = load_settings(name)
     checkpoint = settings.model.checkpoint
