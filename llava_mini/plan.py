@@ -43,7 +43,7 @@ class Load:
     new_tokens: int
 
     @classmethod
-    def of(cls, settings: Settings) -> "Load":
+    def from_settings(cls, settings: Settings) -> "Load":
         """As the settings have it."""
         model, reasoner = settings.model, settings.reasoner
         return cls(
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         config, settings = find_subject(given.config)
-        load = Load.of(settings)
+        load = Load.from_settings(settings)
         if given.dtype:
             load = replace(load, dtype=resolve_dtype(given.dtype))
         if given.batch_frames:

@@ -139,7 +139,7 @@ def test_smaller_weights_leave_room_for_more_frames() -> None:
 @pytest.mark.parametrize("weights", ["full", "int8"])
 def test_the_8b_settings_fit_on_a_24_gb_card_with_both_processes_and_an_hour(weights: Weights) -> None:
     config, settings = find_subject("llava-mini-8b")
-    planned = plan(CARD, config, replace(Load.of(settings), weights=weights))
+    planned = plan(CARD, config, replace(Load.from_settings(settings), weights=weights))
     assert planned.frames >= 3600
     total = planned.used_bytes + 3600 * planned.per_position
     assert total <= CARD == 25_769_803_776
