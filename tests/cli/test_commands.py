@@ -94,6 +94,18 @@ def test_waiting_says_how_far_what_is_missing_and_how_it_ended(longwatch: Longwa
     assert done.stderr.splitlines()[-1] == f"longwatch: {VIDEO_ID}: nobody answers there"
 
 
+def test_a_stream_that_breaks_off_is_taken_up_again(longwatch: Longwatch, service: Service) -> None:
+    path = f"/v1/videos/{VIDEO_ID}/events"
+
+    def broken(_: Request) -> Any:
+        service.stream("GET", path, lambda: iter([("progress", a_video())]))
+        return 200, {"content-length": "1000"}, b"event: progress\n"
+
+    service.routes["GET", path] = broken
+    done = longwatch("wait", VIDEO_ID, "--json")
+    assert (done.returncode, json.loads(done.stdout)["id"]) == (0, VIDEO_ID)
+
+
 def test_a_list_shows_whole_ids_of_all_pages_and_drives_no_terminal(longwatch: Longwatch, service: Service) -> None:
     def page(request: Request) -> Any:
         first = "cursor" not in request.query
