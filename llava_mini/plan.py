@@ -41,6 +41,7 @@ class Load:
     batch_frames: int
     prefix_cache_bytes: int
     new_tokens: int
+    questions: int  # answered at once
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Load":
@@ -52,6 +53,7 @@ class Load:
             settings.encoder.batch_frames,
             reasoner.prefix_cache_mb * MIB,
             reasoner.max_tokens,
+            reasoner.concurrent_questions,
         )
 
 
@@ -62,7 +64,7 @@ class MemoryPlan:
     load: Load
     costs: ByteCosts
     parts: dict[str, int]  # bytes that are taken before a question has its first frame
-    per_position: int  # bytes of a question's own keys and values, and of what it takes to grow them
+    per_position: int  # bytes of all questions' own keys and values, and of what it takes to grow them
     frames_in_memory: int
     frames: int  # also within the context
 
@@ -73,12 +75,12 @@ class MemoryPlan:
 
 
 def plan(card_bytes: int, config: LlavaMiniConfig, load: Load) -> MemoryPlan:
-    """How long a stretch a card takes in one question, beside all that is resident meanwhile.
+    """How long a stretch a card takes in each of the questions at once, beside all that is resident meanwhile.
 
     A question has keys and values of its own over the whole stretch: what it appends to a kept prefix copies it.
     """
     costs = byte_costs(config, load.dtype, load.weights, batch_frames=load.batch_frames, text_tokens=PROMPT_TOKENS)
-    per_position = int((costs.cache_per_position + costs.copy_per_position) * (1 + FRAGMENTS))
+    per_position = int((costs.cache_per_position * load.questions + costs.copy_per_position) * (1 + FRAGMENTS))
     coming_and_going = {
         "batch": costs.encode_batch,
         "prefixes": load.prefix_cache_bytes,
@@ -121,7 +123,8 @@ def format_plan(gpu_gib: float, config: LlavaMiniConfig, load: Load) -> str:
         [
             f"Memory on a card of {gpu_gib:g} GB ({card_bytes / GB:.2f}e9 bytes) with the encoder and the reasoner on"
             f" it: {load.dtype}, {load.batch_frames} frames a batch, {load.prefix_cache_bytes // MIB} MiB of prefixes,",
-            f"prompt {PROMPT_TOKENS} + answer {load.new_tokens} tokens. Activations are estimates.",
+            f"{load.questions} questions at once, each with a prompt of {PROMPT_TOKENS} and an answer of"
+            f" {load.new_tokens} tokens. Activations are estimates.",
             "",
             memory,
             "",
