@@ -57,7 +57,7 @@ def measure_ingest(service: Service) -> Iterator[Measured]:
     settings = service.settings.model_copy(update={"ingest": IngestSettings(allowed_roots=(service.folder,))})
     jobs = IngestJobs(settings, service.store)
     costs = []
-    for segments in (1, 5):
+    for segments in (2, 1, 5):  # the first has the scripts loaded
         file = service.folder / f"{segments}.mp4"
         _write_video(file, 64 * segments)
         video = new_video(location=str(file))
@@ -66,7 +66,7 @@ def measure_ingest(service: Service) -> Iterator[Measured]:
             jobs.ingest_video(video.id)
         assert service.store.read_video(video.id).frames_sampled == 64 * segments
         costs.append(cost)
-    yield Measured("segment written (64 frames)", _difference(*costs), 4)
+    yield Measured("segment written (64 frames)", _difference(*costs[1:]), 4)
 
 
 def measure_live(service: Service, videos: int) -> Iterator[Measured]:
