@@ -31,16 +31,21 @@ log = logging.getLogger(__name__)
 LONGEST_JOB_S = 7 * 86400  # jobs end by their own limits; RQ must not interrupt them
 
 # The places of those of the jobs ARGV[2..] that wait in the queue KEYS[1], or run until ARGV[1] (registry KEYS[2]) at
-# least. One pass over both, however many are asked for.
+# least. A few are looked for one by one; for many the queue is read once.
 _LIVE = """
-local live = {}
-for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do live[id] = true end
+local running, waiting, found = {}, nil, {}
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf')) do
-  live[string.match(entry, '^(.*):[^:]*$') or entry] = true
+  running[string.match(entry, '^(.*):[^:]*$') or entry] = true
 end
-local found = {}
+if #ARGV > 64 then
+  waiting = {}
+  for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do waiting[id] = true end
+end
 for at = 2, #ARGV do
-  if live[ARGV[at]] then found[#found + 1] = at - 2 end
+  local id = ARGV[at]
+  local waits
+  if waiting then waits = waiting[id] else waits = redis.call('LPOS', KEYS[1], id) end
+  if running[id] or waits then found[#found + 1] = at - 2 end
 end
 return found
 """
