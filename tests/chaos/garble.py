@@ -105,4 +105,4 @@ def _push_job(redis: Redis, rng: random.Random) -> str:
         fields = {"data": f'["{TRAP}", null, [], {{}}]', "created_at": "2026-11-21T00:00:00.000000Z", "origin": queue}
         redis.hset(f"rq:job:{job_id}", mapping=fields | {"success_callback_name": TRAP, "status": "queued"})
     redis.rpush(f"rq:queue:{queue}", job_id)
-    return f"job {job_id} of a stranger in {queue}"
+    return f"job {job_id[:12]} of a stranger in {queue}"

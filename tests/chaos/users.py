@@ -50,7 +50,7 @@ class User:
             (act,) = rng.choices([act for _, act in acts], [weight for weight, _ in acts])
             try:
                 act(rng)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, OSError) as error:
                 log(f"user: {act.__name__}: {type(error).__name__}")
 
     # videos
