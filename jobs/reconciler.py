@@ -10,16 +10,26 @@ from jobs.names import find_target
 from jobs.queues import Queues
 from storage import agenda as due
 from storage.documents import Problem, Question, Video
-from storage.errors import DamagedFile, DamagedState, LongwatchError, NewerDocument, NotFound, Surroundings
-from storage.ids import created_at
+from storage.errors import (
+    DamagedFile,
+    DamagedState,
+    LongwatchError,
+    NewerDocument,
+    NotFound,
+    RedisUnavailable,
+    Surroundings,
+)
+from storage.ids import check_video_id, created_at, video_of
 from storage.rebuild import rebuild_state
+from storage.repair import repair_shared, repair_video
 from storage.store import Store
 from storage.stretch import find_stretch
 
 log = logging.getLogger(__name__)
 
 LOOKS_A_PASS = 200  # of each kind: a pass stays short
-LEASE_S = 60.0
+LEASE_S = 20.0
+OUTAGES_A_PASS = 3  # items that meet a failing archive before the pass ends: each may cost a time-out
 SWEEP_S = 3600.0
 
 
@@ -32,16 +42,31 @@ class Reconciler:
         self._orphan_after_s = orphan_after_s
         self.queues = Queues(store.state)
         self._swept_at = 0.0
+        self._revive_from = 0.0  # monotonic
 
     def run_forever(self, stop: threading.Event) -> None:
         """A pass every `reconcile_interval_s` until `stop` is set. No exception ends it."""
         while not stop.wait(self._settings.reconcile_interval_s):
             try:
                 self.run_once()
+            except RedisUnavailable as error:
+                log.error("reconciler: %s", error)
+                # Jobs whose heartbeats met the same outage are not dead: they beat again before anyone is taken for it.
+                self._revive_from = time.monotonic() + 2 * self._settings.heartbeat_interval_s
             except Surroundings as error:
                 log.error("reconciler: %s", error)
+            except DamagedState as error:
+                log.error("reconciler: %s", error)
+                self._repair()
             except Exception:
                 log.exception("reconciler: a pass failed; the next one comes")
+
+    def _repair(self) -> None:
+        try:
+            self.queues.repair()
+            repair_shared(self._store)
+        except LongwatchError as error:
+            log.error("reconciler: damaged values in Redis could not be removed: %s", error)
 
     def run_once(self) -> None:
         """One pass, unless another process is at it."""
@@ -50,7 +75,8 @@ class Reconciler:
                 return
             if not self._store.index.is_ready():
                 rebuild_state(self._store)
-            self._revive()
+            if time.monotonic() >= self._revive_from:
+                self._revive()
             self._look_at_due(due.DELETIONS, self._look_at_deletion)
             self._look_at_due(due.VIDEOS, self.look_at_video)
             self._look_at_due(due.QUESTIONS, self.look_at_question)
@@ -60,13 +86,14 @@ class Reconciler:
 
     def adopt_model(self, fingerprint: str) -> None:
         """Another model than before makes every video due: it has its own records."""
-        before = self._store.workers.read_model()
         self._store.workers.announce_model(fingerprint)
-        if before != fingerprint:
-            cursor: str | None = None
-            while video_ids := self._store.index.list_videos(cursor, 1000):
-                self._store.agenda.put(due.VIDEOS, *video_ids)
-                cursor = video_ids[-1]
+        if self._store.workers.read_adopted() == fingerprint:
+            return
+        cursor: str | None = None
+        while video_ids := self._store.index.list_videos(cursor, 1000):
+            self._store.agenda.put(due.VIDEOS, *video_ids)
+            cursor = video_ids[-1]
+        self._store.workers.set_adopted(fingerprint)  # last: who dies before leaves it to the next one to start
 
     def look_at_video(self, video_id: str) -> None:
         """Enqueues what the video lacks, a bounded number of segments at once."""
@@ -159,8 +186,7 @@ class Reconciler:
         if self._store.archive.has_video(video_id) and not self._store.index.is_deleted(video_id):
             self._store.agenda.remove(due.DELETIONS, video_id)
         elif self._store.index.is_deleted(video_id) or age_s > self._orphan_after_s:
-            self._store.archive.delete_video(video_id)
-            self._store.agenda.remove(due.DELETIONS, video_id)
+            self._store.finish_deletion(video_id)
         else:
             self._store.agenda.postpone(due.DELETIONS, video_id, SWEEP_S)
 
@@ -176,21 +202,41 @@ class Reconciler:
 
     def _look_at_due(self, agenda: str, look: Callable[[str], None]) -> None:
         """Looks at what is due. One that fails is postponed, and keeps no other from its turn."""
+        outages = 0
         for item_id in self._store.agenda.list_due(agenda, LOOKS_A_PASS):
             try:
                 look(item_id)
-            except Surroundings:
+            except RedisUnavailable:
                 raise
+            except Surroundings as error:
+                log.error("%s: %s", item_id, error)
+                self._store.agenda.postpone(agenda, item_id, self._settings.surroundings_retry_after_s)
+                outages += 1
+                if outages == OUTAGES_A_PASS:
+                    break
             except (ValueError, DamagedState) as error:  # what Redis holds of it is none of ours
                 log.error("what Redis holds of %s is damaged and is read from the archive again: %s", item_id, error)
                 self._forget_damaged(agenda, item_id)
             except LongwatchError as error:
                 log.error("%s: %s", item_id, error)
                 self._store.agenda.postpone(agenda, item_id, self._settings.recheck_after_s)
+            except Exception:
+                log.exception("%s could not be looked at", item_id)
+                self._store.agenda.postpone(agenda, item_id, self._settings.recheck_after_s)
 
     def _forget_damaged(self, agenda: str, item_id: str) -> None:
-        if agenda == due.VIDEOS:
-            self._store.coverage.forget(item_id)
-            self._store.agenda.postpone(agenda, item_id, self._settings.reconcile_interval_s)
-        else:
+        """Has it looked at again without what is damaged; what is no id at all is removed."""
+        try:
+            video_id = video_of(item_id) if agenda == due.QUESTIONS else check_video_id(item_id)
+        except NotFound:
             self._store.agenda.remove(agenda, item_id)
+            return
+        self._store.agenda.postpone(agenda, item_id, self._settings.reconcile_interval_s)
+        self._repair()
+        try:
+            holder_id = self._store.read_holder(video_id).id
+        except LongwatchError:
+            holder_id = video_id
+        for damaged_id in {video_id, holder_id}:
+            repair_video(self._store, damaged_id)
+            self._store.agenda.put(due.VIDEOS, damaged_id)

@@ -28,7 +28,14 @@ end
 return 1
 """
 _UNMARK = """
-if redis.call('SETBIT', KEYS[1], ARGV[1], 0) == 1 then redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3]) end
+if redis.call('GETBIT', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('SETBIT', KEYS[1], ARGV[1], 0)
+redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3])
+return 1
+"""
+_COUNTED = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'counted', 1)
 return 1
 """
 
@@ -64,6 +71,7 @@ class Coverage:
         self._redis = redis
         self._mark = redis.register_script(_MARK)
         self._unmark = redis.register_script(_UNMARK)
+        self._counted = redis.register_script(_COUNTED)
 
     def mark_sampled(self, video_id: str, masks: Mapping[int, int]) -> None:
         """The archive holds these segments' frames (segment -> mask)."""
@@ -106,7 +114,7 @@ class Coverage:
     def set_counted(self, video_id: str) -> None:
         """The marks of this video are complete: they were made while it was sampled, or read from the archive."""
         with redis_errors():
-            self._redis.hset(_totals_key(video_id), "counted", 1)
+            self._counted(keys=[_totals_key(video_id), deleted_key(video_id)])
 
     def is_counted(self, video_id: str) -> bool:
         """Whether the marks of this video are complete; a flush takes them."""
@@ -176,6 +184,9 @@ class Coverage:
         """Removes every mark of the video."""
         with redis_errors():
             keys = [_sampled_key(video_id), _partial_key(video_id), _totals_key(video_id)]
+            if self._redis.type(MODELS) not in (b"set", b"none"):
+                log.error("%s in Redis is none of ours and is removed", MODELS)
+                self._redis.delete(MODELS)
             for fingerprint in map(as_text, self._redis.smembers(MODELS)):
                 keys += [_encoded_key(video_id, fingerprint), _failed_key(video_id, fingerprint)]
             self._redis.delete(*keys)
