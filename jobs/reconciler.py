@@ -64,15 +64,15 @@ class Reconciler:
     def _repair(self) -> None:
         try:
             self.queues.repair()
-            repair_shared(self._store)
         except LongwatchError as error:
-            log.error("reconciler: damaged values in Redis could not be removed: %s", error)
+            log.error("reconciler: damaged queues could not be removed: %s", error)
 
     def run_once(self) -> None:
         """One pass, unless another process is at it."""
         with self._store.locks.hold("reconciler", LEASE_S) as got:
             if not got:
                 return
+            repair_shared(self._store)
             if not self._store.index.is_ready():
                 rebuild_state(self._store)
             if time.monotonic() >= self._revive_from:

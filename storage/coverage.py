@@ -33,6 +33,12 @@ redis.call('SETBIT', KEYS[1], ARGV[1], 0)
 redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3])
 return 1
 """
+_FAIL = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('SADD', KEYS[3], ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
 _COUNTED = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'counted', 1)
@@ -71,6 +77,7 @@ class Coverage:
         self._redis = redis
         self._mark = redis.register_script(_MARK)
         self._unmark = redis.register_script(_UNMARK)
+        self._fail = redis.register_script(_FAIL)
         self._counted = redis.register_script(_COUNTED)
 
     def mark_sampled(self, video_id: str, masks: Mapping[int, int]) -> None:
@@ -102,9 +109,9 @@ class Coverage:
 
     def mark_failed(self, video_id: str, segment: int, mask: int, fingerprint: str, reason: str) -> None:
         """The segment could not be encoded."""
+        keys = [_failed_key(video_id, fingerprint), deleted_key(video_id), MODELS]
         with redis_errors():
-            value = f"{mask.bit_count()}:{reason}"
-            self._redis.hset(_failed_key(video_id, fingerprint), str(segment), value)
+            self._fail(keys=keys, args=[segment, f"{mask.bit_count()}:{reason}", fingerprint])
 
     def clear_failed(self, video_id: str, fingerprint: str) -> None:
         """Has the segments that could not be encoded tried again."""
@@ -180,13 +187,21 @@ class Coverage:
                     break
         return missing[:count]
 
+    def find_models(self) -> None:
+        """Makes the set of fingerprints anew from all keys there are, after something else was found in its place."""
+        log.error("%s in Redis is none of ours and is made anew", MODELS)
+        with redis_errors():
+            self._redis.delete(MODELS)
+            for pattern in ("lw:encoded:*", "lw:failed:*"):
+                for key in self._redis.scan_iter(pattern, count=1000):
+                    self._redis.sadd(MODELS, key.split(b":")[2])
+
     def forget(self, video_id: str) -> None:
         """Removes every mark of the video."""
         with redis_errors():
             keys = [_sampled_key(video_id), _partial_key(video_id), _totals_key(video_id)]
             if self._redis.type(MODELS) not in (b"set", b"none"):
-                log.error("%s in Redis is none of ours and is removed", MODELS)
-                self._redis.delete(MODELS)
+                self.find_models()
             for fingerprint in map(as_text, self._redis.smembers(MODELS)):
                 keys += [_encoded_key(video_id, fingerprint), _failed_key(video_id, fingerprint)]
             self._redis.delete(*keys)

@@ -7,6 +7,8 @@ from storage.documents import Question, Video
 from storage.store import Store
 from storage.timeline import SEGMENT_SLOTS, mask_within, segments_of
 
+LAST = 2**31  # beyond every segment, and within what Redis takes as a place
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -60,6 +62,6 @@ def find_stretch(store: Store, question: Question, holder: Video, fingerprint: s
         last_s = holder.grid.segment_start_s(store.coverage.count_segments(holder.id))
         end_s = last_s if question.end_s is None else min(question.end_s, last_s)
     else:
-        end_s = question.end_s
+        end_s = min(question.end_s, holder.grid.segment_start_s(LAST))
     slots = holder.grid.slots_between(question.start_s, end_s)
     return Stretch(holder, slots, open_end, store.read_coverage(holder, segments_of(slots), fingerprint))
