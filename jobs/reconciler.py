@@ -76,9 +76,8 @@ class Reconciler:
     def _repair(self) -> None:
         try:
             self.queues.repair()
-            repair_shared(self._store)
         except LongwatchError as error:
-            log.error("reconciler: damaged values in Redis could not be removed: %s", error)
+            log.error("reconciler: damaged queues could not be removed: %s", error)
 
     def run_once(self) -> None:
         """One pass, unless another process is at it."""
@@ -86,6 +85,7 @@ class Reconciler:
             if not got:
                 return
             self._outages = 0
+            repair_shared(self._store)
             if not self._store.index.is_ready():
                 rebuild_state(self._store)
             if time.monotonic() >= self._revive_from:

@@ -21,6 +21,13 @@ redis.call('SETBIT', KEYS[1], ARGV[1], 0)
 redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3])
 return 1
 """
+# A segment is given up, unless the video was deleted.
+FAIL = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('SADD', KEYS[3], ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
 # The marks are complete, unless the video was deleted.
 COUNTED = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end

@@ -2,14 +2,15 @@
 
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from redis import Redis
 
 from storage.connection import as_text, mget, redis_errors
 from storage.documents import Question, QuestionState, Video, parse_document
-from storage.errors import DamagedFile, NewerDocument
+from storage.errors import DamagedFile, DamagedState, NewerDocument, StateRebuilding
 from storage.ids import VIDEO_ID
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL
 # A copy and its place in lists, unless the video was deleted: a late reader of the archive must not bring it back.
 _PUT = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if KEYS[4] and redis.call('TYPE', KEYS[4]).ok ~= 'set' then redis.call('DEL', KEYS[4]) end
 redis.call('SET', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
 if KEYS[4] then redis.call('SADD', KEYS[4], ARGV[1]) end
@@ -33,6 +35,7 @@ return 1
 """
 _ADD_QUESTIONS = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('TYPE', KEYS[2]).ok ~= 'zset' then redis.call('DEL', KEYS[2]) end
 for _, id in ipairs(ARGV) do redis.call('ZADD', KEYS[2], 0, id) end
 return 1
 """
@@ -156,7 +159,7 @@ class Index:
 
     def list_leaning(self, video_id: str) -> list[str]:
         """The videos of the same content that have this one's frames."""
-        with redis_errors():
+        with self._rebuilt_if_damaged(_leaning_key(video_id)), redis_errors():
             return sorted(as_text(member) for member in self._redis.smembers(_leaning_key(video_id)))
 
     def stop_leaning(self, video_id: str, on: str) -> None:
@@ -181,9 +184,20 @@ class Index:
         end = f"{prefix}\xff"
         high = f"[{end}" if before is None or before > end else f"({before}"
         low = f"[{prefix}" if prefix else "-"
-        with redis_errors():
+        with self._rebuilt_if_damaged(key), redis_errors():
             found = self._redis.zrange(key, high, low, desc=True, bylex=True, offset=0, num=count)
         return [as_text(member) for member in found]
+
+    @contextmanager
+    def _rebuilt_if_damaged(self, key: str) -> Iterator[None]:
+        """Has the state built anew if the value is none of ours; raises StateRebuilding then."""
+        try:
+            yield
+        except DamagedState as error:
+            log.error("%s: the archive is looked through again", error)
+            with redis_errors():
+                self._redis.delete(key, READY)
+            raise StateRebuilding("a list in Redis was damaged and is read from the archive again") from error
 
     def set_question_state(self, question_id: str, state: QuestionState) -> bool:
         """How far an unsettled question is; whether that is a change."""
@@ -214,7 +228,7 @@ class Index:
 
     def mark_deleted(self, video_id: str) -> bool:
         """Has whoever still works on the video learn of its end; does nothing and is False while others lean on it."""
-        with redis_errors():
+        with self._rebuilt_if_damaged(_leaning_key(video_id)), redis_errors():
             marked = self._mark_deleted(keys=[deleted_key(video_id), _leaning_key(video_id)], args=[DELETION_KNOWN_S])
         return bool(marked)
 

@@ -30,6 +30,7 @@ def rebuild_state(store: Store) -> None:
             store.index.report_unreadable(video_id, str(error))
             continue
         store.index.put_video(video)
+        store.coverage.forget(video_id)  # if not all was lost: it is counted anew, and its open questions are found
         store.agenda.put(due.VIDEOS, video_id)
         if video.content_key and _can_own(video):
             owners.setdefault(video.content_key, video_id)

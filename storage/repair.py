@@ -1,6 +1,7 @@
 """Removes values in Redis that are of no type of ours, so that they are built anew from the archive."""
 
 import logging
+from typing import cast
 
 from storage import agenda, coverage, index, workers
 from storage.connection import as_text, redis_errors
@@ -10,30 +11,39 @@ log = logging.getLogger(__name__)
 
 # Keys that belong to no single video -> their type.
 SHARED = {
-    index.VIDEOS: b"zset",
-    index.UNREADABLE: b"hash",
-    index.READY: b"string",
-    index.GENERATION: b"string",
-    agenda.VIDEOS: b"zset",
-    agenda.QUESTIONS: b"zset",
-    agenda.DELETIONS: b"zset",
-    coverage.MODELS: b"set",
-    workers.ALIVE: b"zset",
-    workers.MODEL: b"string",
+    index.VIDEOS: "zset",
+    index.UNREADABLE: "hash",
+    index.READY: "string",
+    index.GENERATION: "string",
+    agenda.VIDEOS: "zset",
+    agenda.QUESTIONS: "zset",
+    agenda.DELETIONS: "zset",
+    coverage.MODELS: "set",
+    workers.ALIVE: "zset",
+    workers.MODEL: "string",
 }
 
 
-def repair_shared(store: Store) -> bool:
+_FIND_DAMAGED = """
+local damaged = {}
+for at, key in ipairs(KEYS) do
+  local kind = redis.call('TYPE', key).ok
+  if kind ~= 'none' and kind ~= ARGV[at] then damaged[#damaged + 1] = key end
+end
+return damaged
+"""
+
+
+def repair_shared(store: Store) -> None:
     """Removes what is not of its type among the keys that all videos share; has the state rebuilt if there was any."""
-    with redis_errors(), store.state.pipeline(transaction=False) as pipeline:
-        for key in SHARED:
-            pipeline.type(key)
-        types = pipeline.execute()
-        damaged = [key for key, kind in zip(SHARED, types, strict=True) if kind not in (SHARED[key], b"none")]
+    with redis_errors():
+        found = store.state.eval(_FIND_DAMAGED, len(SHARED), *SHARED, *SHARED.values())
+        damaged = [as_text(key) for key in cast(list[bytes], found)]
         if damaged:
             log.error("these values in Redis are none of ours and are removed: %s", ", ".join(damaged))
             store.state.delete(*damaged, index.READY)
-    return bool(damaged)
+    if coverage.MODELS in damaged:
+        store.coverage.find_models()
 
 
 def repair_video(store: Store, video_id: str) -> None:

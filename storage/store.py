@@ -250,11 +250,12 @@ class Store:
         try:
             return self.coverage.read_totals([video.id for video in videos], model)
         except (ValueError, DamagedState) as error:
-            log.error("marks in Redis are damaged (%s): reading them from the archive again", error)
-            for video in videos:
-                self.coverage.forget(video.id)
-                self.agenda.put(due.VIDEOS, video.id)
-            return [None] * len(videos)
+            if len(videos) > 1:  # one of them is damaged: the others keep theirs
+                return [totals for video in videos for totals in self._totals([video], model)]
+            log.error("marks of %s are damaged (%s): reading them from the archive again", videos[0].id, error)
+            self.coverage.forget(videos[0].id)
+            self.agenda.put(due.VIDEOS, videos[0].id)
+            return [None]
 
     # questions
 

@@ -47,10 +47,9 @@ def test_a_server_that_is_away_is_named_by_every_call_and_loses_nothing(s3: S3, 
     before = archive.files.tree("")
     (tmp_path / "file").write_bytes(b"source")
     s3.stop()
-    for name, use in USES.items():
+    for use in USES.values():
         with pytest.raises(ArchiveUnavailable, match=r"archive\.url"):
             use(archive, tmp_path / "file")
-            raise AssertionError(name)
     s3.start()
     assert archive.files.tree("") == before
     archive.create_segment(VIDEO.id, 1, make_frames(64))
@@ -65,8 +64,7 @@ def test_an_outage_while_a_segment_is_read_arrives_as_such(s3: S3) -> None:
     with archive.open_segment(VIDEO.id, 0) as segment:
         s3.stop()
         with pytest.raises(ArchiveUnavailable):
-            for place in range(64):
-                segment.read_picture("model", place)
+            [segment.read_picture("model", place) for place in range(64)]
 
 
 def test_a_bucket_that_is_gone_is_no_empty_archive(s3: S3) -> None:
