@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class Gatherer:
     def load_anchor(self, system: Sequence[int]) -> Array:
         """The system prompt's rows (L,D): its mean over the stretch's first segment (docs/design.md, anchors)."""
         segment = next(iter(self._masks))
-        return as_float(self._system_rows(system, {segment: self._whole_mask(segment)}))
+        return self._system_rows(system, {segment: self._sampled.get(segment, self._masks[segment])})
 
     def load_system(self, system: Sequence[int]) -> Array:
         """The system prompt's rows (L,D): its mean over every frame of the stretch, as the paper has it."""
@@ -102,35 +103,37 @@ class Gatherer:
         for requests in self._ordered.values():
             self._queues.withdraw_fuse(self._holder.id, requests)
 
+    @cached_property
+    def _sampled(self) -> dict[int, int]:
+        """Segment -> mask of all its frames, those beyond the stretch too."""
+        span = range(min(self._masks), max(self._masks) + 1)
+        return self._store.read_coverage(self._holder, span, self._fingerprint).sampled
+
     def _system_rows(self, system: Sequence[int], masks: dict[int, int]) -> Array:
         """Of whole segments the records hold it; the others' is fused now."""
-        system_id = text_id(system)
-        known: list[tuple[Half, int]] = []
-        unknown: dict[int, int] = {}
-        for segment, mask in masks.items():
-            rows = self._recorded_system(segment, system_id) if mask == self._whole_mask(segment) else None
-            if rows is None:
-                unknown[segment] = mask
-            else:
-                known.append((rows, mask.bit_count()))
+        whole = [segment for segment, mask in masks.items() if mask == self._sampled.get(segment, mask)]
+        recorded = self._recorded_system(whole, text_id(system))
         total = sum(mask.bit_count() for mask in masks.values())
-        pooled = as_float(sum(rows.astype(np.float32) * (weight / total) for rows, weight in known))
+        weights = {segment: np.float32(masks[segment].bit_count() / total) for segment in recorded}
+        pooled = as_float(sum(rows.astype(np.float32) * weights[segment] for segment, rows in recorded.items()))
+        unknown = {segment: mask for segment, mask in masks.items() if segment not in recorded}
         if unknown:
             weight = sum(mask.bit_count() for mask in unknown.values()) / total
             pooled = as_float(pooled + self._pooled(system, 0, unknown) * weight)
         return pooled
 
-    def _recorded_system(self, segment: int, system_id: str) -> Half | None:
-        rows = self._store.cache.read_system(self._holder.id, segment, system_id, self._fingerprint)
-        if rows is None:
+    def _recorded_system(self, segments: Sequence[int], system_id: str) -> dict[int, Half]:
+        """Segment -> the system prompt's fusion with all of it, as far as the records hold it."""
+        cached = self._store.cache.read_systems(self._holder.id, segments, system_id, self._fingerprint)
+        found = {}
+        for segment in segments:
+            if segment in cached:
+                found[segment] = cached[segment]
+                continue
             record = self._store.read_record(self._holder.id, segment, self._fingerprint)
             if record is not None and record.system_id == system_id:
-                return record.system
-        return rows
-
-    def _whole_mask(self, segment: int) -> int:
-        covered = self._store.read_coverage(self._holder, range(segment, segment + 1), self._fingerprint)
-        return covered.sampled.get(segment, self._masks[segment])
+                found[segment] = record.system
+        return found
 
     def _pooled(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> Array:
         """The mean over all frames of the masks, in float32; waits for encoder workers to make what is not there."""

@@ -9,11 +9,13 @@ from typing import Literal, cast
 from redis import Redis
 
 from configs.settings import RedisSettings
+from storage.agenda import QUESTIONS
 from storage.connection import redis_errors
+from storage.documents import QuestionState
 from storage.errors import GivenAway
 from storage.fences import KNOWN_S, Fence, fence_key
 from storage.ids import video_of
-from storage.index import deleted_key
+from storage.index import STATE_KNOWN_S, deleted_key, question_state_key
 
 log = logging.getLogger(__name__)
 PieceKind = Literal["text", "restart", "state", "done"]
@@ -30,6 +32,36 @@ end
 redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 2 end
+return 1
+"""
+# An attempt begins: 0 if nobody wants the answer any more, -1 if another attempt goes on with it.
+_BEGIN = """
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[1] then return -1 end
+if redis.call('EXISTS', KEYS[4], KEYS[5]) > 0 then return 0 end
+if redis.call('SET', KEYS[3], 'running', 'EX', ARGV[5], 'GET') ~= 'running' then
+  redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
+end
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
+  if string.sub(entry[2][2], 1, 7) == '["text"' then
+    redis.call('XADD', KEYS[1], '*', 'piece', ARGV[3])
+    break
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return 1
+"""
+_CHANGE = """
+if redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[4], 'GET') == ARGV[1] then return 0 end
+redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+_SETTLE = """
+redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 
@@ -57,13 +89,47 @@ class Answers:
         self._ttl_s = settings.answer_ttl_s
         self._longest_look_s = settings.command_timeout_s / 2  # a blocked read is no hung server
         self._send = redis.register_script(_SEND)
+        self._begin = redis.register_script(_BEGIN)
+        self._change = redis.register_script(_CHANGE)
+        self._settle = redis.register_script(_SETTLE)
+
+    def begin(self, fence: Fence) -> bool:
+        """An attempt begins to answer: the question is running, and readers of an earlier attempt's text learn of it.
+
+        Whether the answer is wanted. Raises GivenAway.
+        """
+        question_id = fence.target
+        keys = [
+            _stream_key(question_id),
+            fence_key(question_id),
+            question_state_key(question_id),
+            *_unwanted_keys(question_id),
+        ]
+        pieces = _piece("state"), _piece("restart")
+        with redis_errors():
+            begun = self._begin(keys=keys, args=[fence.token, *pieces, self._ttl_s, STATE_KNOWN_S])
+        if begun < 0:
+            raise GivenAway(f"another attempt at {question_id} goes on with it")
+        return bool(begun)
+
+    def change_state(self, question_id: str, state: QuestionState) -> None:
+        """Keeps how far an unsettled question is, and tells its readers of a change."""
+        keys = [_stream_key(question_id), question_state_key(question_id)]
+        with redis_errors():
+            self._change(keys=keys, args=[state, _piece("state"), self._ttl_s, STATE_KNOWN_S])
+
+    def settle(self, question_id: str) -> None:
+        """The question's document is kept: nothing of it is due any more, and its readers learn of the end."""
+        keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id), QUESTIONS]
+        with redis_errors():
+            self._settle(keys=keys, args=[question_id, _piece("done"), self._ttl_s])
 
     def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:
         """Appends a piece of this attempt at a question; whether the rest is still wanted. Raises GivenAway."""
         question_id = fence.target
         keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
         with redis_errors():
-            sent = self._send(keys=keys, args=[fence.token, json.dumps([kind, text]), self._ttl_s, KNOWN_S])
+            sent = self._send(keys=keys, args=[fence.token, _piece(kind, text), self._ttl_s, KNOWN_S])
         if sent == 0:
             raise GivenAway(f"another attempt at {question_id} goes on with it")
         return bool(sent == 1)
@@ -71,7 +137,7 @@ class Answers:
     def announce(self, question_id: str, kind: PieceKind) -> None:
         """Appends a piece that is nobody's attempt: the question changed its state."""
         with redis_errors(), self._redis.pipeline() as pipeline:
-            pipeline.xadd(_stream_key(question_id), {"piece": json.dumps([kind, ""])})
+            pipeline.xadd(_stream_key(question_id), {"piece": _piece(kind)})
             pipeline.expire(_stream_key(question_id), self._ttl_s)
             pipeline.execute()
 
@@ -86,10 +152,6 @@ class Answers:
                 if piece is not None:
                     yield piece
 
-    def has_text(self, question_id: str) -> bool:
-        """Whether an attempt has sent a piece already: the next one says `restart`."""
-        return any(piece.kind == "text" for piece in self.read(question_id))
-
     def cancel(self, question_id: str) -> None:
         """Asks the reasoner to stop after the piece at hand."""
         with redis_errors():
@@ -99,6 +161,10 @@ class Answers:
         """Whether nobody asked to stop, and the video was not deleted."""
         with redis_errors():
             return not self._redis.exists(*_unwanted_keys(question_id))
+
+
+def _piece(kind: PieceKind, text: str = "") -> str:
+    return json.dumps([kind, text])
 
 
 def _parse(cursor: str, fields: dict[bytes, bytes]) -> Piece | None:

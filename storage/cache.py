@@ -96,16 +96,19 @@ class Cache:
         """Keeps a pooled question's rows."""
         self._write({_rows_key(name, fingerprint): _pack(frames, rows)})
 
-    def read_system(self, video_id: str, segment: int, system_id: str, fingerprint: str) -> Half | None:
-        """The system prompt's fusion with a segment (L,D); None if it has to be read from the record."""
+    def read_systems(self, video_id: str, segments: Sequence[int], system_id: str, fingerprint: str) -> dict[int, Half]:
+        """Segment -> the system prompt's fusion with it (L,D), those that are there, by one command."""
+        if not segments:
+            return {}
         try:
             with redis_errors():
-                blob = self.redis.get(_system_key(video_id, segment, system_id, fingerprint))
+                keys = [_system_key(video_id, segment, system_id, fingerprint) for segment in segments]
+                blobs = mget(self.redis, keys)
         except RedisUnavailable as error:
             log.warning("the cache is away: %s", error)
-            return None
-        array = _unpack(blob, 2) if isinstance(blob, bytes) else None
-        return None if array is None else array[1]
+            return {}
+        arrays = {segment: _unpack(blob, 2) for segment, blob in zip(segments, blobs, strict=True) if blob is not None}
+        return {segment: array[1] for segment, array in arrays.items() if array is not None}
 
     def read_settled(self, question_ids: Sequence[str]) -> list[Question | None]:
         """Settled questions, None for each that is not here; by one command."""

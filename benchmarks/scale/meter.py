@@ -70,12 +70,12 @@ class Meter:
         class Counting(UnixDomainSocketConnection):
             def send_command(self, *args: Any, **options: Any) -> None:
                 meter.note(role, [args])
-                super().send_command(*args, **options)
+                super().send_command(*args, **options)  # type: ignore[no-untyped-call]
 
             def pack_commands(self, commands: Iterable[Any]) -> Any:
                 sent = list(commands)
                 meter.note(role, sent)
-                return super().pack_commands(sent)
+                return super().pack_commands(sent)  # type: ignore[no-untyped-call]
 
         redis.connection_pool.connection_class = Counting
 
@@ -108,7 +108,7 @@ class Meter:
         cost.redis_cpu_s = sum(after[role][1] - before[role][1] for role in self._servers)
 
     def _ask(self, redis: Redis) -> tuple[int, float]:
-        stats: dict[str, Any] = redis.info("stats", "cpu")  # type: ignore[assignment]
+        stats: dict[str, Any] = redis.info("stats", "cpu")
         moved = int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
         return moved, float(stats["used_cpu_user"]) + float(stats["used_cpu_sys"])
 
