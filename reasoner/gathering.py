@@ -16,7 +16,7 @@ from storage.documents import Video
 from storage.errors import LongwatchError
 from storage.records import Half, select_tokens, text_id
 from storage.store import Store
-from storage.timeline import masks_of
+from storage.timeline import Masks, count_frames, cut_portions, masks_of
 
 LOOK_S = 1.0  # a blocked look for the end of a job, between two looks whether the answer is still wanted
 FUSIONS_AT_ONCE = 64  # read by one command: 10 MB at the 8B shapes
@@ -85,7 +85,7 @@ class Gatherer:
 
     def order(self, ids: Sequence[int], first_row: int, frames: Sequence[Frame]) -> None:
         """Asks encoder workers for those of the text's fusions with these frames that are not there: one job."""
-        pending = masks_of(frame.slot for frame in frames)
+        pending = cut_portions(sorted(masks_of(frame.slot for frame in frames).items()))
         for _ in self._collect(ids, pending):
             continue
         if pending:
@@ -138,12 +138,12 @@ class Gatherer:
     def _pooled(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> Array:
         """The mean over all frames of the masks, in float32; waits for encoder workers to make what is not there."""
         pooled: Array | float = 0.0
-        pending = dict(masks)
-        total = sum(mask.bit_count() for mask in masks.values())
+        pending = cut_portions(sorted(masks.items()))
+        total = count_frames(masks.items())
         began = alive_at = time.monotonic()
         while True:
-            for mask, rows in self._collect(ids, pending):
-                pooled = pooled + rows.astype(np.float32) * (mask.bit_count() / total)
+            for portion, rows in self._collect(ids, pending):
+                pooled = pooled + rows.astype(np.float32) * (count_frames(portion) / total)
             if not pending:
                 return as_float(pooled)
             self._still_wanted()
@@ -167,24 +167,32 @@ class Gatherer:
             )
         return alive_at
 
-    def _collect(self, ids: Sequence[int], pending: dict[int, int]) -> Iterator[tuple[int, Half]]:
-        """(mask, rows) of each fusion that is there; it is pending no longer."""
-        text = text_id(ids)
-        wanted = list(pending.items())
+    def _collect(self, ids: Sequence[int], pending: list[Masks]) -> Iterator[tuple[Masks, Half]]:
+        """(portion, rows) of each fusion that is there; it is pending no longer."""
+        text, wanted = text_id(ids), list(pending)
         for first in range(0, len(wanted), FUSIONS_AT_ONCE):
             chunk = wanted[first : first + FUSIONS_AT_ONCE]
-            keys = [FusionKey(self._holder.id, segment, text, mask) for segment, mask in chunk]
+            keys = [FusionKey(self._holder.id, text, portion) for portion in chunk]
             found = self._store.cache.read_fusions(keys, self._fingerprint)
-            for (segment, mask), rows in zip(chunk, found, strict=True):
+            for portion, rows in zip(chunk, found, strict=True):
                 if rows is not None:
-                    del pending[segment]
-                    yield mask, rows
+                    pending.remove(portion)
+                    yield portion, rows
 
-    def _order(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> str:
-        requests: list[FusionRequest] = [(list(ids), first_row, list(masks.items()))]
+    def _order(self, ids: Sequence[int], first_row: int, pending: Sequence[Masks]) -> str:
+        """The job that makes these fusions: one that was ordered before and is at it, else a new one."""
+        masks = [each for portion in pending for each in portion]
+        requests: list[FusionRequest] = [(list(ids), first_row, masks)]
         job_id = fuse_job_id(self._holder.id, requests)
-        if not self._queues.list_live(FUSE, [job_id]):
-            self._notices.clear(job_id)
-            self._queues.fuse(self._holder.id, requests)
-            self._ordered[job_id] = requests
+        earlier = [known for known, ordered in self._ordered.items() if _covers(ordered, ids, masks)]
+        live = self._queues.list_live(FUSE, [*earlier, job_id])
+        if live:
+            return next(known for known in (*earlier, job_id) if known in live)
+        self._notices.clear(job_id)
+        self._queues.fuse(self._holder.id, requests)
+        self._ordered[job_id] = requests
         return job_id
+
+
+def _covers(ordered: Sequence[FusionRequest], ids: Sequence[int], masks: Sequence[tuple[int, int]]) -> bool:
+    return any(text == list(ids) and set(masks) <= set(wanted) for text, _, wanted in ordered)

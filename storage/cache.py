@@ -1,5 +1,6 @@
 """The cache in Redis: tokens, fusions, settled questions. It evicts; losing it costs time, never an answer."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,18 @@ from storage.connection import mget, redis_errors
 from storage.documents import Question, parse_document
 from storage.errors import DamagedFile, NewerDocument, RedisUnavailable
 from storage.records import Half, Record
+from storage.timeline import Masks, count_frames
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FusionKey:
-    """A text fused with some frames of a segment, and averaged over them."""
+    """A text fused with the frames of a portion (see `timeline.cut_portions`), and averaged over them."""
 
     video_id: str
-    segment: int
     text_id: str
-    mask: int
+    masks: Masks
 
 
 class Cache:
@@ -76,7 +77,7 @@ class Cache:
 
     def write_fusions(self, fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
         """Keeps fusions; raises RedisUnavailable."""
-        blobs = {_fusion_key(key, fingerprint): _pack(key.mask, value) for key, value in fusions.items()}
+        blobs = {_fusion_key(key, fingerprint): _pack(count_frames(key.masks), value) for key, value in fusions.items()}
         with redis_errors(), self.redis.pipeline(transaction=False) as pipeline:
             for key, blob in blobs.items():
                 pipeline.set(key, blob, ex=self._ttl_s)
@@ -136,9 +137,9 @@ class Cache:
             log.warning("the cache goes without %s: %s", ", ".join(blobs), error)
 
 
-def _pack(mask: int, array: Half) -> bytes:
-    """Mask and shape (little-endian), then the values as float16."""
-    header = np.array([mask], "<u8").tobytes() + np.array([array.ndim, *array.shape], "<u4").tobytes()
+def _pack(number: int, array: Half) -> bytes:
+    """A number (tokens: their mask; fusions: of frames) and the shape, little-endian; then the values as float16."""
+    header = np.array([number], "<u8").tobytes() + np.array([array.ndim, *array.shape], "<u4").tobytes()
     return header + np.ascontiguousarray(array, "<f2").tobytes()
 
 
@@ -179,7 +180,8 @@ def _system_key(video_id: str, segment: int, system_id: str, fingerprint: str) -
 
 
 def _fusion_key(key: FusionKey, fingerprint: str) -> str:
-    return f"lw:fusion:{fingerprint}:{key.video_id}:{key.segment}:{key.text_id}:{key.mask:016x}"
+    frames_id = hashlib.sha256(repr(key.masks).encode()).hexdigest()[:24]
+    return f"lw:fusion:{fingerprint}:{key.video_id}:{key.text_id}:{frames_id}"
 
 
 def _rows_key(name: str, fingerprint: str) -> str:
