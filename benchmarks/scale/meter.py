@@ -126,40 +126,49 @@ class CountedFiles(Files):
         self._counts = counts
 
     def read(self, path: str) -> bytes | None:
+        """A GET."""
         self._counts["get"] += 1
         return super().read(path)
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO | None]:
+        """A GET; reads of parts are not counted."""
         self._counts["get"] += 1
         with super().open(path) as file:
             yield file
 
     def exists(self, path: str) -> bool:
+        """A HEAD."""
         self._counts["head"] += 1
         return super().exists(path)
 
     def write(self, path: str, content: bytes) -> None:
+        """A PUT."""
         self._counts["put"] += 1
         super().write(path, content)
 
     def create(self, path: str, content: bytes) -> bool:
+        """A PUT that replaces nothing."""
         self._counts["put"] += 1
         return super().create(path, content)
 
     def put(self, path: str, source: Path) -> None:
+        """A PUT of a file."""
         self._counts["put"] += 1
         super().put(path, source)
 
     def names(self, path: str = "") -> list[str]:
+        """A LIST."""
         self._counts["list"] += 1
         return super().names(path)
 
     def tree(self, path: str) -> list[str]:
+        """A LIST of everything below."""
         self._counts["list"] += 1
         return super().tree(path)
 
     def delete(self, path: str) -> None:
+        """A deletion, with all below."""
         self._counts["delete"] += 1
         super().delete(path)
 

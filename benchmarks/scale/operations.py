@@ -175,5 +175,3 @@ def _difference(one: Cost, more: Cost) -> Cost:
 
 def _of_thread(cost: Cost, name: str) -> Cost:
     return Cost([call for call in cost.calls if call.thread == name])
-
-
