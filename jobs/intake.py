@@ -29,7 +29,7 @@ class Intake:
     def add_question(self, question: Question) -> Question:
         """Takes a question in; as it is then: queued, or waiting for frames."""
         self._store.add_question(question)
-        self._reconciler.look_at_question(question.id)
+        self._reconciler.look_at_question(question.id, question)
         return self._store.index.with_states([question])[0]
 
     def cancel_question(self, question_id: str) -> Question:

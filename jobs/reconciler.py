@@ -184,10 +184,10 @@ class Reconciler:
         for question_id in self._store.agenda.list_waiting(holder_id, reached):
             self.look_at_question(question_id)
 
-    def look_at_question(self, question_id: str) -> None:
+    def look_at_question(self, question_id: str, known: Question | None = None) -> None:
         """Has the question answered if its stretch is encoded; else it waits, and holds no worker."""
         try:
-            question = self._store.read_question(question_id)
+            question = known or self._store.read_question(question_id)
             holder = self._store.read_holder(question.video_id)
         except NotFound:
             self._store.agenda.remove(due.QUESTIONS, question_id)

@@ -1,16 +1,19 @@
 """A worker process: job threads, one heart that beats for all of them, and the reconciler."""
 
 import logging
+import math
 import os
 import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
 
+from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -73,6 +76,7 @@ class JobThread(SimpleWorker):
         super().__init__(list(queues), name=name, connection=process.redis, serializer=JSONSerializer)
         self._process = process
         self.log_job_description = False
+        self._beaten_at = -math.inf
 
     @property
     def dequeue_timeout(self) -> int:
@@ -82,6 +86,12 @@ class JobThread(SimpleWorker):
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Seconds after a beat at which the job counts as lost."""
         return self._process.settings.worker_dead_after_s
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """RQ beats three times a job; once in a while is enough for an entry that is kept for minutes."""
+        if pipeline is not None or time.monotonic() - self._beaten_at >= DEQUEUE_S:
+            self._beaten_at = time.monotonic()
+            super().heartbeat(timeout, pipeline)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Runs the job while the process's heart beats for it, and removes what RQ keeps of it."""

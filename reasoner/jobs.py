@@ -21,10 +21,10 @@ from storage.documents import Answer, Evidence, Problem, Question, Timings, Toke
 from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
 from storage.fences import Fence
 from storage.records import text_id
-from storage.store import Store
+from storage.store import Store, describe_progress
 from storage.stretch import Stretch as AskedStretch
 from storage.stretch import find_stretch
-from storage.timeline import slots_in
+from storage.timeline import Grid, slots_in
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Asked:
     """A question with what was found for it."""
 
     question: Question
+    grid: Grid  # of the video that was asked about
     fence: Fence
     stretch: AskedStretch
     frames: list[Frame]
@@ -66,7 +67,7 @@ class ReasonerJobs:
         """
         fence = self._store.fences.take(question_id)
         try:
-            question = self._store.read_question(question_id)
+            question = self._store.archive.read_question(question_id)
             if not question.settled:
                 self._settle_or_wait(question, fence)
         except NotFound:
@@ -101,15 +102,14 @@ class ReasonerJobs:
 
     def _answer(self, question: Question, fence: Fence) -> None:
         began, queue_s = time.monotonic(), (datetime.now(UTC) - question.created_at).total_seconds()
-        holder = self._store.read_holder(question.video_id)
+        video = self._store.read_video(question.video_id)
+        holder = self._store.read_holder(video.duplicate_of) if video.duplicate_of else video
         stretch = find_stretch(self._store, question, holder, self._engine.fingerprint)
         if not stretch.is_ready(partial=question.partial):
             self._reconciler.look_at_question(question.id)
             return
-        self._require_wanted(question.id)
-        self._store.set_question_state(question.id, "running")
-        if self._store.answers.has_text(question.id):
-            self._store.answers.send(fence, "restart")
+        if not self._store.answers.begin(fence):
+            raise Unwanted
         masks = stretch.masks
         frames = [Frame(slot, holder.grid.time_s(slot)) for slot in slots_in(masks)]
         if not frames:
@@ -125,7 +125,7 @@ class ReasonerJobs:
             masks,
             lambda: self._require_wanted(question.id),
         )
-        asked = Asked(question, fence, stretch, frames, prompt, most, began, queue_s)
+        asked = Asked(question, video.grid, fence, stretch, frames, prompt, most, began, queue_s)
         try:
             answer = self._stream(asked, gather, masks)
         except Unwanted:
@@ -207,9 +207,9 @@ class ReasonerJobs:
         self, asked: Asked, text: str, finish_reason: FinishReason, outcome: Outcome, timings: Timings
     ) -> Answer:
         frames, question = asked.frames, asked.question
-        grid = self._store.read_video(question.video_id).grid
+        grid, holder, totals = asked.grid, asked.stretch.holder, asked.stretch.covered.totals
         best = evidence(outcome.scores, self._settings.reasoner.evidence_frames)
-        (progress,) = self._store.read_progress([asked.stretch.holder])
+        progress = describe_progress(holder, totals) if totals else None
         return Answer(
             text=text,
             finish_reason=finish_reason,

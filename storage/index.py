@@ -9,7 +9,7 @@ from typing import cast
 from redis import Redis
 
 from storage.connection import as_text, mget, redis_errors
-from storage.documents import Question, QuestionState, Video, parse_document
+from storage.documents import Question, Video, parse_document
 from storage.errors import DamagedFile, DamagedState, NewerDocument, StateRebuilding
 from storage.ids import VIDEO_ID
 
@@ -199,30 +199,18 @@ class Index:
                 self._redis.delete(key, READY)
             raise StateRebuilding("a list in Redis was damaged and is read from the archive again") from error
 
-    def set_question_state(self, question_id: str, state: QuestionState) -> bool:
-        """How far an unsettled question is; whether that is a change."""
-        with redis_errors():
-            (before,) = mget(self._redis, [_question_state_key(question_id)])
-            self._redis.set(_question_state_key(question_id), state, ex=STATE_KNOWN_S)
-        return before != state.encode()
-
     def with_states(self, questions: Sequence[Question]) -> list[Question]:
         """The questions, the unsettled ones with how far they are."""
         unsettled = [question.id for question in questions if not question.settled]
         if not unsettled:
             return list(questions)
         with redis_errors():
-            found = mget(self._redis, [_question_state_key(question_id) for question_id in unsettled])
+            found = mget(self._redis, [question_state_key(question_id) for question_id in unsettled])
         states = {key: as_text(state) for key, state in zip(unsettled, found, strict=True) if state in STATES}
         return [
             question.model_copy(update={"status": states[question.id]}) if question.id in states else question
             for question in questions
         ]
-
-    def forget_question_state(self, question_id: str) -> None:
-        """The question is settled: its document says how."""
-        with redis_errors():
-            self._redis.delete(_question_state_key(question_id))
 
     # deletion
 
@@ -270,7 +258,8 @@ def _leaning_key(video_id: str) -> str:
     return f"lw:leaning:{video_id}"
 
 
-def _question_state_key(question_id: str) -> str:
+def question_state_key(question_id: str) -> str:
+    """How far an unsettled question is; scripts set it."""
     return f"lw:question-state:{question_id}"
 
 

@@ -290,8 +290,7 @@ class Store:
 
     def set_question_state(self, question_id: str, state: QuestionState) -> None:
         """Keeps how far an unsettled question is, and tells its readers of a change. The archive holds the end only."""
-        if self.index.set_question_state(question_id, state):
-            self.answers.announce(question_id, "state")
+        self.answers.change_state(question_id, state)
 
     def settle_question(self, question: Question, fence: Fence | None = None) -> None:
         """Keeps the question's end; raises GivenAway, and NotFound once its video was deleted.
@@ -304,10 +303,7 @@ class Store:
                 raise GivenAway(f"another attempt has ended {question.id}")
         self.archive.write_question(question)
         self.cache.write_settled(question)
-        self.index.forget_question_state(question.id)
-        self.agenda.remove(due.QUESTIONS, question.id)
-        self.fences.close(question.id)
-        self.answers.announce(question.id, "done")
+        self.answers.settle(question.id)
 
 
 def describe_progress(video: Video, counts: Totals) -> Progress:

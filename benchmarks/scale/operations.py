@@ -102,7 +102,7 @@ def measure_questions(service: Service) -> Iterator[Measured]:
     day = service.add_segments(
         new_video(status="ready", frames_sampled=64 * DAY_SEGMENTS, duration_s=86400), range(DAY_SEGMENTS)
     )
-    return (yield from _measure_day(service, day))
+    yield from _measure_day(service, day)
 
 
 def _measure_day(service: Service, day: Video) -> Iterator[Measured]:
@@ -175,5 +175,3 @@ def _difference(one: Cost, more: Cost) -> Cost:
 
 def _of_thread(cost: Cost, name: str) -> Cost:
     return Cost([call for call in cost.calls if call.thread == name])
-
-
