@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -105,9 +106,7 @@ class Run:
 
     def _poison(self, stop: threading.Event) -> None:
         """Each kind once, some time apart; tried again until it is accepted."""
-        todo: list[Callable[[], object]] = [
-            lambda title=title: self._user.submit_poison(title) for title in POISON_TITLES
-        ]  # type: ignore[misc]
+        todo: list[Callable[[], object]] = [partial(self._user.submit_poison, title) for title in POISON_TITLES]
         todo.insert(1, lambda: self._user.ask_poison(next(iter(self._ledger.videos.values()))))
         while todo and not stop.wait(self._minutes * 60 / (3 * len(POISON_TITLES))):
             try:

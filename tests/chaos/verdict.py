@@ -4,9 +4,11 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
 from storage import agenda as due
+from storage.connection import as_text
 from storage.documents import Question, Video
 from storage.errors import LongwatchError, NotFound
 from storage.store import Store
@@ -45,7 +47,7 @@ class Verdict:
         return found
 
     def _scores(self, agenda: str) -> list[tuple[bytes, float]]:
-        return list(self._store.state.zrange(agenda, 0, -1, withscores=True))
+        return cast(list[tuple[bytes, float]], self._store.state.zrange(agenda, 0, -1, withscores=True))
 
     # what was promised
 
@@ -202,7 +204,7 @@ class Verdict:
     def _rq_kinds(self) -> list[str]:
         """Kinds of workers whose entry outlived them."""
         pids = {str(worker.pid) for worker in self._store.workers.list_alive()}
-        members = [name.decode().rpartition(":")[2] for name in self._store.state.smembers("rq:workers")]
+        members = [as_text(name).rpartition(":")[2] for name in self._store.state.smembers("rq:workers")]
         return [name.partition("-")[0] for name in members if not pids & set(name.split("-"))]
 
     # what to look at
