@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from configs.settings import Settings
 from storage import agenda as due
@@ -222,8 +222,15 @@ class Store:
         self.coverage.set_counted(video.id)
 
     def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:
-        """The segments of a stretch of a video that holds its own frames."""
-        self._recounted(video)
+        """The segments of a stretch of a video that holds its own frames; marks that were lost are made again."""
+        try:
+            covered = self.coverage.read(video.id, segments, fingerprint)
+            if covered.totals is not None or not segments:
+                return covered
+        except (ValueError, DamagedState) as error:
+            log.error("marks of %s in Redis are damaged (%s): reading them from the archive again", video.id, error)
+            self.coverage.forget(video.id)
+        self.count_video(video)
         return self.coverage.read(video.id, segments, fingerprint)
 
     def read_progress(self, videos: Sequence[Video]) -> list[Progress | None]:
@@ -232,7 +239,12 @@ class Store:
         known = {video.id: video for video in [*videos, *self.read_videos(sorted(holders))]}
         model = self.workers.read_model()
         totals = dict(zip(known, self._totals(list(known.values()), model), strict=True))
-        return [_progress(known.get(video.duplicate_of or video.id, video), totals) for video in videos]
+        holding = [known.get(video.duplicate_of or video.id, video) for video in videos]
+        counts = [totals.get(video.id) for video in holding]
+        return [
+            None if count is None else describe_progress(video, count)
+            for video, count in zip(holding, counts, strict=True)
+        ]
 
     def _totals(self, videos: Sequence[Video], model: str) -> list[Totals | None]:
         try:
@@ -243,14 +255,6 @@ class Store:
                 self.coverage.forget(video.id)
                 self.agenda.put(due.VIDEOS, video.id)
             return [None] * len(videos)
-
-    def _recounted(self, video: Video) -> None:
-        try:
-            self.count_video(video)
-        except DamagedState as error:
-            log.error("%s", error)
-            self.coverage.forget(video.id)
-            self.count_video(video)
 
     # questions
 
@@ -305,10 +309,8 @@ class Store:
         self.answers.announce(question.id, "done")
 
 
-def _progress(video: Video, totals: Mapping[str, Totals | None]) -> Progress | None:
-    counts = totals.get(video.id)
-    if counts is None:
-        return None
+def describe_progress(video: Video, counts: Totals) -> Progress:
+    """How far a video is that holds its own frames."""
     expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
     complete = video.settled and counts.encoded + counts.failed >= counts.sampled
     until = min(counts.encoded_segments * 64, counts.encoded)

@@ -8,7 +8,6 @@ from typing import cast
 
 from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
 from storage import agenda as due
-from storage.connection import as_text
 from storage.documents import Question, Video
 from storage.errors import LongwatchError, NotFound
 from storage.store import Store
@@ -197,15 +196,7 @@ class Verdict:
 
     def _judge_processes(self) -> list[str]:
         alive = Counter(worker.kind for worker in self._store.workers.list_alive())
-        known = Counter(self._rq_kinds())
-        faults = [f"{alive[kind]} {kind} workers are alive" for kind in WORKERS if alive[kind] != EACH]
-        return faults + [f"RQ knows {known[kind]} dead threads of {kind}" for kind in known]
-
-    def _rq_kinds(self) -> list[str]:
-        """Kinds of workers whose entry outlived them."""
-        pids = {str(worker.pid) for worker in self._store.workers.list_alive()}
-        members = [as_text(name).rpartition(":")[2] for name in self._store.state.smembers("rq:workers")]
-        return [name.partition("-")[0] for name in members if not pids & set(name.split("-"))]
+        return [f"{alive[kind]} {kind} workers are alive" for kind in WORKERS if alive[kind] != EACH]
 
     # what to look at
 
