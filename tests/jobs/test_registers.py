@@ -14,10 +14,10 @@ def test_a_thread_of_a_killed_worker_is_forgotten(settings: Settings, store: Sto
     queue = Queue(ENCODE, connection=process.redis, serializer=JSONSerializer)
     killed, living = (JobThread(process, [queue], name) for name in ("killed", "living"))
     for thread in (killed, living):
-        thread.register_birth()
+        thread.register_birth()  # type: ignore[no-untyped-call]
     process.redis.delete(killed.key)  # it expires once nobody beats for it
 
-    living.run_maintenance_tasks()
+    living.run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     assert process.redis.smembers("rq:workers") == {living.key.encode()}
     assert process.redis.smembers(f"rq:workers:{ENCODE}") == {living.key.encode()}
