@@ -32,7 +32,7 @@ from tests.chaos.verdict import IDS, Verdict
 from tests.chaos.volume import enter_namespace, prepare_volume
 
 USERS = 3
-START_S, SETTLE_S = 120.0, 300.0  # bounds: nothing waits for their end
+START_S, SETTLE_S = 120.0, 420.0  # bounds: nothing waits for their end
 AGED_S = 2 * 3600.0  # older than what workers regard as in use
 
 
@@ -117,7 +117,6 @@ class Run:
                 self.log(f"poison: {type(error).__name__}")
 
     def _judge(self, references: dict[str, Reference]) -> list[str]:
-        self._wait("ready again", self._is_ready, START_S)
         verdict = Verdict(self._service, self._ledger, references)
         settled = self._wait("settled", lambda: not verdict.unsettled(), SETTLE_S)
         for sent in verdict.given_up():

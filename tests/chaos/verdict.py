@@ -92,7 +92,8 @@ class Verdict:
         if sent.poison:
             return self._judge_poison(sent, video)
         if sent.medium is None:
-            return "" if video.problem and video.problem.code.startswith("source-") else f"a hostile server's: {video}"
+            told = video.problem and (video.problem.code.startswith("source-") or DIED.search(video.problem.message))
+            return "" if told else f"a hostile server's: {video}"
         if video.status == "failed":
             return f"it failed: {video.problem}"
         holder = self._store.read_holder(sent.id)
