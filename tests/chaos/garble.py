@@ -2,13 +2,12 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 
 from jobs.names import QUEUES
 from storage.connection import as_text
-
-Value = bytes | bytearray | memoryview[int] | str | int | float
 
 JUNK = b"\x80\x04\x95junk \xff{"
 TRAP = "tests.chaos.garble.spring"
@@ -105,7 +104,7 @@ def _push_job(redis: Redis, rng: random.Random) -> str:
     """A job of a stranger: without a hash, or with a name that is not ours."""
     job_id, queue = rng.choice(("junk", "encode-junk", "a" * 300)), rng.choice(QUEUES)
     if rng.random() < 0.6:
-        fields: dict[Value, Value] = {
+        fields: dict[Any, Any] = {
             "data": f'["{TRAP}", null, [], {{}}]',
             "created_at": "2026-11-21T00:00:00.000000Z",
             "origin": queue,
