@@ -190,9 +190,11 @@ class Verdict:
             return ""
         video_id = found[0].partition("_")[0]
         if video_id in there:
-            counted = key.startswith("lw:attempts:") and "fuse-" not in key
-            waits = key.startswith(("lw:waiting:", "lw:question-state:"))
-            return "it is settled" if counted or waits else ""
+            if key.startswith("lw:attempts:") and self._store.state.ttl(key) > 0:
+                self.excused["attempts of jobs that were killed when all but ended"] += 1
+                return ""
+            left = key.startswith(("lw:waiting:", "lw:question-state:", "lw:attempts:"))
+            return "it is settled" if left else ""
         return "" if self._store.state.ttl(key) > 0 else "the video is gone, and this has no end"
 
     def _judge_processes(self) -> list[str]:
