@@ -1,6 +1,7 @@
 """Compares what should be with what is, and enqueues what is missing: the one cure for every lost job."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +53,7 @@ class Reconciler:
         self._settings = settings
         self._orphan_after_s = orphan_after_s
         self.queues = Queues(store.state)
-        self._swept_at = 0.0
+        self._swept_at = -math.inf
         self._revive_from = 0.0  # monotonic
         self._outages = 0  # of the archive, in this pass
 
@@ -239,7 +240,7 @@ class Reconciler:
         elif self._store.index.is_deleted(video_id) or age_s > self._orphan_after_s:
             self._store.finish_deletion(video_id)
         else:
-            self._store.agenda.postpone(due.DELETIONS, video_id, in_s=SWEEP_S)
+            self._store.agenda.postpone(due.DELETIONS, video_id, in_s=min(SWEEP_S, self._orphan_after_s))
 
     def _revive(self) -> None:
         """Has the targets of dead workers' jobs looked at now."""

@@ -17,12 +17,13 @@ from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from rq import Queue, SimpleWorker
+from rq import Queue, SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
+from rq.utils import now
 
 from configs.settings import JobSettings, Settings
 from jobs.queues import Queues
@@ -114,7 +115,10 @@ class JobThread(SimpleWorker):
             pipeline.execute()
 
     def clean_registries(self) -> None:
-        """The reconciler does that, without RQ's callbacks."""
+        """Forgets threads of killed workers. The jobs are the reconciler's, who calls no callbacks."""
+        for queue in self.queues:
+            worker_registration.clean_worker_registry(queue)
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ does not say that it holds a time
 
     def clean_group_registries(self) -> None:
         """There are no groups."""
@@ -148,7 +152,7 @@ class WorkerProcess:
         self._kind = kind
         self._pools = pools
         self._fingerprint = fingerprint
-        self._reconciler = Reconciler(store, settings.jobs)
+        self._reconciler = Reconciler(store, settings.jobs, settings.archive.orphan_after_s)
         self._name = f"{kind}-{socket.gethostname()}-{os.getpid()}"
 
     def run(self) -> None:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -31,7 +32,7 @@ from tests.chaos.verdict import IDS, Verdict
 from tests.chaos.volume import enter_namespace, prepare_volume
 
 USERS = 3
-START_S, SETTLE_S = 120.0, 300.0  # bounds: nothing waits for their end
+START_S, SETTLE_S = 120.0, 420.0  # bounds: nothing waits for their end
 AGED_S = 2 * 3600.0  # older than what workers regard as in use
 
 
@@ -105,9 +106,7 @@ class Run:
 
     def _poison(self, stop: threading.Event) -> None:
         """Each kind once, some time apart; tried again until it is accepted."""
-        todo: list[Callable[[], object]] = [
-            lambda title=title: self._user.submit_poison(title) for title in POISON_TITLES
-        ]  # type: ignore[misc]
+        todo: list[Callable[[], object]] = [partial(self._user.submit_poison, title) for title in POISON_TITLES]
         todo.insert(1, lambda: self._user.ask_poison(next(iter(self._ledger.videos.values()))))
         while todo and not stop.wait(self._minutes * 60 / (3 * len(POISON_TITLES))):
             try:
@@ -118,7 +117,6 @@ class Run:
                 self.log(f"poison: {type(error).__name__}")
 
     def _judge(self, references: dict[str, Reference]) -> list[str]:
-        self._wait("ready again", self._is_ready, START_S)
         verdict = Verdict(self._service, self._ledger, references)
         settled = self._wait("settled", lambda: not verdict.unsettled(), SETTLE_S)
         for sent in verdict.given_up():

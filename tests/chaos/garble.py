@@ -2,10 +2,12 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 
 from jobs.names import QUEUES
+from storage.connection import as_text
 
 JUNK = b"\x80\x04\x95junk \xff{"
 TRAP = "tests.chaos.garble.spring"
@@ -62,7 +64,7 @@ def _spoil_type(redis: Redis, rng: random.Random) -> str:
     key = _choose(redis, rng, ANY_TYPE)
     if key is None:
         return ""
-    was = redis.type(key).decode()
+    was = as_text(redis.type(key))
     redis.delete(key)
     redis.hset(key, "junk", JUNK) if was != "hash" else redis.rpush(key, JUNK)
     return f"{key} is no {was} any more"
@@ -81,7 +83,7 @@ def _spoil_job(redis: Redis, rng: random.Random) -> str:
     key = _choose(redis, rng, ("rq:job:",))
     if key is None:
         return ""
-    changes = {
+    changes: dict[str, str | bytes] = {
         "data": JUNK,
         "success_callback_name": TRAP,
         "failure_callback_name": TRAP,
@@ -102,7 +104,12 @@ def _push_job(redis: Redis, rng: random.Random) -> str:
     """A job of a stranger: without a hash, or with a name that is not ours."""
     job_id, queue = rng.choice(("junk", "encode-junk", "a" * 300)), rng.choice(QUEUES)
     if rng.random() < 0.6:
-        fields = {"data": f'["{TRAP}", null, [], {{}}]', "created_at": "2026-11-21T00:00:00.000000Z", "origin": queue}
-        redis.hset(f"rq:job:{job_id}", mapping=fields | {"success_callback_name": TRAP, "status": "queued"})
+        fields: dict[Any, Any] = {
+            "data": f'["{TRAP}", null, [], {{}}]',
+            "created_at": "2026-11-21T00:00:00.000000Z",
+            "origin": queue,
+        }
+        fields |= {"success_callback_name": TRAP, "status": "queued"}
+        redis.hset(f"rq:job:{job_id}", mapping=fields)
     redis.rpush(f"rq:queue:{queue}", job_id)
     return f"job {job_id[:12]} of a stranger in {queue}"

@@ -17,7 +17,7 @@ from tests.chaos.users import User
 from tests.waiting import wait_until
 
 # Frames share batches with those of other videos, and a batch of another size adds up in another order.
-CLOSE = {"rtol": 2e-3, "atol": 2e-3}  # two steps of float16 at 1
+CLOSE = 2e-3  # two steps of float16 at 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def compare_segments(wanted: dict[int, Segment], found: dict[int, Segment]) -> s
             return f"pictures of segment {number} differ: {sorted(differing)[:5]}"
         if other.tokens is None or segment.tokens is None:
             return f"segment {number} has no record"
-        if not np.allclose(segment.tokens.astype(np.float32), other.tokens.astype(np.float32), **CLOSE):
+        if not np.allclose(segment.tokens.astype(np.float32), other.tokens.astype(np.float32), rtol=CLOSE, atol=CLOSE):
             worst = np.abs(segment.tokens.astype(np.float32) - other.tokens.astype(np.float32)).max()
             return f"tokens of segment {number} differ by {worst}"
     return ""

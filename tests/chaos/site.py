@@ -45,7 +45,8 @@ class MediaSite(Site):
 
     server: MediaServer
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - http.server calls it so
+        """A medium, or what is hostile."""
         route, _, name = self.path[1:].partition("/")
         content = self.server.files.get(name)
         if route not in ("media", "slow") or content is None:

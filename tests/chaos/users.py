@@ -50,6 +50,8 @@ class User:
             (act,) = rng.choices([act for _, act in acts], [weight for weight, _ in acts])
             try:
                 act(rng)
+            except (httpx.ConnectError, ConnectionRefusedError):
+                stop.wait(1.0)  # the API is being started again
             except (httpx.HTTPError, OSError) as error:
                 log(f"user: {act.__name__}: {type(error).__name__}")
 

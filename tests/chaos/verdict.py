@@ -4,6 +4,7 @@ import re
 import time
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
 from storage import agenda as due
@@ -45,7 +46,7 @@ class Verdict:
         return found
 
     def _scores(self, agenda: str) -> list[tuple[bytes, float]]:
-        return list(self._store.state.zrange(agenda, 0, -1, withscores=True))
+        return cast(list[tuple[bytes, float]], self._store.state.zrange(agenda, 0, -1, withscores=True))
 
     # what was promised
 
@@ -91,7 +92,8 @@ class Verdict:
         if sent.poison:
             return self._judge_poison(sent, video)
         if sent.medium is None:
-            return "" if video.problem and video.problem.code.startswith("source-") else f"a hostile server's: {video}"
+            told = video.problem and (video.problem.code.startswith("source-") or DIED.search(video.problem.message))
+            return "" if told else f"a hostile server's: {video}"
         if video.status == "failed":
             return f"it failed: {video.problem}"
         holder = self._store.read_holder(sent.id)
@@ -188,22 +190,16 @@ class Verdict:
             return ""
         video_id = found[0].partition("_")[0]
         if video_id in there:
-            counted = key.startswith("lw:attempts:") and "fuse-" not in key
-            waits = key.startswith(("lw:waiting:", "lw:question-state:"))
-            return "it is settled" if counted or waits else ""
+            if key.startswith("lw:attempts:") and self._store.state.ttl(key) > 0:
+                self.excused["attempts of jobs that were killed when all but ended"] += 1
+                return ""
+            left = key.startswith(("lw:waiting:", "lw:question-state:", "lw:attempts:"))
+            return "it is settled" if left else ""
         return "" if self._store.state.ttl(key) > 0 else "the video is gone, and this has no end"
 
     def _judge_processes(self) -> list[str]:
         alive = Counter(worker.kind for worker in self._store.workers.list_alive())
-        known = Counter(self._rq_kinds())
-        faults = [f"{alive[kind]} {kind} workers are alive" for kind in WORKERS if alive[kind] != EACH]
-        return faults + [f"RQ knows {known[kind]} dead threads of {kind}" for kind in known]
-
-    def _rq_kinds(self) -> list[str]:
-        """Kinds of workers whose entry outlived them."""
-        pids = {str(worker.pid) for worker in self._store.workers.list_alive()}
-        members = [name.decode().rpartition(":")[2] for name in self._store.state.smembers("rq:workers")]
-        return [name.partition("-")[0] for name in members if not pids & set(name.split("-"))]
+        return [f"{alive[kind]} {kind} workers are alive" for kind in WORKERS if alive[kind] != EACH]
 
     # what to look at
 

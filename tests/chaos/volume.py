@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ def enter_namespace() -> None:
         return
     unshare = shutil.which("unshare")
     own = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
-    probe = [*own, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    probe = [*own, "mount", "-t", "tmpfs", "tmpfs", tempfile.gettempdir()]
     possible = unshare is not None and subprocess.run([unshare, *probe], check=False).returncode == 0
     os.environ[NAMESPACE] = "yes" if possible else "no"
     if unshare is not None and possible:
