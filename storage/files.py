@@ -64,7 +64,10 @@ class Files:
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
         with _translated(self.full(path)):
-            found: bool = self._fs.isfile(self.full(path))
+            try:  # not `isfile`: it says no for every error, and what seems to be gone is removed
+                found: bool = self._fs.info(self.full(path))["type"] == "file"
+            except FileNotFoundError:
+                return False
             return found
 
     def write(self, path: str, content: bytes) -> None:
@@ -135,7 +138,8 @@ class Files:
         """The paths of all files below `path`, relative to it, sorted."""
         with _translated(self.full(path)):
             root = self.full(path)
-            return sorted(entry.removeprefix(f"{root}/") for entry in self._fs.find(root))
+            found = _find_local(root) if self._local else self._fs.find(root)
+            return sorted(entry.removeprefix(f"{root}/") for entry in found)
 
     def delete(self, path: str) -> None:
         """Removes the file or folder `path` with all it holds; does nothing if there is none."""
@@ -213,6 +217,17 @@ def _translated(where: str) -> Iterator[None]:
             f"cannot use the archive at {where}: {error or type(error).__name__}; "
             "check archive.url, its permissions and free space"
         ) from error
+
+
+def _find_local(root: str) -> Iterator[str]:
+    """All files below a folder. fsspec's own leaves out every folder that cannot be read, and says nothing."""
+
+    def look_at(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # a deletion took the folder
+            raise error
+
+    for folder, _, names in os.walk(root, onerror=look_at):
+        yield from (f"{folder}/{name}" for name in names)
 
 
 def _into_place(source: Path, place: Path) -> None:
