@@ -17,6 +17,14 @@ from storage.errors import DamagedState, RedisUnavailable
 from storage.urls import redact
 
 
+DAMAGE = ("WRONGTYPE", "not an integer")  # how Redis refuses to work on a value that is none of ours
+# What to do about some of the refusals: a word of Redis' own -> advice.
+REMEDIES = {
+    "maxmemory": "; it is full: raise its maxmemory (redis.state_max_memory_mb of the private server)",
+    "MISCONF": "; it cannot write to its disk: make room there",
+}
+
+
 def connect(url: str, settings: RedisSettings) -> Redis:
     """A connection that answers in bytes, each command bounded in time.
 
@@ -44,9 +52,10 @@ def redis_errors() -> Iterator[None]:
     except RedisTimeoutError as error:
         raise RedisUnavailable(f"Redis does not answer in time ({error}): it is overloaded or hangs") from error
     except ResponseError as error:
-        if str(error).startswith("WRONGTYPE"):
+        if any(word in str(error) for word in DAMAGE):  # a pipeline puts its own words before them
             raise DamagedState(f"a value in Redis is none of ours: {error}; it will be rebuilt") from error
-        raise RedisUnavailable(f"Redis refuses: {error}") from error
+        remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
+        raise RedisUnavailable(f"Redis refuses: {error}{remedy}") from error
     except RedisError as error:
         raise RedisUnavailable(
             f"Redis does not answer: {error}; start it (`longwatch up` does), or correct redis.state_url and cache_url"
