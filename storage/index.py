@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 READY = "lw:state:ready"  # set once the state was built from the archive; a flush takes it away
 VIDEOS = "lw:videos"  # sorted set, all scores 0: ids sort by age
+PROBE = "lw:check"
 UNREADABLE = "lw:unreadable"  # hash: path -> what is wrong with the document there
 STATE_KNOWN_S = 7 * 86400
 STATES = (b"waiting", b"queued", b"running")
@@ -30,9 +31,9 @@ class Index:
         self._release = redis.register_script(_RELEASE)
 
     def check(self) -> None:
-        """Raises RedisUnavailable if the state does not answer."""
+        """Raises RedisUnavailable if the state does not answer, or takes no writes: it is full, or its disk is."""
         with redis_errors():
-            self._redis.ping()
+            self._redis.set(PROBE, 1, ex=60)
 
     # readiness
 
@@ -68,6 +69,7 @@ class Index:
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.set(_video_key(video.id), video.model_dump_json())
             pipeline.zadd(VIDEOS, {video.id: 0})
+            pipeline.hdel(UNREADABLE, video.id)
             if video.duplicate_of:
                 pipeline.sadd(_leaning_key(video.duplicate_of), video.id)
             pipeline.execute()
@@ -99,6 +101,7 @@ class Index:
         video_id = video if isinstance(video, str) else video.id
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.zrem(VIDEOS, video_id)
+            pipeline.hdel(UNREADABLE, video_id)
             pipeline.delete(_video_key(video_id), _questions_key(video_id), _leaning_key(video_id))
             if not isinstance(video, str) and video.duplicate_of:
                 pipeline.srem(_leaning_key(video.duplicate_of), video_id)

@@ -184,9 +184,13 @@ class Store:
     # coverage
 
     def count_video(self, video: Video) -> None:
-        """Marks what the archive holds of the video, if Redis has lost the marks: one listing."""
-        if self.coverage.is_counted(video.id):
-            return
+        """Marks what the archive holds of the video, if Redis has lost the marks or holds damaged ones: one listing."""
+        try:
+            if self.coverage.is_counted(video.id):
+                return
+        except DamagedState as error:
+            log.error("the marks of %s are read from the archive again: %s", video.id, error)
+            self.coverage.forget(video.id)
         contents = self.archive.list_contents(video.id)
         masks = dict.fromkeys(contents.sampled, FULL_MASK)
         if contents.sampled:  # only the last segment of a file can be shorter
@@ -202,7 +206,7 @@ class Store:
 
     def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:
         """The segments of a stretch of a video that holds its own frames."""
-        self._recounted(video)
+        self.count_video(video)
         return self.coverage.read(video.id, segments, fingerprint)
 
     def read_progress(self, videos: Sequence[Video]) -> list[Progress | None]:
@@ -223,14 +227,6 @@ class Store:
                 self.agenda.put(due.VIDEOS, video.id)
             return [None] * len(videos)
 
-    def _recounted(self, video: Video) -> None:
-        try:
-            self.count_video(video)
-        except DamagedState as error:
-            log.error("%s", error)
-            self.coverage.forget(video.id)
-            self.count_video(video)
-
     # questions
 
     def add_question(self, question: Question) -> None:
@@ -247,12 +243,15 @@ class Store:
         return question if question.settled else self.index.with_states([question])[0]
 
     def read_questions(self, question_ids: Sequence[str]) -> list[Question]:
-        """The documents of these questions; those deleted meanwhile are left out."""
+        """The documents of these questions; those deleted meanwhile, or that cannot be read, are left out."""
         questions = []
         for question_id, copy in zip(question_ids, self.cache.read_settled(question_ids), strict=True):
             try:
                 question = copy or self.archive.read_question(question_id)
             except NotFound:
+                continue
+            except (DamagedFile, NewerDocument) as error:
+                self.index.report_unreadable(question_id, str(error))
                 continue
             if copy is None and question.settled:
                 self.cache.write_settled(question)
@@ -267,7 +266,8 @@ class Store:
     def settle_question(self, question: Question, fence: Fence | None = None) -> None:
         """Keeps the question's end; raises GivenAway, and NotFound once its video was deleted.
 
-        Its readers find the document before they learn of the end.
+        Its readers find the document before they learn of the end. The fence stays: an earlier attempt that wakes up
+        now must not write over the answer.
         """
         if fence is not None:
             self.fences.check(fence)
@@ -276,7 +276,6 @@ class Store:
         self.index.forget_question_state(question.id)
         self.agenda.remove(due.QUESTIONS, question.id)
         self.answers.announce(question.id, "done")
-        self.fences.forget(question.id)
 
 
 def _progress(video: Video, totals: Mapping[str, Totals | None]) -> Progress | None:
