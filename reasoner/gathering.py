@@ -18,6 +18,7 @@ from storage.store import Store
 from storage.timeline import masks_of
 
 LOOK_S = 1.0  # a blocked look for the end of a job, between two looks whether the answer is still wanted
+MOST_FRUITLESS = 3  # jobs that ended well, one after the other, without one of the fusions they were to make
 FUSIONS_AT_ONCE = 64  # read by one command: 10 MB at the 8B shapes
 
 
@@ -138,9 +139,11 @@ class Gatherer:
         pending = dict(masks)
         total = sum(mask.bit_count() for mask in masks.values())
         began = alive_at = time.monotonic()
+        fruitless = 0
         while True:
             for mask, rows in self._collect(ids, pending):
                 pooled = pooled + rows.astype(np.float32) * (mask.bit_count() / total)
+                fruitless = 0
             if not pending:
                 return as_float(pooled)
             self._still_wanted()
@@ -149,6 +152,13 @@ class Gatherer:
                 raise FusionFailed(f"the question could not be fused with its frames: {problem}")
             if problem is None:
                 alive_at = self._check_encoders(began, alive_at)
+                continue
+            fruitless += 1
+            if fruitless > MOST_FRUITLESS:
+                raise FusionFailed(
+                    f"encoder workers fused the question, but not for this model ({self._fingerprint}), or the cache "
+                    "lost it at once; `longwatch doctor` says whether they run another checkpoint or the cache is full"
+                )
 
     def _check_encoders(self, began: float, alive_at: float) -> float:
         """When encoder workers were last seen alive; raises EncoderMissing, FusionFailed."""
