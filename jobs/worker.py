@@ -131,7 +131,7 @@ class WorkerProcess:
         self._kind = kind
         self._pools = pools
         self._fingerprint = fingerprint
-        self._reconciler = Reconciler(store, settings.jobs)
+        self._reconciler = Reconciler(store, settings.jobs, settings.archive.orphan_after_s)
         self._stop = threading.Event()
         self._name = f"{kind}-{socket.gethostname()}-{os.getpid()}"
 

@@ -16,7 +16,6 @@ from configs.settings import RedisSettings
 from storage.errors import DamagedState, RedisUnavailable
 from storage.urls import redact
 
-
 DAMAGE = ("WRONGTYPE", "not an integer")  # how Redis refuses to work on a value that is none of ours
 # What to do about some of the refusals: a word of Redis' own -> advice.
 REMEDIES = {

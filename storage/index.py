@@ -1,6 +1,7 @@
 """The index in Redis: which videos and questions there are, and whose content is whose. Rebuilt from the archive."""
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -21,6 +22,12 @@ STATES = (b"waiting", b"queued", b"running")
 DELETION_KNOWN_S = 3600  # far longer than one write takes
 
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+# In one step: whoever sees the mark removes the video, so it must never be there for one that stays.
+_MARK_DELETED = """
+if redis.call('SCARD', KEYS[1]) > 0 then return 0 end
+redis.call('SET', KEYS[2], 1, 'EX', ARGV[1])
+return 1
+"""
 
 
 class Index:
@@ -28,6 +35,7 @@ class Index:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._mark_deleted = redis.register_script(_MARK_DELETED)
         self._release = redis.register_script(_RELEASE)
 
     def check(self) -> None:
@@ -45,7 +53,13 @@ class Index:
     def set_ready(self) -> None:
         """The state holds what the archive does."""
         with redis_errors():
-            self._redis.set(READY, 1)
+            self._redis.set(READY, int(time.time()))
+
+    def read_ready_since(self) -> float:
+        """When the state was built (epoch seconds); now if it was not."""
+        with redis_errors():
+            since = self._redis.get(READY)
+        return time.time() if since is None else float(since)
 
     def report_unreadable(self, path: str, reason: str) -> None:
         """Has `doctor` and `readyz` name a document that cannot be read."""
@@ -177,15 +191,11 @@ class Index:
 
     # deletion
 
-    def mark_deleted(self, video_id: str) -> None:
-        """Has whoever still works on the video learn of its end."""
+    def mark_deleted(self, video_id: str) -> bool:
+        """Has whoever still works on the video learn of its end; False, and no mark, while others lean on it."""
         with redis_errors():
-            self._redis.set(deleted_key(video_id), 1, ex=DELETION_KNOWN_S)
-
-    def unmark_deleted(self, video_id: str) -> None:
-        """It was not deleted after all."""
-        with redis_errors():
-            self._redis.delete(deleted_key(video_id))
+            keys = [_leaning_key(video_id), deleted_key(video_id)]
+            return bool(self._mark_deleted(keys=keys, args=[DELETION_KNOWN_S]))
 
     def is_deleted(self, video_id: str) -> bool:
         """Whether the video was deleted a short while ago."""

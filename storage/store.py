@@ -106,12 +106,11 @@ class Store:
 
     def delete_video(self, video_id: str) -> None:
         """Removes the video with all that belongs to it; raises NotFound, and Conflict while others lean on it."""
-        self.index.mark_deleted(video_id)  # first: whoever begins to lean on it from now on sees the mark
-        leaning = self.index.list_leaning(video_id)
-        if leaning:
-            self.index.unmark_deleted(video_id)
-            raise Conflict(f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first")
-        video = self.index.get_video(check_video_id(video_id))
+        check_video_id(video_id)
+        if not self.index.mark_deleted(video_id):  # first: whoever begins to lean on it from now on sees the mark
+            leaning = ", ".join(self.index.list_leaning(video_id))
+            raise Conflict(f"{video_id} holds the frames of {leaning} (same content); delete these first")
+        video = self.index.get_video(video_id)
         if video is None and not self.archive.files.names(video_id):
             self.index.forget_video(video_id)
             raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
@@ -197,6 +196,11 @@ class Store:
             with self.archive.open_segment(video.id, contents.sampled[-1]) as last:
                 masks[contents.sampled[-1]] = last.mask
         self.coverage.mark_sampled(video.id, masks)
+        held = sum(mask.bit_count() for mask in masks.values())
+        if video.status == "ready" and held < (video.frames_sampled or 0):
+            lost = f"the archive holds {held} of its {video.frames_sampled} frames; restore the others, or add it anew"
+            log.error("%s: %s", video.id, lost)
+            self.index.report_unreadable(video.id, lost)
         for fingerprint, segments in contents.encoded.items():
             known = {segment: masks[segment] for segment in segments if segment in masks}
             self.coverage.mark_encoded(video.id, known, fingerprint)
