@@ -16,6 +16,8 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
+from rq.utils import now
+from rq.worker_registration import clean_worker_registry
 
 from configs.settings import JobSettings, Settings
 from jobs.reconciler import Reconciler
@@ -99,7 +101,10 @@ class JobThread(SimpleWorker):
             pipeline.execute()
 
     def clean_registries(self) -> None:
-        """The reconciler does that, without RQ's callbacks."""
+        """Forgets the names of threads that are gone; of jobs the reconciler does that, without RQ's callbacks."""
+        for queue in self.queues:
+            clean_worker_registry(queue)
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ says None, and means either
 
     def clean_group_registries(self) -> None:
         """There are no groups."""

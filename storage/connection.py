@@ -54,7 +54,7 @@ def redis_errors() -> Iterator[None]:
         if any(word in str(error) for word in DAMAGE):  # a pipeline puts its own words before them
             raise DamagedState(f"a value in Redis is none of ours: {error}; it will be rebuilt") from error
         remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
-        raise RedisUnavailable(f"Redis refuses: {error}{remedy}") from error
+        raise RedisUnavailable(f"Redis refuses: {str(error).rstrip('.')}{remedy}") from error
     except RedisError as error:
         raise RedisUnavailable(
             f"Redis does not answer: {error}; start it (`longwatch up` does), or correct redis.state_url and cache_url"
