@@ -233,9 +233,13 @@ class Reconciler:
             self._store.agenda.remove(due.VIDEOS, video.id)
 
     def _look_at_deletion(self, video_id: str) -> None:
-        """Finishes a deletion that broke off; what never had a document goes once nobody can be writing it any more."""
-        age_s = time.time() - created_at(video_id).timestamp()
+        """Finishes a deletion that broke off; what has no document goes once nobody can be writing it any more.
+
+        Its age counts from the last look through the archive: a backup that is being restored may lack it yet.
+        """
+        age_s = time.time() - max(created_at(video_id).timestamp(), self._store.index.read_ready_since())
         if self._store.archive.has_video(video_id) and not self._store.index.is_deleted(video_id):
+            self._store.agenda.put(due.VIDEOS, video_id)
             self._store.agenda.remove(due.DELETIONS, video_id)
         elif self._store.index.is_deleted(video_id) or age_s > self._orphan_after_s:
             self._store.finish_deletion(video_id)

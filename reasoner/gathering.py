@@ -19,6 +19,7 @@ from storage.store import Store
 from storage.timeline import Masks, count_frames, cut_portions, masks_of
 
 LOOK_S = 1.0  # a blocked look for the end of a job, between two looks whether the answer is still wanted
+MOST_FRUITLESS = 3  # jobs that ended well, one after the other, without one of the fusions they were to make
 FUSIONS_AT_ONCE = 64  # read by one command: 10 MB at the 8B shapes
 
 
@@ -141,9 +142,11 @@ class Gatherer:
         pending = cut_portions(sorted(masks.items()))
         total = count_frames(masks.items())
         began = alive_at = time.monotonic()
+        fruitless = 0
         while True:
             for portion, rows in self._collect(ids, pending):
                 pooled = pooled + rows.astype(np.float32) * (count_frames(portion) / total)
+                fruitless = 0
             if not pending:
                 return as_float(pooled)
             self._still_wanted()
@@ -152,6 +155,13 @@ class Gatherer:
                 raise FusionFailed(f"the question could not be fused with its frames: {problem}")
             if problem is None:
                 alive_at = self._check_encoders(began, alive_at)
+                continue
+            fruitless += 1
+            if fruitless > MOST_FRUITLESS:
+                raise FusionFailed(
+                    f"encoder workers fused the question, but not for this model ({self._fingerprint}), or the cache "
+                    "lost it at once; `longwatch doctor` says whether they run another checkpoint or the cache is full"
+                )
 
     def _check_encoders(self, began: float, alive_at: float) -> float:
         """When encoder workers were last seen alive; raises EncoderMissing, FusionFailed."""

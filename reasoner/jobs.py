@@ -197,7 +197,10 @@ class ReasonerJobs:
         turns: list[Turn] = [(question.text, None)]
         previous = question.previous_question_id
         while previous is not None:
-            earlier = self._store.read_question(previous)
+            try:
+                earlier = self._store.read_question(previous)
+            except NotFound as error:
+                raise BadRequest(f"the conversation cannot be followed: {error}; ask without it") from error
             if earlier.answer is not None:
                 turns.insert(0, (earlier.text, earlier.answer.text))
             previous = earlier.previous_question_id

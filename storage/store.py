@@ -205,15 +205,24 @@ class Store:
     # coverage
 
     def count_video(self, video: Video) -> None:
-        """Marks what the archive holds of the video, if Redis has lost the marks: one listing."""
-        if self.coverage.is_counted(video.id):
-            return
+        """Marks what the archive holds of the video, if Redis has lost the marks or holds damaged ones: one listing."""
+        try:
+            if self.coverage.is_counted(video.id):
+                return
+        except DamagedState as error:
+            log.error("the marks of %s are read from the archive again: %s", video.id, error)
+            self.coverage.forget(video.id)
         contents = self.archive.list_contents(video.id)
         masks = dict.fromkeys(contents.sampled, FULL_MASK)
         if contents.sampled:  # only the last segment of a file can be shorter
             with self.archive.open_segment(video.id, contents.sampled[-1]) as last:
                 masks[contents.sampled[-1]] = last.mask
         self.coverage.mark_sampled(video.id, masks)
+        held = sum(mask.bit_count() for mask in masks.values())
+        if video.status == "ready" and held < (video.frames_sampled or 0):
+            lost = f"the archive holds {held} of its {video.frames_sampled} frames; restore the others, or add it anew"
+            log.error("%s: %s", video.id, lost)
+            self.index.report_unreadable(video.id, lost)
         for fingerprint, segments in contents.encoded.items():
             known = {segment: masks[segment] for segment in segments if segment in masks}
             self.coverage.mark_encoded(video.id, known, fingerprint)
