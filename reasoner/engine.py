@@ -124,12 +124,12 @@ class Engine:
         kept = self._thread.run(lambda: self._prefixes.find(stretch.key))
         if kept is not None:
             return kept
+        system, tokens = stretch.load()  # may wait for an encoder: no other question waits with it
         with self._making_prefix:
             kept = self._thread.run(lambda: self._prefixes.find(stretch.key))
-            return self._make_prefix(stretch) if kept is None else kept
+            return self._make_prefix(stretch, system, tokens) if kept is None else kept
 
-    def _make_prefix(self, stretch: Stretch) -> DynamicCache:
-        system, tokens = stretch.load()
+    def _make_prefix(self, stretch: Stretch, system: Array, tokens: Array) -> DynamicCache:
         rows = torch.from_numpy(np.concatenate([system, tokens.reshape(-1, tokens.shape[-1])]))
         language = self._model.language
         size_bytes = language.count_cache_bytes(len(rows))

@@ -1,10 +1,12 @@
 """Runs the service's own worker in threads of the test's process: the same queues, runner, heart and reconciler."""
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from redis.exceptions import RedisError
 from rq import Queue
 from rq.serializers import JSONSerializer
 
@@ -13,6 +15,7 @@ from jobs.runner import Handlers
 from jobs.worker import JobThread, Pool, WorkerProcess
 from storage.store import Store
 
+log = logging.getLogger(__name__)
 PAUSE_S = 0.01
 
 
@@ -36,12 +39,13 @@ class WorkerThreads(WorkerProcess):
         """Looks without blocking, so that the thread ends at once when it is told to."""
 
         def loop() -> None:
-            number = 0
             while not self._stop.wait(PAUSE_S):
-                number += 1
                 queues = [Queue(queue, connection=self.redis, serializer=JSONSerializer) for queue in pool.queues]
-                if any(queue.count for queue in queues):
-                    JobThread(self, queues, f"{name}-{number}").work(burst=True, logging_level="WARNING")
+                try:
+                    if any(queue.count for queue in queues):
+                        JobThread(self, queues, f"{name}-{secrets.token_hex(4)}").work(burst=True)
+                except (RedisError, ValueError) as error:  # a test took Redis away, or flushed it
+                    log.warning("%s begins anew: %s", name, error)
 
         return loop
 
