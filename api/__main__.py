@@ -6,14 +6,14 @@ from contextlib import suppress
 import uvicorn
 
 from api.app import create_app
-from api.connections import server_config
+from api.connections import ACCEPTED_AT_ONCE, server_config
 from configs.loading import settings_from_command_line
 from configs.privacy import keep_files_private
 from configs.settings import Settings
 from storage.store import Store
 
 FILES_A_CONNECTION = 2  # its socket, and one to Redis or to a file
-OTHER_FILES = 128
+OTHER_FILES = 2 * ACCEPTED_AT_ONCE  # what comes while what makes room is not closed yet, and our own
 
 
 def run(settings: Settings) -> None:

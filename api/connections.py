@@ -14,6 +14,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from api.problems import MEDIA_TYPE, problem_body
 from configs.settings import ApiSettings
 
+ACCEPTED_AT_ONCE = 128  # asyncio takes so many before any of them is looked at: each holds a file until then
+
 
 def server_config(app: FastAPI, settings: ApiSettings, **more: Any) -> Config:
     """How the server runs `app`: bounded connections, no web sockets."""
@@ -22,6 +24,7 @@ def server_config(app: FastAPI, settings: ApiSettings, **more: Any) -> Config:
         "port": settings.port,
         "http": bounded_protocol(settings),
         "ws": "none",
+        "backlog": ACCEPTED_AT_ONCE,
         "log_level": "info",
         "timeout_graceful_shutdown": 3,
     }

@@ -32,7 +32,7 @@ def main() -> None:
     plans: dict[str, object] = {}
     for name in SHAPES:
         shape, settings = find_subject(name)
-        load = Load.of(settings)
+        load = Load.from_settings(settings)
         print(f"== {name}\n{format_plan(GPU_GIB, shape, load)}\n")
         counted_memory = [plan(GPU_GIB * GIB, shape, replace(load, weights=weights)) for weights in WEIGHTS]
         plans[name] = [{**asdict(p), "load": {**asdict(p.load), "dtype": str(p.load.dtype)}} for p in counted_memory]

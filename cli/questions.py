@@ -81,10 +81,11 @@ def questions(context: typer.Context, video_id: VideoId, as_json: AsJson = False
 
 
 @app.command()
-def cancel(context: typer.Context, question_id: QuestionId, api_url: ApiUrl = None) -> None:
-    """Cancel a question that has no answer yet."""
+def cancel(context: typer.Context, question_id: QuestionId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
+    """Cancel a question that has no answer yet; prints its status."""
     with Client.of(read_settings(context), api_url) as client:
-        client.call("DELETE", f"/v1/questions/{find_question(client, question_id)}")
+        question = client.call("DELETE", f"/v1/questions/{find_question(client, question_id)}")
+    typer.echo(json.dumps(question) if as_json else question["status"])
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def _print_answer(client: Client, events: Iterator[tuple[str, str]], asked: dict
                     typer.echo("\n(begun anew)")
                 elif event in ("question", "waiting", "answer", "error"):
                     asked.update(json.loads(data))
-                if event in ("question", "waiting"):
+                if event in ("question", "waiting") and asked["status"] not in ENDED:
                     line.update(waiting_words(asked))
             if asked.get("status") not in ENDED:
                 raise Unreachable("the service ended the stream before the answer")

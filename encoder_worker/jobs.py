@@ -150,5 +150,5 @@ def _to_half(values: NDArray[np.float32], where: str) -> Half:
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if not np.isfinite(half).all():
-        raise NonFinite(f"{where}: the model's output does not fit into 16 bits; check the checkpoint and model.dtype")
+        raise NonFinite(where)
     return half

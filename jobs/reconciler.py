@@ -153,6 +153,7 @@ class Reconciler:
     def _look_at_duplicate(self, video: Video) -> None:
         """A duplicate lasts as long as what it leans on: one that failed fails it, one that is gone frees it."""
         assert video.duplicate_of is not None
+        self._store.count_video(video)  # it has no segments, but its open questions are found by this
         try:
             holder = self._store.read_video(video.duplicate_of)
         except NotFound:

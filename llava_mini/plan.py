@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from configs.loading import BUNDLED, SettingsError, load_settings
+from configs.loading import SettingsError, load_settings
+from configs.places import CONFIGS, HUB
 from configs.settings import Settings
 from llava_mini.checkpoint import Checkpoint
 from llava_mini.config import LlavaMiniConfig
@@ -40,9 +41,10 @@ class Load:
     batch_frames: int
     prefix_cache_bytes: int
     new_tokens: int
+    questions: int  # answered at once
 
     @classmethod
-    def of(cls, settings: Settings) -> "Load":
+    def from_settings(cls, settings: Settings) -> "Load":
         """As the settings have it."""
         model, reasoner = settings.model, settings.reasoner
         return cls(
@@ -51,6 +53,7 @@ class Load:
             settings.encoder.batch_frames,
             reasoner.prefix_cache_mb * MIB,
             reasoner.max_tokens,
+            reasoner.concurrent_questions,
         )
 
 
@@ -61,7 +64,7 @@ class MemoryPlan:
     load: Load
     costs: ByteCosts
     parts: dict[str, int]  # bytes that are taken before a question has its first frame
-    per_position: int  # bytes of a question's own keys and values, and of what it takes to grow them
+    per_position: int  # bytes of all questions' own keys and values, and of what it takes to grow them
     frames_in_memory: int
     frames: int  # also within the context
 
@@ -72,12 +75,12 @@ class MemoryPlan:
 
 
 def plan(card_bytes: int, config: LlavaMiniConfig, load: Load) -> MemoryPlan:
-    """How long a stretch a card takes in one question, beside all that is resident meanwhile.
+    """How long a stretch a card takes in each of the questions at once, beside all that is resident meanwhile.
 
     A question has keys and values of its own over the whole stretch: what it appends to a kept prefix copies it.
     """
     costs = byte_costs(config, load.dtype, load.weights, batch_frames=load.batch_frames, text_tokens=PROMPT_TOKENS)
-    per_position = int((costs.cache_per_position + costs.copy_per_position) * (1 + FRAGMENTS))
+    per_position = int((costs.cache_per_position * load.questions + costs.copy_per_position) * (1 + FRAGMENTS))
     coming_and_going = {
         "batch": costs.encode_batch,
         "prefixes": load.prefix_cache_bytes,
@@ -120,7 +123,8 @@ def format_plan(gpu_gib: float, config: LlavaMiniConfig, load: Load) -> str:
         [
             f"Memory on a card of {gpu_gib:g} GB ({card_bytes / GB:.2f}e9 bytes) with the encoder and the reasoner on"
             f" it: {load.dtype}, {load.batch_frames} frames a batch, {load.prefix_cache_bytes // MIB} MiB of prefixes,",
-            f"prompt {PROMPT_TOKENS} + answer {load.new_tokens} tokens. Activations are estimates.",
+            f"{load.questions} questions at once, each with a prompt of {PROMPT_TOKENS} and an answer of"
+            f" {load.new_tokens} tokens. Activations are estimates.",
             "",
             memory,
             "",
@@ -158,11 +162,11 @@ def find_subject(name: str) -> tuple[LlavaMiniConfig, Settings]:
     assumed = plain.model_copy(update={"model": plain.model.model_copy(update={"dtype": "bfloat16"})})
     if Path(name).is_dir():
         return Checkpoint(name).config.with_attention("eager"), assumed
-    if name in SHAPES and not (BUNDLED / f"{name}.yaml").is_file():
+    if name in SHAPES and not (CONFIGS / f"{name}.yaml").is_file():
         return SHAPES[name](), assumed
     settings = load_settings(name)
     checkpoint = settings.model.checkpoint
-    released = RELEASED.get(checkpoint)
+    released = RELEASED.get(checkpoint.removeprefix(HUB))
     return released() if released else Checkpoint(checkpoint).config.with_attention("eager"), settings
 
 
@@ -180,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         config, settings = find_subject(given.config)
-        load = Load.of(settings)
+        load = Load.from_settings(settings)
         if given.dtype:
             load = replace(load, dtype=resolve_dtype(given.dtype))
         if given.batch_frames:

@@ -139,8 +139,8 @@ def _attend(attention: Any, queries: Tensor, seen: Pair, mask: Tensor) -> Tensor
 def _attend_folded(queries: Tensor, seen: Pair, mask: Tensor, group: int) -> Tensor:
     """(F,heads,R,width) over (F,kv heads,S,width) -> (F,heads,R,width).
 
-    The heads that share keys become rows of one head. No fused CUDA kernel takes a mask and grouped heads together
-    (pytorch/pytorch, sdp_utils; huggingface/transformers #39412): the scores of all heads would be written out.
+    The heads that share keys become rows of one head. Given a mask and grouped heads together, PyTorch falls back to
+    the kernel that writes out the scores of all heads (huggingface/transformers #39412, Comfy-Org/ComfyUI #15135).
     """
     frames, heads, rows, width = queries.shape
     folded = queries.reshape(frames, heads // group, group * rows, width)

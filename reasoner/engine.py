@@ -136,25 +136,26 @@ class Engine:
         self._thread.run(lambda: self._prefixes.make_room(size_bytes))
         cache = language.make_cache()
         for part in torch.split(rows, TURN_POSITIONS):
-            cache = self._turn(partial(self._grown, cache, part))
+            self._grow(partial(language.prefill, part, cache))
         self._thread.run(lambda: self._prefixes.keep(stretch.key, cache, size_bytes))
         return fork(cache)
 
-    def _grown(self, cache: DynamicCache, rows: Tensor) -> DynamicCache:
-        return self._model.language.prefill(rows, fork(cache))
-
     def _turn(self, turn: Callable[[], Result]) -> Result:
-        """A turn on the model's thread. If memory runs out, the kept prefixes go, and it is tried once more.
+        """A turn on the model's thread that leaves the caches it is given as they are: it can be tried twice."""
+        try:
+            return self._grow(turn)
+        except torch.OutOfMemoryError:
+            return self._grow(turn)
 
-        A turn therefore leaves the caches it is given as they are, and grows a fork.
-        """
+    def _grow(self, turn: Callable[[], Result]) -> Result:
+        """A turn that may grow a cache in place. If memory runs out, the kept prefixes go; the caller tries again."""
         try:
             return self._thread.run(turn)
         except torch.OutOfMemoryError:
-            log.warning("out of memory: dropping all kept prefixes, and trying once more")
+            log.warning("out of memory: dropping all kept prefixes")
             self._thread.run(self._prefixes.clear)
             self._thread.run(torch.cuda.empty_cache)
-            return self._thread.run(turn)
+            raise
 
     def _fused_rows(
         self, stretch: Stretch, prompt: PromptIds, mode: FusionMode, fuse: Fuse, cache: DynamicCache, outcome: Outcome
@@ -211,12 +212,8 @@ class Engine:
                 break
             outcome.answer_tokens += 1
             yield stream.push(token)
-            logits, cache = self._turn(partial(self._step, cache, token))
+            logits = self._grow(partial(self._model.language.step, cache, token))
         yield stream.finish()
-
-    def _step(self, cache: DynamicCache, token: int) -> tuple[Tensor, DynamicCache]:
-        grown = fork(cache)
-        return self._model.language.step(grown, token), grown
 
 
 def as_half_kept(rows: Array) -> Array:

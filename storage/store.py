@@ -13,7 +13,7 @@ from storage.cache import Cache
 from storage.connection import connect
 from storage.coverage import Coverage, Covered, Totals
 from storage.documents import Progress, Question, QuestionState, Video
-from storage.errors import Conflict, DamagedState, NotFound
+from storage.errors import Conflict, DamagedFile, DamagedState, NewerDocument, NotFound
 from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
@@ -61,7 +61,7 @@ class Store:
         return video
 
     def read_videos(self, video_ids: Sequence[str]) -> list[Video]:
-        """The documents of these videos; those deleted meanwhile are left out."""
+        """The documents of these videos; those deleted meanwhile, or that cannot be read, are left out."""
         copies = self.index.get_videos(video_ids)
         videos = []
         for video_id, copy in zip(video_ids, copies, strict=True):
@@ -69,6 +69,8 @@ class Store:
                 videos.append(copy or self.read_video(video_id))
             except NotFound:
                 self.index.forget_video(video_id)
+            except (DamagedFile, NewerDocument) as error:
+                self.index.report_unreadable(video_id, str(error))
         return videos
 
     def read_holder(self, video_id: str) -> Video:

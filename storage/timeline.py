@@ -71,13 +71,14 @@ def parse_clock(text: str) -> datetime:
     """An RFC 3339 time with its offset, in UTC; raises BadRequest."""
     try:
         when = datetime.fromisoformat(text)
-    except ValueError as error:
+        in_utc = when.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise BadRequest(
             f"{text!r} is no time: give seconds from the start, or RFC 3339 such as 2026-11-21T14:02:00Z"
         ) from error
     if when.tzinfo is None:
         raise BadRequest(f"{text!r} has no time zone: end it with Z for UTC, or an offset such as +01:00")
-    return when.astimezone(UTC)
+    return in_utc
 
 
 def locate(slot: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -161,6 +161,14 @@ def folder() -> Iterator[Path]:
     """A folder with a short name: a socket's path holds 107 bytes at most."""
     with tempfile.TemporaryDirectory(prefix="lw") as name:
         yield Path(name)
+
+
+def line_with(words: str, stream: IO[str]) -> str:
+    """The next line that has these words in it."""
+    for line in stream:
+        if words in line:
+            return line
+    raise AssertionError(f"nothing says {words!r}")
 
 
 def a_video(**fields: Any) -> dict[str, Any]:

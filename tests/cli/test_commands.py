@@ -118,7 +118,7 @@ def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(longwatch: Longw
     service.routes["GET", "/v1/videos"] = matching
     service.on("GET", f"/v1/videos/{VIDEO_ID}", a_video())
     service.on("GET", ASKED, {"questions": [a_question()], "next_cursor": None})
-    service.on("DELETE", f"/v1/questions/{QUESTION_ID}", None, 204)
+    service.on("DELETE", f"/v1/questions/{QUESTION_ID}", a_question(status="cancelled"))
     shown = longwatch("show", "20261121-0208")
     assert (shown.returncode, VIDEO_ID in shown.stdout, QUESTION_ID in shown.stdout) == (0, True, True)
     several = longwatch("show", "20261121")
@@ -128,7 +128,7 @@ def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(longwatch: Longw
     assert (none.returncode, "`longwatch list` shows the ids" in none.stderr) == (1, True)
     assert "no video" in longwatch("show", "../x").stderr
     for beginning in (f"{VIDEO_ID}_2026", "20261121-0208"):
-        assert longwatch("cancel", beginning).returncode == 0
+        assert longwatch("cancel", beginning).stdout == "cancelled\n"
     assert [request.query["prefix"] for request in service.asked if request.path == ASKED and request.query] == [
         f"{VIDEO_ID}_2026",
         f"{VIDEO_ID}_",
@@ -210,6 +210,8 @@ def test_a_question_that_fails_or_is_interrupted_ends_clearly(
     path = f"/v1/questions/{QUESTION_ID}"
     service.stream("GET", path, lambda: iter([("question", a_question()), ("text", "well"), ("answer", settled)]))
     assert longwatch("answer", QUESTION_ID).stdout == "well\n"
+    service.stream("GET", path, lambda: iter([("question", settled), ("text", "well"), ("answer", settled)]))
+    assert longwatch("answer", QUESTION_ID).stderr.startswith("600 frames")  # it waits for nothing
 
     stop = threading.Event()
 
@@ -219,7 +221,7 @@ def test_a_question_that_fails_or_is_interrupted_ends_clearly(
         stop.wait(60)
 
     service.stream("POST", ASKED, endless)
-    service.on("DELETE", f"/v1/questions/{QUESTION_ID}", None, 204)
+    service.on("DELETE", f"/v1/questions/{QUESTION_ID}", a_question(status="cancelled"))
     leaving = spawn(config, "ask", VIDEO_ID, "what now ?")
     assert leaving.stdout is not None
     assert leaving.stdout.read(4) == "well"

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import pytest
 import yaml
@@ -22,7 +21,7 @@ from cli.redis_server import NoRedisServer, Role, build_command, find_socket
 from cli.up import CannotStart, parse_procfile, run, supervisor_config
 from configs.places import PROCFILE
 from configs.settings import ApiSettings, RedisSettings, Settings
-from tests.cli.conftest import spawn
+from tests.cli.conftest import line_with, spawn
 from tests.waiting import wait_until
 
 BEAT = """
@@ -77,14 +76,6 @@ def test_everything_starts_is_brought_back_and_stops_with_ctrl_c(folder: Path, c
     assert process.returncode == 0, err
     assert "http://127.0.0.1:" in out
     assert not alive(pid_in(folder / "beat"))
-
-
-def line_with(words: str, stream: IO[str]) -> str:
-    """The next line that has these words in it."""
-    for line in stream:
-        if words in line:
-            return line
-    raise AssertionError(f"nothing says {words!r}")
 
 
 def pid_in(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The whole service as real processes: API, ingest, encoder and reasoner workers, a real Redis, the tiny checkpoint."""
+"""The whole service as real processes: API, all workers, two real Redis servers, the tiny checkpoint."""
 
 import os
 import signal
@@ -65,7 +65,7 @@ class Service:
 
         def look() -> bool:
             video.update(self.http.get(f"/v1/videos/{video_id}").json())
-            return bool(video["progress"]["complete"])
+            return bool(video.get("progress") and video["progress"]["complete"])
 
         wait_until(look, within_s=120, step_s=0.2)
         return video
@@ -149,6 +149,7 @@ def _is_ready(http: httpx.Client) -> bool:
 
 
 def flush(settings: Settings) -> None:
-    """Empties Redis, as a restart without its file would."""
-    with Redis.from_url(settings.redis_url) as redis:
-        redis.flushall()
+    """Empties both Redis servers, as a restart without their files would."""
+    for url in (settings.state_url, settings.cache_url):
+        with Redis.from_url(url) as redis:
+            redis.flushall()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cli.event_stream import parse_events
-from storage.segments import segments_for
+from storage.timeline import SEGMENT_SLOTS
 from tests.end_to_end.conftest import WORLD_S, Service, flush
 from tests.waiting import wait_until
 
@@ -44,9 +44,8 @@ def test_the_main_job_and_everything_that_may_befall_it(service: Service, media:
 def test_answers_stream_and_a_bad_source_says_why(service: Service, media: Media) -> None:
     folder, address = media
     video_id = service.submit(url=f"{address}/world.mp4")
-    wait_until(lambda: service.store.counts(video_id).tokens, within_s=60)
     events = ask_streaming(service, video_id, "is there a red circle ?")
-    assert events[0][0] == "question"
+    assert [name for name, _ in events][:2] == ["question", "waiting"]  # for frames, and it says so
     final = json.loads(events[-1][1])
     assert "".join(data for name, data in events if name == "text") == final["answer"]["text"]
     assert final["answer"]["evidence"]
@@ -71,13 +70,14 @@ def test_answers_stream_and_a_bad_source_says_why(service: Service, media: Media
 
 
 def tokens(service: Service, video_id: str) -> NDArray[np.float16]:
-    records = [service.store.archive.record(video_id, s, None) for s in service.store.archive.segments(video_id)]
+    ((fingerprint, segments),) = service.store.archive.list_contents(video_id).encoded.items()
+    records = [service.store.archive.read_record(video_id, segment, fingerprint) for segment in segments]
     return np.concatenate([record.tokens for record in records if record is not None])
 
 
 def answers(service: Service, video_id: str) -> list[dict[str, Any]]:
     whole = [service.ask(video_id, question) for question in QUESTIONS]
-    part = service.ask(video_id, QUESTIONS[1], start_s=30, end_s=100, fusion="exact")
+    part = service.ask(video_id, QUESTIONS[1], start=30, end=100, fusion="exact")
     follow = service.ask(video_id, "is there a red circle ?", previous_question_id=whole[0]["id"], fusion="sampled")
     return [*whole, part, follow]
 
@@ -88,8 +88,14 @@ def ask_streaming(service: Service, video_id: str, question: str) -> list[tuple[
         return list(parse_events(response.iter_lines()))
 
 
+def encoded_frames(service: Service, video_id: str) -> int:
+    (progress,) = service.store.read_progress([service.store.read_video(video_id)])
+    return progress.frames_encoded if progress else 0
+
+
 def _flushed_after(service: Service, video_id: str, wanted: list[dict[str, Any]]) -> None:
     flush(service.settings)
+    wait_until(lambda: service.http.get("/readyz").status_code == 200, within_s=60)
     listed = service.http.get(f"/v1/videos/{video_id}/questions").json()["questions"]
     assert [question["answer"]["text"] for question in reversed(listed)] == [
         asked["answer"]["text"] for asked in wanted
@@ -120,17 +126,16 @@ def _duplicates(service: Service, video_id: str) -> list[str]:
 
 
 def _encoder_killed(service: Service, video_id: str) -> None:
-    wait_until(lambda: service.store.hot.redis.zcard("rq:wip:encode"), within_s=60, step_s=0.01)
+    wait_until(lambda: service.store.state.zcard("rq:wip:encode"), within_s=60, step_s=0.01)
     service.kill("encode")
     service.start("encode")
 
 
 def _flushed_in_the_middle(service: Service, video_id: str) -> None:
-    wait_until(lambda: service.store.counts(video_id).tokens.get(0), within_s=60, step_s=0.01)
+    wait_until(lambda: encoded_frames(service, video_id), within_s=60, step_s=0.01)
     flush(service.settings)
 
 
 def _two_encoders(service: Service, video_id: str) -> None:
     service.start("encode", "second encoder")
-    wait_until(lambda: service.store.counts(video_id).tokens.get(1), within_s=60)
-    assert segments_for(WORLD_S) == 3
+    wait_until(lambda: encoded_frames(service, video_id) > SEGMENT_SLOTS, within_s=60)

@@ -9,7 +9,6 @@ import httpcore
 import pytest
 
 from ingest.errors import (
-    DiskFull,
     FetchRefused,
     SourceError,
     SourceInterrupted,
@@ -17,6 +16,7 @@ from ingest.errors import (
     SourceUnavailable,
 )
 from ingest.files.fetch import _translate_errors, fetch_file
+from storage.errors import DiskFull
 from tests.ingest.conftest import fetch_settings, resolve_to, wanted
 from tests.ingest.hostile_site import CONTENT, LOCAL, serve_site
 

@@ -124,7 +124,7 @@ def test_a_batch_takes_no_more_than_is_counted(frames: int, text_tokens: int, mo
     assert counted / 2 < peak.highest <= counted
 
 
-LOAD = Load(torch.bfloat16, "full", batch_frames=16, prefix_cache_bytes=2**30, new_tokens=512)
+LOAD = Load(torch.bfloat16, "full", batch_frames=16, prefix_cache_bytes=2**30, new_tokens=512, questions=1)
 CARD = 24 * GIB  # an RTX 3090
 
 
@@ -139,7 +139,7 @@ def test_smaller_weights_leave_room_for_more_frames() -> None:
 @pytest.mark.parametrize("weights", ["full", "int8"])
 def test_the_8b_settings_fit_on_a_24_gb_card_with_both_processes_and_an_hour(weights: Weights) -> None:
     config, settings = find_subject("llava-mini-8b")
-    planned = plan(CARD, config, replace(Load.of(settings), weights=weights))
+    planned = plan(CARD, config, replace(Load.from_settings(settings), weights=weights))
     assert planned.frames >= 3600
     total = planned.used_bytes + 3600 * planned.per_position
     assert total <= CARD == 25_769_803_776
@@ -155,19 +155,28 @@ def test_all_that_is_resident_is_counted() -> None:
     assert more.frames_in_memory < base.frames_in_memory
     assert plan(CARD, config, replace(LOAD, batch_frames=32)).used_bytes > base.used_bytes + 10**9
     assert plan(CARD, config, replace(LOAD, new_tokens=1512)).used_bytes - base.used_bytes == 1000 * base.per_position
+    assert plan(CARD, config, replace(LOAD, questions=2)).frames_in_memory < base.frames_in_memory
     assert base.per_position > base.costs.cache_per_position
 
 
 def test_the_plan_is_of_the_settings_it_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "model: {checkpoint: ICTNLP/llava-mini-llama-3.1-8b, dtype: float16, language_weights: int4}\n"
-        "encoder: {batch_frames: 5}\nreasoner: {max_tokens: 77, prefix_cache_mb: 321}\n",
+        'model: {checkpoint: "hub:ICTNLP/llava-mini-llama-3.1-8b", dtype: float16, language_weights: int4}\n'
+        "encoder: {batch_frames: 5}\nreasoner: {max_tokens: 77, prefix_cache_mb: 321, concurrent_questions: 3}\n",
         encoding="utf-8",
     )
     assert main(["--config", str(file)]) == 0
     printed = capsys.readouterr().out
-    for part in ("25.77e9 bytes", "torch.float16", "5 frames a batch", "321 MiB", "answer 77", "int4 *"):
+    for part in (
+        "25.77e9 bytes",
+        "torch.float16",
+        "5 frames a batch",
+        "321 MiB",
+        "3 questions at once",
+        "answer of 77",
+        "int4 *",
+    ):
         assert part in printed
     assert main(["--config", str(file), "--dtype", "bfloat16", "--batch-frames", "6"]) == 0
     printed = capsys.readouterr().out
