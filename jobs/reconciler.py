@@ -174,8 +174,7 @@ class Reconciler:
         if self._store.archive.has_video(video_id) and not self._store.index.is_deleted(video_id):
             self._store.agenda.remove(due.DELETIONS, video_id)
         elif self._store.index.is_deleted(video_id) or age_s > self._orphan_after_s:
-            self._store.archive.delete_video(video_id)
-            self._store.agenda.remove(due.DELETIONS, video_id)
+            self._store.finish_deletion(video_id)
         else:
             self._store.agenda.postpone(due.DELETIONS, video_id, SWEEP_S)
 

@@ -44,7 +44,7 @@ class Fences:
             raise GivenAway(f"another attempt at {fence.target} goes on with it")
 
     def forget(self, target: str) -> None:
-        """Ends every attempt: the target is settled or gone."""
+        """The target is gone: writes for it find no place any more."""
         with redis_errors():
             self._redis.delete(fence_key(target))
 

@@ -26,6 +26,7 @@ from storage.workers import Workers
 log = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 64  # segments read from the cache by one command: 34 MB at the 8B shapes
+EVERY_QUESTION = 2**31
 UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
 
 
@@ -116,7 +117,14 @@ class Store:
             self.index.forget_video(video_id)
             raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
         self.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # finished by another if this process dies
+        self.finish_deletion(video_id)
+
+    def finish_deletion(self, video_id: str) -> None:
+        """Removes all that is left of a video whose deletion began."""
+        video = self.index.get_video(video_id)
+        question_ids = self.index.list_questions(video_id, None, EVERY_QUESTION)
         self.archive.delete_video(video_id)
+        self.cache.forget_settled(question_ids)
         self._forget(video or video_id)
         self.agenda.remove(due.DELETIONS, video_id)
 
@@ -275,8 +283,7 @@ class Store:
         self.cache.write_settled(question)
         self.index.forget_question_state(question.id)
         self.agenda.remove(due.QUESTIONS, question.id)
-        self.answers.announce(question.id, "done")
-        self.fences.forget(question.id)
+        self.answers.announce(question.id, "done")  # the fence stays: an attempt that was given away may still write
 
 
 def _progress(video: Video, totals: Mapping[str, Totals | None]) -> Progress | None:

@@ -490,6 +490,26 @@ def test_a_video_deleted_in_the_middle_stays_deleted_and_readers_learn_of_the_en
     assert intake.count_unsettled_questions() == 0
 
 
+@pytest.mark.usefixtures("encoding")
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_the_answers_about_a_deleted_video_are_gone_with_it(
+    broken_off: bool, intake: Intake, jobs: ReasonerJobs, store: Store, video: Video, settings: Settings
+) -> None:
+    """Also if the process that deletes it dies in the middle: any worker finishes it."""
+    asked = ask(jobs, store, video)
+    if broken_off:
+        store.index.mark_deleted(video.id)
+        store.agenda.put("lw:due:deletions", video.id)
+        store.archive.files.delete(f"{video.id}/video.json")
+        wait_until(lambda: not store.agenda.count("lw:due:deletions"))
+    else:
+        intake.delete_video(video.id)
+    for gone in (lambda: store.read_question(asked.id), lambda: store.read_video(video.id)):
+        with pytest.raises(NotFound):
+            gone()
+    assert store.index.list_videos(None, 10) == store.archive.list_video_ids() == []
+
+
 def test_an_attempt_that_was_given_away_is_heard_no_more(
     jobs: ReasonerJobs,
     store: Store,
