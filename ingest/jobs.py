@@ -15,6 +15,7 @@ from ingest.files.images import is_image, read_image
 from ingest.files.local import find_allowed_file, hash_file
 from ingest.files.source import VideoSource
 from jobs.reconciler import Reconciler
+from storage import agenda as due
 from storage.documents import Problem, Video
 from storage.errors import DamagedFile, DiskFull, NewerDocument, NotFound, Surroundings
 from storage.fences import Fence
@@ -199,6 +200,7 @@ class IngestJobs:
         problem = Problem(code=code, message=message)
         sampled = self._store.coverage.count_sampled(video.id)
         self._update(video, fence, status="failed", problem=problem, frames_sampled=sampled)
+        self._store.agenda.put(due.VIDEOS, *self._store.index.list_leaning(video.id))  # they fail with it
         self._reconciler.look_at_video(video.id)
 
     def _require_wanted(self, video_id: str, fence: Fence) -> None:

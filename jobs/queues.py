@@ -96,13 +96,6 @@ class Queues:
                         dead.append(job_id)
         return dead
 
-    def count_waiting(self) -> dict[str, int]:
-        """How many jobs wait in each queue."""
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for queue in self._queues.values():
-                pipeline.llen(queue.key)
-            return dict(zip(self._queues, pipeline.execute(), strict=True))
-
     def _enqueue(self, job_id: str, name: str, *args: Any) -> bool:
         if self.list_live(JOBS[name], [job_id]):
             return False

@@ -9,7 +9,7 @@ from configs.settings import Settings
 from jobs.names import FUSE, FusionRequest, fuse_job_id
 from jobs.notices import Notices
 from jobs.queues import Queues
-from reasoner.context import Array, Frame, as_float
+from reasoner.focus import Array, Frame, as_float
 from storage.cache import FusionKey
 from storage.documents import Video
 from storage.errors import LongwatchError

@@ -14,8 +14,8 @@ from configs.settings import Settings
 from jobs.reconciler import Reconciler
 from llava_mini.errors import ModelError
 from llava_mini.prompt import PromptIds, Turn
-from reasoner.context import Array, Frame, as_float, evidence
 from reasoner.engine import Engine, Outcome, Stretch
+from reasoner.focus import Array, Frame, as_float, evidence
 from reasoner.gathering import EncoderMissing, Gatherer, RecordLost
 from storage.documents import Answer, Evidence, Problem, Question, Timings, Tokens
 from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
@@ -201,7 +201,9 @@ class ReasonerJobs:
             try:
                 earlier = self._store.read_question(previous)
             except NotFound as error:
-                raise BadRequest(f"the earlier question {previous} is gone: ask without previous_question_id") from error
+                raise BadRequest(
+                    f"the earlier question {previous} is gone: ask without previous_question_id"
+                ) from error
             if earlier.answer is not None:
                 turns.insert(0, (earlier.text, earlier.answer.text))
             previous = earlier.previous_question_id

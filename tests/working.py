@@ -25,7 +25,9 @@ class WorkerThreads(WorkerProcess):
     def start(self) -> list[threading.Thread]:
         self._announce_model()
         bodies = [(self._beat, "heart"), (self._reconcile, "reconciler")]
-        bodies += [(self._job_loop(pool, f"{self._name}-{k}"), "job") for pool in self._pools for k in range(pool.threads)]
+        bodies += [
+            (self._job_loop(pool, f"{self._name}-{k}"), "job") for pool in self._pools for k in range(pool.threads)
+        ]
         return [self._thread(body, name) for body, name in bodies]
 
     def end(self) -> None:
@@ -71,3 +73,8 @@ def working(
             thread.join(timeout=30)
             assert not thread.is_alive(), f"{thread.name} does not end"
         worker.withdraw()
+
+
+def count_waiting(store: Store, queue: str) -> int:
+    """How many jobs wait in this queue."""
+    return Queue(queue, connection=store.state, serializer=JSONSerializer).count

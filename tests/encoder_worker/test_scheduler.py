@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from encoder_worker.encoder import decode_jpeg
@@ -80,7 +81,7 @@ def crowd(scheduler: Scheduler, watched: WatchedModel, pixels: Tensor) -> Crowd:
     return Crowd(scheduler, watched, pixels)
 
 
-def close(found: np.ndarray, wanted: np.ndarray) -> bool:  # type: ignore[type-arg]
+def close(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
     return np.allclose(found, wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -116,9 +117,10 @@ def test_fusions_of_differing_texts_do_not_mix(
     third = crowd.ask(range(20, 40), wishes)  # shares batches with the first
     watched.released.set()
 
-    def wanted(wish: Wish, offset: int) -> np.ndarray:  # type: ignore[type-arg]
+    def wanted(wish: Wish, offset: int) -> NDArray[Any]:
         text = TEXTS.index(wish[0])
-        return np.mean([alone(offset + place)[1][text].numpy() for place in wish[1]], axis=0)
+        mean: NDArray[Any] = np.mean([alone(offset + place)[1][text].numpy() for place in wish[1]], axis=0)
+        return mean
 
     for future, offset in ((first, 0), (third, 20)):
         means = future.result(60).means

@@ -11,8 +11,8 @@ import torch
 
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
-from reasoner.context import Array
 from reasoner.engine import NEUTRAL_QUESTION, TURN_POSITIONS, Engine, Limits, Outcome, Stretch
+from reasoner.focus import Array
 from storage.documents import FusionMode, Options
 from tests.waiting import wait_until
 from tests.watched import WatchedLanguage, with_language
@@ -114,7 +114,7 @@ def test_a_long_prefix_is_made_in_turns_between_which_others_go_on(
         first = threads.submit(ask, engine, model, long.stretch, PLACE)
         wait_until(lambda: language.calls)
         second = threads.submit(ask, engine, model, loads.stretch, RED)
-        wait_until(lambda: engine._thread._turns.qsize())
+        wait_until(engine._thread._turns.qsize)
         language.released.set()
         first.result(60)
         second.result(60)

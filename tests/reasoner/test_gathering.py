@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -12,22 +12,23 @@ from redis import Redis
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder, decode_jpeg
 from jobs.names import ENCODE, FUSE
-from jobs.queues import Queues
-from reasoner.context import Frame
 from reasoner.engine import Engine
+from reasoner.focus import Frame
 from reasoner.gathering import EncoderMissing, FusionFailed, RecordLost
 from reasoner.jobs import ReasonerJobs
+from storage.cache import FusionKey
 from storage.documents import Video
 from storage.errors import NotFound
-from storage.records import Record
+from storage.records import Half, Record
 from storage.store import Store
 from storage.workers import Worker
-from tests.reasoner.asking import FRAMES, TEXT, ask, make_gatherer
+from tests.reasoner.asking import FRAMES, ask, make_gatherer
 from tests.reasoner.conftest import Encoding
 from tests.submitting import add_sampled
+from tests.tolerance import HALF
 from tests.waiting import wait_until
+from tests.working import count_waiting
 
-HALF = {"atol": 2e-2, "rtol": 2e-3}
 MASKS = {0: (1 << 64) - 1, 1: (1 << 36) - 1}
 FRAMES_ASKED = [Frame(slot, slot + 0.5) for slot in (0, 3, 63, 64, 99)]
 
@@ -38,7 +39,7 @@ class Cost(NamedTuple):
     commands: int
     bytes_in: int  # from the servers to the asker
 
-    def __sub__(self, other: "Cost") -> "Cost":  # type: ignore[override]
+    def __sub__(self, other: "Cost") -> "Cost":
         return Cost(self.commands - other.commands, self.bytes_in - other.bytes_in)
 
 
@@ -46,7 +47,7 @@ def count_cost(store: Store) -> Cost:
     """By the servers' own count, of the connections called `asker`."""
     commands = bytes_in = 0
     for redis in (store.state, store.cache.redis):
-        for client in cast(list[dict[str, str]], redis.client_list()):
+        for client in redis.client_list():
             if client["name"] == "asker":
                 commands += int(client["tot-cmds"])
                 bytes_in += int(client["tot-net-out"])
@@ -56,7 +57,10 @@ def count_cost(store: Store) -> Cost:
 @pytest.fixture
 def asking(settings: Settings, engine: Engine, store: Store) -> ReasonerJobs:
     """A reasoner whose connections the servers can tell from the others."""
-    urls = {"state_url": f"{settings.state_url}?client_name=asker", "cache_url": f"{settings.cache_url}?client_name=asker"}
+    urls = {
+        "state_url": f"{settings.state_url}?client_name=asker",
+        "cache_url": f"{settings.cache_url}?client_name=asker",
+    }
     named = settings.model_copy(update={"redis": settings.redis.model_copy(update=urls)})
     store.workers.announce_model(engine.fingerprint)
     store.index.set_ready()
@@ -117,7 +121,9 @@ def test_what_is_gathered_is_what_was_encoded(
     settings: Settings, store: Store, video: Video, encoder: Encoder, encoding: Encoding, pictures: tuple[bytes, ...]
 ) -> None:
     gather = make_gatherer(settings, store, encoder.fingerprint, video, {0: 0b1 << 63, 1: 0b101})
-    alone = encoder.encode_frames([decode_jpeg(pictures[k], "") for k in (63, 64, 66)], [(encoder.system_text, range(3))])
+    alone = encoder.encode_frames(
+        [decode_jpeg(pictures[k], "") for k in (63, 64, 66)], [(encoder.system_text, range(3))]
+    )
     np.testing.assert_allclose(gather.load_tokens(), alone.tokens, **HALF)
     np.testing.assert_allclose(gather.load_system(encoder.system_text), alone.means[0], **HALF)
 
@@ -152,40 +158,45 @@ def test_the_fusions_of_all_segments_are_one_job(
     gather = make_gatherer(settings, store, encoder.fingerprint, video, MASKS)
     for _ in range(2):
         gather.order([1, 2, 3], 1, FRAMES_ASKED)
-    assert Queues(store.state).count_waiting()[FUSE] == 1
+    assert count_waiting(store, FUSE) == 1
     gather.withdraw()
-    assert Queues(store.state).count_waiting()[FUSE] == 0
+    assert count_waiting(store, FUSE) == 0
 
 
 def test_what_is_being_made_is_not_ordered_again_as_it_comes_in(
-    settings: Settings, store: Store, video: Video, encoder: Encoder, encoding: Encoding
+    settings: Settings,
+    store: Store,
+    video: Video,
+    encoder: Encoder,
+    encoding: Encoding,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A long job brings its fusions one portion after the other: the rest of them is still the same job."""
     gather = make_gatherer(settings, store, encoder.fingerprint, video, MASKS)
     ids, frames = [4, 20, 21, 22, 5], [Frame(slot, slot + 0.5) for slot in range(FRAMES)]
-    queues, seen, stop = Queues(store.state), set[str](), threading.Event()
+    seen, stop = set[str](), threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.002):
             seen.update(cast(bytes, key).decode() for key in store.state.scan_iter("rq:job:fuse-*"))
 
     watching = threading.Thread(target=watch)
-    real = encoding.jobs._store.cache.write_fusions
+    cache = encoding.jobs._store.cache
+    write = cache.write_fusions
 
-    def write_slowly(*what: object) -> None:
-        real(*what)  # type: ignore[arg-type]
+    def write_slowly(fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
+        write(fusions, fingerprint)
         time.sleep(1.5)  # longer than a look: the asker sees the first portion while the second is made
 
-    encoding.jobs._store.cache.write_fusions = write_slowly  # type: ignore[method-assign]
+    monkeypatch.setattr(cache, "write_fusions", write_slowly)
     watching.start()
     try:
         gather.fuse(ids, 2, frames)
     finally:
-        del encoding.jobs._store.cache.write_fusions
         stop.set()
         watching.join()
     assert len(seen) == 1
-    assert queues.count_waiting()[FUSE] == 0
+    assert count_waiting(store, FUSE) == 0
 
 
 @pytest.mark.parametrize("lost", ["cache", "state", "both"])
@@ -198,7 +209,7 @@ def test_a_fusion_that_is_lost_on_its_way_is_made_again(
     store.cache.redis.flushall()
     gather.order(ids, 2, FRAMES_ASKED)
     if lost != "state":
-        wait_until(lambda: not Queues(store.state).count_waiting()[FUSE] and store.cache.redis.dbsize())
+        wait_until(lambda: not count_waiting(store, FUSE) and store.cache.redis.dbsize())
         store.cache.redis.flushall()
     if lost != "cache":
         store.state.flushall()
@@ -227,9 +238,7 @@ def test_an_encoder_that_does_not_deliver_is_told_from_a_missing_one(
 ) -> None:
     store.workers.announce(Worker("stuck", "encode", "here", 1, (FUSE, ENCODE)), 60)
     short = settings.reasoner.model_copy(update={"fusion_timeout_s": 1.5})
-    gather = make_gatherer(
-        settings.model_copy(update={"reasoner": short}), store, encoder.fingerprint, video, MASKS
-    )
+    gather = make_gatherer(settings.model_copy(update={"reasoner": short}), store, encoder.fingerprint, video, MASKS)
     with pytest.raises(FusionFailed, match=r"within 1\.5 s"):
         gather.fuse([1, 2, 3], 1, FRAMES_ASKED)
 
@@ -239,9 +248,7 @@ def test_a_cache_that_keeps_nothing_ends_the_question_in_time(
 ) -> None:
     """Made and lost, again and again: that is an end, too."""
     short = settings.reasoner.model_copy(update={"fusion_timeout_s": 1.5})
-    gather = make_gatherer(
-        settings.model_copy(update={"reasoner": short}), store, encoder.fingerprint, video, MASKS
-    )
+    gather = make_gatherer(settings.model_copy(update={"reasoner": short}), store, encoder.fingerprint, video, MASKS)
     stop = threading.Event()
 
     def evict() -> None:
@@ -293,6 +300,6 @@ def test_waiting_ends_once_nobody_wants_the_answer(
     def refuse() -> None:
         raise NotFound("the video was deleted")
 
-    gather._still_wanted = cast(Callable[[], None], refuse)
+    gather._still_wanted = refuse
     with pytest.raises(NotFound):
         gather.fuse([1, 2, 3], 1, FRAMES_ASKED)

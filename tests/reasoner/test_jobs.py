@@ -1,7 +1,8 @@
 """Questions from the archive to their answers there, with a real model, real records and a real Redis."""
 
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder, decode_jpeg
+from encoder_worker.jobs import EncoderJobs
+from ingest.files.pictures import encode_jpeg
 from jobs.intake import Intake
 from jobs.names import ANSWER, ENCODE, FUSE
-from jobs.queues import Queues
 from jobs.runner import Handler
 from jobs.worker import Pool
 from llava_mini.model import LlavaMini
@@ -30,12 +32,14 @@ from tests.reasoner.asking import FRAMES, TEXT, ask, make_engine, make_gatherer
 from tests.reasoner.conftest import Encoding
 from tests.submitting import add_sampled, new_question, new_video, put_frames
 from tests.tiny import TINY
+from tests.tolerance import HALF
 from tests.waiting import wait_until
 from tests.watched import WatchedLanguage, with_language
-from tests.working import WorkerThreads, working
+from tests.working import WorkerThreads, count_waiting, working
+from training.render import render
+from training.world import Thing, World
 
 TALK, LONG = "describe the video .", Options(temperature=2.0, seed=7)  # eight words
-HALF = {"atol": 2e-2, "rtol": 2e-3}
 
 
 @pytest.fixture
@@ -168,10 +172,6 @@ def test_a_focused_answer_points_at_the_frames_that_show_it(
     jobs: ReasonerJobs, store: Store, records: list[Record]
 ) -> None:
     """Of a thing that is there for a few seconds of 64, most evidence shows it."""
-    from ingest.files.pictures import encode_jpeg
-    from training.render import render
-    from training.world import Thing, World
-
     thing = Thing("red", "circle", 0, "left", ((40, 46),))
     world = World("street", 64, (thing,))
     video = add_sampled(store, [encode_jpeg(render(world, k + 0.5, 336), 90) for k in range(64)])
@@ -267,14 +267,14 @@ def test_a_question_waits_for_its_stretch_and_holds_nobody(
     assert over_what_is_there.answer is not None
     assert (over_what_is_there.answer.frames, over_what_is_there.answer.video_complete) == (60, False)
     assert [store.read_question(question.id).status for question in waiting] == ["waiting"] * 3
-    assert Queues(store.state).count_waiting()[ANSWER] == 0
+    assert count_waiting(store, ANSWER) == 0
 
     put_frames(store, video, pictures[64:], first_segment=1)
     store.update_video(video.model_copy(update={"status": "ready", "frames_sampled": FRAMES}))
     settled = [wait_settled(store, question) for question in waiting]
     answers = [question.answer for question in settled if question.answer]
     assert [answer.frames for answer in answers] == [90, FRAMES, FRAMES]
-    assert [piece.kind for piece in read_pieces(store, settled[0])][0] == "state"
+    assert read_pieces(store, settled[0])[0].kind == "state"
 
 
 def test_with_partial_it_is_answered_at_once_over_what_is_there(
@@ -299,8 +299,6 @@ def test_with_partial_it_is_answered_at_once_over_what_is_there(
 
 
 def fusing_only(settings: Settings, store: Store, encoder: Encoder) -> Any:
-    from encoder_worker.jobs import EncoderJobs
-
     made = EncoderJobs(settings, store, encoder)
     handlers = {"fuse_question": Handler(made.fuse_question, made.give_up_fusions)}
     return working(settings, store, "encode", [Pool((FUSE,), 1)], handlers, encoder.fingerprint)
@@ -369,14 +367,15 @@ def test_while_the_cache_is_away_a_question_waits_and_then_goes_on(
     reasoning: WorkerThreads, intake: Intake, store: Store, video: Video, encoding: Encoding, settings: Settings
 ) -> None:
     """A cache that refuses every command, as one that is loading or out of memory does."""
-    deny = [command for command in ("get", "set", "mget") for _ in (0,)]
-    store.cache.redis.execute_command("ACL", "SETUSER", "default", *(f"-{command}" for command in deny))
+    redis: Any = store.cache.redis
+    commands = ("get", "set", "mget")
+    redis.acl_setuser("default", enabled=True, nopass=True, commands=[f"-{command}" for command in commands])
     try:
         asked = submit(intake, video)
         wait_until(lambda: reasoning.runner.trouble)
         assert not store.read_question(asked.id).settled
     finally:
-        store.cache.redis.execute_command("ACL", "SETUSER", "default", *(f"+{command}" for command in deny))
+        redis.acl_setuser("default", enabled=True, nopass=True, commands=[f"+{command}" for command in commands])
     store.agenda.put("lw:due:questions", asked.id)  # as within surroundings_retry_after_s
     assert wait_settled(store, asked).status == "done"
     wait_until(lambda: reasoning.runner.trouble is None)
@@ -429,12 +428,12 @@ def test_a_question_that_waits_for_fusions_can_be_cancelled_and_takes_its_orders
 ) -> None:
     store.workers.announce(Worker("stuck", "encode", "here", 1, (FUSE, ENCODE)), 60)
     asked = submit(intake, video)
-    wait_until(lambda: Queues(store.state).count_waiting()[FUSE])
+    wait_until(lambda: count_waiting(store, FUSE))
     assert intake.cancel_question(asked.id).status == "running"  # it ends after its next look
     settled = wait_settled(store, asked)
     assert (settled.status, settled.answer) == ("cancelled", None)
     assert read_pieces(store, asked)[-1].kind == "done"
-    wait_until(lambda: Queues(store.state).count_waiting()[FUSE] == 0)
+    wait_until(lambda: count_waiting(store, FUSE) == 0)
 
 
 def test_a_question_that_waits_for_frames_or_for_its_turn_is_cancelled_at_once(
@@ -447,7 +446,7 @@ def test_a_question_that_waits_for_frames_or_for_its_turn_is_cancelled_at_once(
         assert read_pieces(store, asked)[-1].kind == "done"
         jobs.answer_question(asked.id)  # a job that was taken at that moment
         assert store.read_question(asked.id).status == "cancelled"
-    assert Queues(store.state).count_waiting()[ANSWER] == 0
+    assert count_waiting(store, ANSWER) == 0
     assert intake.count_unsettled_questions() == 0
 
 
@@ -475,7 +474,7 @@ def test_a_video_deleted_in_the_middle_stays_deleted_and_readers_learn_of_the_en
     asked = submit(intake, video, text=TALK, options=LONG)
     if moment == "fusing":
         store.workers.announce(Worker("stuck", "encode", "here", 1, (FUSE, ENCODE)), 60)
-        wait_until(lambda: Queues(store.state).count_waiting()[FUSE])
+        wait_until(lambda: count_waiting(store, FUSE))
         intake.delete_video(video.id)
     else:
         with fusing_only(settings, store, encoder):
@@ -556,7 +555,11 @@ def test_an_attempt_that_was_given_away_is_heard_no_more(
 @pytest.mark.parametrize(
     ("values", "code", "says"),
     [
-        ({"start_s": 500.0}, "bad-request", "no frame lies from 500 s on: there is one every 1 s, the first at 0.5 s, "),
+        (
+            {"start_s": 500.0},
+            "bad-request",
+            "no frame lies from 500 s on: there is one every 1 s, the first at 0.5 s, ",
+        ),
         ({"start_s": 1.6, "end_s": 2.4}, "bad-request", "between 1.6 and 2.4 s: .* the last at 99.5 s"),
         ({"options": Options(max_tokens=4090)}, "stretch-too-long", "frames would"),
         (
@@ -573,15 +576,11 @@ def test_what_cannot_be_answered_says_why(
     assert asked.status == "failed"
     assert asked.problem is not None
     assert asked.problem.code == code
-    import re
-
     assert re.search(says, asked.problem.message)
     assert read_pieces(store, asked)[-1].kind == "done"
 
 
-def test_a_question_about_a_video_that_failed_says_why(
-    reasoning: WorkerThreads, intake: Intake, store: Store
-) -> None:
+def test_a_question_about_a_video_that_failed_says_why(reasoning: WorkerThreads, intake: Intake, store: Store) -> None:
     problem = Problem(code="source-unsupported", message="holds no picture that can be decoded")
     video = new_video(status="failed", problem=problem, frames_sampled=0)
     store.add_video(video)
@@ -644,8 +643,7 @@ def test_a_question_outlives_the_owner_of_its_videos_frames(
     again = new_video(status="duplicate", duplicate_of="20261121-020851123-4f2a9c")
     store.add_video(again)
     asked = submit(intake, again)
-    look: Callable[[], None] = lambda: jobs._reconciler.look_at_video(again.id)  # noqa: E731
-    look()
+    jobs._reconciler.look_at_video(again.id)
     assert store.read_video(again.id).status == "queued"
     jobs._reconciler.look_at_question(asked.id)
     assert store.read_question(asked.id).status == "waiting"

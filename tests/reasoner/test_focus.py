@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reasoner.context import even_sample, evidence, focus_count, halved, top_places
+from reasoner.focus import even_sample, evidence, focus_count, halved, top_places
 
 
 def test_a_sample_is_spread_evenly_and_never_larger_than_the_stretch() -> None:
