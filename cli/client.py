@@ -12,7 +12,8 @@ from cli.errors import Busy, ServiceError, Unreachable
 from cli.event_stream import parse_events, split_lines
 from configs.settings import Settings
 
-TIMEOUT = httpx.Timeout(30.0, read=None)  # a stream may be silent for as long as a long video is fused
+TIMEOUT = httpx.Timeout(30.0, read=60.0)  # a stream is never silent for longer than 15 s: it is pinged
+SLOW = httpx.Timeout(30.0, read=None)  # the service takes an upload into its archive, or deletes, before it answers
 QUICK = httpx.Timeout(4.0)  # for what is asked while a person waits
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - listening everywhere: reached on this machine
 RETRY_AFTER_S = 5.0  # if a busy service does not say
@@ -42,8 +43,9 @@ class Client:
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         """The answer's JSON; None if it is empty."""
+        timeout = TIMEOUT if method == "GET" else SLOW
         with self._translated():
-            response = self._http.request(method, path, **request)
+            response = self._http.request(method, path, timeout=timeout, **request)
         _raise_problem(response)
         if not response.content:
             return None
@@ -113,6 +115,8 @@ class Client:
                 f"no service answers at {self.base_url} ({error}); start it with `longwatch up`, "
                 "or say where it is with --api-url"
             ) from error
+        except httpx.TimeoutException as error:
+            raise Unreachable(f"the service at {self.base_url} does not answer in time; its log says why") from error
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"the service at {self.base_url} broke off ({error or type(error).__name__}); its log says why"

@@ -81,7 +81,7 @@ def examined(client: Client, video_id: str, questions: list[Any]) -> tuple[Table
             ", ".join(format_time(item["t_s"]) for item in answer["evidence"][:1]),
             f"{answer['timings']['first_token_s'] * 1000:.0f}",
         )
-    table.caption = "looked at: the frame that the question attended to most; ms: until the first word"
+    table.caption = "looked at: the frame attended to most; ms: until the first word"
     return table, right
 
 

@@ -4,13 +4,13 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from redis import Redis
 
 from configs.settings import RedisSettings
 from storage.connection import redis_errors
-from storage.errors import GivenAway
+from storage.errors import DamagedState, GivenAway
 from storage.fences import KNOWN_S, Fence, fence_key
 from storage.ids import video_of
 from storage.index import deleted_key
@@ -61,15 +61,38 @@ class Answers:
     def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:
         """Appends a piece of this attempt at a question; whether the rest is still wanted. Raises GivenAway."""
         question_id = fence.target
+        try:
+            sent = self._append(fence, kind, text)
+        except DamagedState as error:
+            self._drop_damaged(question_id, error)
+            sent = self._append(fence, kind, text)
+        if sent == 0:
+            raise GivenAway(f"another attempt at {question_id} goes on with it, or has ended it")
+        return sent == 1
+
+    def _append(self, fence: Fence, kind: PieceKind, text: str) -> int:
+        question_id = fence.target
         keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
         with redis_errors():
-            sent = self._send(keys=keys, args=[fence.token, json.dumps([kind, text]), self._ttl_s, KNOWN_S])
-        if sent == 0:
-            raise GivenAway(f"another attempt at {question_id} goes on with it")
-        return bool(sent == 1)
+            return int(self._send(keys=keys, args=[fence.token, json.dumps([kind, text]), self._ttl_s, KNOWN_S]))
+
+    def _drop_damaged(self, question_id: str, error: DamagedState) -> None:
+        log.error("the pieces of %s are removed: %s", question_id, error)
+        with redis_errors():
+            if self._redis.type(fence_key(question_id)) != b"string":
+                self._redis.delete(fence_key(question_id))
+            if self._redis.type(_stream_key(question_id)) != b"stream":
+                self._redis.delete(_stream_key(question_id))
 
     def announce(self, question_id: str, kind: PieceKind) -> None:
         """Appends a piece that is nobody's attempt: the question changed its state."""
+        try:
+            self._announce(question_id, kind)
+        except DamagedState as error:
+            self._drop_damaged(question_id, error)
+            self._announce(question_id, kind)
+
+    def _announce(self, question_id: str, kind: PieceKind) -> None:
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.xadd(_stream_key(question_id), {"piece": json.dumps([kind, ""])})
             pipeline.expire(_stream_key(question_id), self._ttl_s)
@@ -78,8 +101,12 @@ class Answers:
     def read(self, question_id: str, cursor: str = "0", wait_s: float = 0.0) -> Iterator[Piece]:
         """The pieces after `cursor`, waiting up to `wait_s` (or half a command's time-out) for the first of them."""
         block_ms = max(int(min(wait_s, self._longest_look_s) * 1000), 1)
-        with redis_errors():
-            streams = self._redis.xread({_stream_key(question_id): cursor}, block=block_ms)
+        try:
+            with redis_errors():
+                streams = self._redis.xread({_stream_key(question_id): cursor}, block=block_ms)
+        except DamagedState as error:
+            self._drop_damaged(question_id, error)
+            return
         for _, entries in cast(_Streams, streams or ()):
             for entry_id, fields in entries:
                 piece = _parse(entry_id.decode(), fields)
@@ -104,6 +131,8 @@ class Answers:
 def _parse(cursor: str, fields: dict[bytes, bytes]) -> Piece | None:
     try:
         kind, text = json.loads(fields[b"piece"])
+        if kind not in get_args(PieceKind):
+            raise ValueError(f"no piece is a {kind!r}")
         return Piece(cursor, kind, str(text))
     except (ValueError, KeyError, TypeError) as error:
         log.error("a piece of an answer is damaged and is passed over: %s", error)

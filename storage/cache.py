@@ -11,7 +11,7 @@ from redis.exceptions import OutOfMemoryError
 from configs.settings import RedisSettings
 from storage.connection import mget, redis_errors
 from storage.documents import Question, parse_document
-from storage.errors import DamagedFile, NewerDocument, RedisUnavailable
+from storage.errors import DamagedFile, DamagedState, NewerDocument, RedisUnavailable
 from storage.records import Half, Record
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ class Cache:
         with redis_errors():
             blobs = mget(self.redis, [_fusion_key(key, fingerprint) for key in keys])
         arrays = [None if blob is None else _unpack(blob, 2) for blob in blobs]
-        return [None if array is None else array[1] for array in arrays]
+        return [
+            None if array is None or array[0] != key.mask else array[1] for key, array in zip(keys, arrays, strict=True)
+        ]
 
     def write_fusions(self, fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
         """Keeps fusions; raises RedisUnavailable."""
@@ -87,8 +89,8 @@ class Cache:
         try:
             with redis_errors():
                 blob = self.redis.get(_rows_key(name, fingerprint))
-        except RedisUnavailable as error:
-            log.warning("the cache is away: %s", error)
+        except (RedisUnavailable, DamagedState) as error:
+            log.warning("the cache goes without a value: %s", error)
             return None
         return _unpack(blob, 2) if isinstance(blob, bytes) else None
 
@@ -101,8 +103,8 @@ class Cache:
         try:
             with redis_errors():
                 blob = self.redis.get(_system_key(video_id, segment, system_id, fingerprint))
-        except RedisUnavailable as error:
-            log.warning("the cache is away: %s", error)
+        except (RedisUnavailable, DamagedState) as error:
+            log.warning("the cache goes without a value: %s", error)
             return None
         array = _unpack(blob, 2) if isinstance(blob, bytes) else None
         return None if array is None else array[1]

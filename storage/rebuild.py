@@ -16,6 +16,7 @@ def rebuild_state(store: Store) -> None:
     Reads one document a video and lists no segments: lists answer again within seconds.
     """
     log.info("looking through the archive: Redis holds no state")
+    generation = store.index.read_generation()
     store.index.forget_unreadable()
     owners: dict[str, str] = {}
     for video_id in store.archive.list_video_ids():
@@ -34,7 +35,8 @@ def rebuild_state(store: Store) -> None:
             owners.setdefault(video.content_key, video_id)
     for content_key, video_id in owners.items():
         store.index.claim_content(content_key, video_id)
-    store.index.set_ready()
+    if not store.index.set_ready(generation):
+        log.warning("Redis was emptied meanwhile: the archive is looked through again")
 
 
 def _can_own(video: Video) -> bool:

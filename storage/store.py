@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from configs.settings import Settings
 from storage import agenda as due
@@ -13,7 +13,7 @@ from storage.cache import Cache
 from storage.connection import connect
 from storage.coverage import Coverage, Covered, Totals
 from storage.documents import Progress, Question, QuestionState, Video
-from storage.errors import Conflict, DamagedFile, DamagedState, NewerDocument, NotFound
+from storage.errors import Conflict, DamagedFile, DamagedState, GivenAway, NewerDocument, NotFound
 from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
@@ -107,20 +107,20 @@ class Store:
 
     def delete_video(self, video_id: str) -> None:
         """Removes the video with all that belongs to it; raises NotFound, and Conflict while others lean on it."""
-        self.index.mark_deleted(video_id)  # first: whoever begins to lean on it from now on sees the mark
-        leaning = self.index.list_leaning(video_id)
-        if leaning:
-            self.index.unmark_deleted(video_id)
-            raise Conflict(f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first")
-        video = self.index.get_video(check_video_id(video_id))
-        if video is None and not self.archive.files.names(video_id):
+        if self.index.get_video(check_video_id(video_id)) is None and not self.archive.files.names(video_id):
             self.index.forget_video(video_id)
             raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
         self.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # finished by another if this process dies
+        if not self.index.mark_deleted(video_id):
+            leaning = self._list_leaning(video_id)
+            if leaning or not self.index.mark_deleted(video_id):
+                self.agenda.remove(due.DELETIONS, video_id)
+                names = ", ".join(leaning) or "another video"
+                raise Conflict(f"{video_id} holds the frames of {names} (same content); delete these first")
         self.finish_deletion(video_id)
 
     def finish_deletion(self, video_id: str) -> None:
-        """Removes all that is left of a video whose deletion began."""
+        """Removes what there is of a video that was marked as deleted."""
         video = self.index.get_video(video_id)
         question_ids = self.index.list_questions(video_id, None, EVERY_QUESTION)
         self.archive.delete_video(video_id)
@@ -128,12 +128,27 @@ class Store:
         self._forget(video or video_id)
         self.agenda.remove(due.DELETIONS, video_id)
 
+    def _list_leaning(self, video_id: str) -> list[str]:
+        """The videos that have this one's frames; of those that are gone the trace is removed."""
+        leaning = []
+        for other_id in self.index.list_leaning(video_id):
+            try:
+                if self.read_video(other_id).duplicate_of != video_id:
+                    raise NotFound(f"{other_id} has frames of its own")
+            except NotFound:
+                self.index.stop_leaning(other_id, video_id)
+            except (DamagedFile, NewerDocument):
+                leaning.append(other_id)
+            else:
+                leaning.append(other_id)
+        return leaning
+
     def _forget(self, video: Video | str) -> None:
         video_id = video if isinstance(video, str) else video.id
         self.index.forget_video(video)
         self.coverage.forget(video_id)
         self.agenda.forget_video(video_id)
-        self.fences.forget(video_id)
+        self.fences.close(video_id)
 
     def claim_content(self, video: Video) -> str | None:
         """Makes the video the owner of its content; the id of the video that owns it already, if there is one."""
@@ -146,7 +161,8 @@ class Store:
             owner = self.read_video(owner_id)
         except NotFound:
             owner = None
-        if owner is None or owner.content_key != key or owner.status == "failed" or self.index.is_deleted(owner_id):
+        lost = owner is None or owner.content_key != key or owner.status in ("failed", "duplicate")
+        if lost or self.index.is_deleted(owner_id):
             self.index.release_content(key, owner_id)
             return self.claim_content(video)
         return owner_id
@@ -209,8 +225,15 @@ class Store:
         self.coverage.set_counted(video.id)
 
     def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:
-        """The segments of a stretch of a video that holds its own frames."""
-        self._recounted(video)
+        """The segments of a stretch of a video that holds its own frames; marks that were lost are made again."""
+        try:
+            covered = self.coverage.read(video.id, segments, fingerprint)
+            if covered.totals is not None or not segments:
+                return covered
+        except (ValueError, DamagedState) as error:
+            log.error("marks of %s in Redis are damaged (%s): reading them from the archive again", video.id, error)
+            self.coverage.forget(video.id)
+        self.count_video(video)
         return self.coverage.read(video.id, segments, fingerprint)
 
     def read_progress(self, videos: Sequence[Video]) -> list[Progress | None]:
@@ -219,7 +242,12 @@ class Store:
         known = {video.id: video for video in [*videos, *self.read_videos(sorted(holders))]}
         model = self.workers.read_model()
         totals = dict(zip(known, self._totals(list(known.values()), model), strict=True))
-        return [_progress(known.get(video.duplicate_of or video.id, video), totals) for video in videos]
+        holding = [known.get(video.duplicate_of or video.id, video) for video in videos]
+        counts = [totals.get(video.id) for video in holding]
+        return [
+            None if count is None else describe_progress(video, count)
+            for video, count in zip(holding, counts, strict=True)
+        ]
 
     def _totals(self, videos: Sequence[Video], model: str) -> list[Totals | None]:
         try:
@@ -230,14 +258,6 @@ class Store:
                 self.coverage.forget(video.id)
                 self.agenda.put(due.VIDEOS, video.id)
             return [None] * len(videos)
-
-    def _recounted(self, video: Video) -> None:
-        try:
-            self.count_video(video)
-        except DamagedState as error:
-            log.error("%s", error)
-            self.coverage.forget(video.id)
-            self.count_video(video)
 
     # questions
 
@@ -255,12 +275,15 @@ class Store:
         return question if question.settled else self.index.with_states([question])[0]
 
     def read_questions(self, question_ids: Sequence[str]) -> list[Question]:
-        """The documents of these questions; those deleted meanwhile are left out."""
+        """The documents of these questions; those deleted meanwhile, or that cannot be read, are left out."""
         questions = []
         for question_id, copy in zip(question_ids, self.cache.read_settled(question_ids), strict=True):
             try:
                 question = copy or self.archive.read_question(question_id)
             except NotFound:
+                continue
+            except (DamagedFile, NewerDocument) as error:
+                self.index.report_unreadable(question_id, str(error))
                 continue
             if copy is None and question.settled:
                 self.cache.write_settled(question)
@@ -275,21 +298,22 @@ class Store:
     def settle_question(self, question: Question, fence: Fence | None = None) -> None:
         """Keeps the question's end; raises GivenAway, and NotFound once its video was deleted.
 
-        Its readers find the document before they learn of the end.
+        Its readers find the document before they learn of the end. An end never changes, whatever a flush took.
         """
         if fence is not None:
             self.fences.check(fence)
+            if self.archive.read_question(question.id).settled:
+                raise GivenAway(f"another attempt has ended {question.id}")
         self.archive.write_question(question)
         self.cache.write_settled(question)
         self.index.forget_question_state(question.id)
         self.agenda.remove(due.QUESTIONS, question.id)
-        self.answers.announce(question.id, "done")  # the fence stays: an attempt that was given away may still write
+        self.fences.close(question.id)
+        self.answers.announce(question.id, "done")
 
 
-def _progress(video: Video, totals: Mapping[str, Totals | None]) -> Progress | None:
-    counts = totals.get(video.id)
-    if counts is None:
-        return None
+def describe_progress(video: Video, counts: Totals) -> Progress:
+    """How far a video is that holds its own frames."""
     expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
     complete = video.settled and counts.encoded + counts.failed >= counts.sampled
     until = min(counts.encoded_segments * 64, counts.encoded)

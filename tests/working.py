@@ -31,8 +31,7 @@ class WorkerThreads(WorkerProcess):
         return [self._thread(body, name) for body, name in bodies]
 
     def end(self) -> None:
-        self.runner.stopping.set()
-        self._stop.set()
+        self.stopping.set()
 
     def withdraw(self) -> None:
         self._store.workers.withdraw(self._name)
@@ -41,7 +40,7 @@ class WorkerThreads(WorkerProcess):
         """Looks without blocking, so that the thread ends at once when it is told to."""
 
         def loop() -> None:
-            while not self._stop.wait(PAUSE_S):
+            while not self.stopping.wait(PAUSE_S):
                 queues = [Queue(queue, connection=self.redis, serializer=JSONSerializer) for queue in pool.queues]
                 try:
                     if any(queue.count for queue in queues):

@@ -21,6 +21,7 @@ from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine, Limits, Outcome, Stretch
 from reasoner.focus import Array, as_float
 from storage.documents import FusionMode, Options
+from storage.timeline import SEGMENT_SLOTS
 from training.files import write_video
 from training.questions import KINDS, Question, ask
 from training.questions import Stretch as Asked
@@ -55,12 +56,18 @@ class Examinee:
         texts = [prompts[0].before, *(prompt.text for prompt in prompts)]
         encoded = self._model.encode(self._model.preprocess(frames), texts, batch_frames=16)
         tokens = encoded.tokens.numpy().astype(np.float16).astype(np.float32)
-        system = pool(encoded.fused[0]).numpy()
-        stretch = Stretch(path.name, len(tokens), lambda: (system, tokens))
+        anchor, whole = pool(encoded.fused[0][:SEGMENT_SLOTS]).numpy(), pool(encoded.fused[0]).numpy()
+        extending = Stretch((path.name, "anchor"), len(tokens), lambda: (anchor, tokens))
+        exact = Stretch((path.name, "all"), len(tokens), lambda: (whole, tokens))
         for prompt, fused in zip(prompts, encoded.fused[1:], strict=True):
             fuse = partial(_mean, fused[:, len(prompt.before) :].numpy())
             yield {
-                mode: "".join(self._engine.answer(stretch, prompt, mode, Options(), fuse, Outcome())) for mode in MODES
+                mode: "".join(
+                    self._engine.answer(
+                        exact if mode == "exact" else extending, prompt, mode, Options(), fuse, Outcome()
+                    )
+                )
+                for mode in MODES
             }
 
 

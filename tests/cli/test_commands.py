@@ -3,10 +3,8 @@
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +22,6 @@ from tests.cli.conftest import (
     Service,
     a_question,
     a_video,
-    an_answer,
     progress,
     spawn,
 )
@@ -94,6 +91,18 @@ def test_waiting_says_how_far_what_is_missing_and_how_it_ended(longwatch: Longwa
     assert done.stderr.splitlines()[-1] == f"longwatch: {VIDEO_ID}: nobody answers there"
 
 
+def test_a_stream_that_breaks_off_is_taken_up_again(longwatch: Longwatch, service: Service) -> None:
+    path = f"/v1/videos/{VIDEO_ID}/events"
+
+    def broken(_: Request) -> Any:
+        service.stream("GET", path, lambda: iter([("progress", a_video())]))
+        return 200, {"content-length": "1000"}, b"event: progress\n"
+
+    service.routes["GET", path] = broken
+    done = longwatch("wait", VIDEO_ID, "--json")
+    assert (done.returncode, json.loads(done.stdout)["id"]) == (0, VIDEO_ID)
+
+
 def test_a_list_shows_whole_ids_of_all_pages_and_drives_no_terminal(longwatch: Longwatch, service: Service) -> None:
     def page(request: Request) -> Any:
         first = "cursor" not in request.query
@@ -134,103 +143,6 @@ def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(longwatch: Longw
         f"{VIDEO_ID}_",
     ]
     assert len(service.requests("DELETE")) == 2
-
-
-def test_an_answer_is_printed_as_it_comes_with_what_it_waited_for_and_its_grounds(
-    config: Path, service: Service
-) -> None:
-    go_on = threading.Event()
-
-    def events() -> Iterator[tuple[str, Any]]:
-        yield "question", a_question()
-        waiting = {"for": "frames", "frames_encoded": 128, "frames_expected": 600}
-        yield "waiting", a_question(status="waiting", waiting=waiting)
-        yield "text", "on the "
-        assert go_on.wait(30)
-        yield "text", "left [sic]\x1b[2J"
-        yield "answer", a_question(status="done", answer=an_answer("on the left [sic]"))
-
-    service.stream("POST", ASKED, events)
-    options = ["--from", "1:05", "--to", "2026-11-21T13:00:00Z", "--fusion", "exact", "--partial", "--max-tokens", "9"]
-    process = spawn(config, "ask", VIDEO_ID, "where is it ?", *options)
-    assert process.stdout is not None
-    assert process.stdout.read(7) == "on the "  # before the rest is known
-    go_on.set()
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (0, "left [sic]\\x1b[2J\n")
-    assert service.requests("POST")[0].json == {
-        "question": "where is it ?",
-        "start": 65.0,
-        "end": "2026-11-21T13:00:00+00:00",
-        "fusion": "exact",
-        "partial": True,
-        "max_tokens": 9,
-    }
-    assert "0:17.5" in err
-    assert QUESTION_ID in err
-
-
-def test_what_a_question_waits_for_is_said_within_five_seconds(config: Path, service: Service) -> None:
-    missing = [{"part": "reason", "message": "no reason worker is alive: start `longwatch worker reason`"}]
-    service.fail("GET", "/readyz", 503, "not ready", missing=missing)
-    stop = threading.Event()
-
-    def events() -> Iterator[tuple[str, Any]]:
-        yield "question", a_question()
-        stop.wait(60)
-
-    service.stream("POST", ASKED, events)
-    process = spawn(config, "ask", VIDEO_ID, "what ?", "--json")
-    assert process.stderr is not None
-    wait_until(lambda: service.requests("POST"))
-    asked_at = time.monotonic()
-    said = ""
-    while "no reason worker is alive" not in said:
-        said = process.stderr.readline()
-        assert said
-    assert time.monotonic() - asked_at < 5
-    stop.set()
-    process.kill()
-    process.communicate()
-
-
-def test_a_question_that_fails_or_is_interrupted_ends_clearly(
-    config: Path, longwatch: Longwatch, service: Service
-) -> None:
-    problem = {"code": "context-full", "message": "900 frames would fit"}
-    failed = a_question(status="failed", problem=problem)
-    service.stream("POST", ASKED, lambda: iter([("question", a_question()), ("error", failed)]))
-    done = longwatch("ask", VIDEO_ID, "what ?")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "longwatch: 900 frames would fit")
-
-    service.stream("POST", ASKED, lambda: iter([("question", a_question()), ("text", "we")]))
-    broken = longwatch("ask", VIDEO_ID, "what ?")
-    assert (broken.returncode, f"`longwatch answer {QUESTION_ID}`" in broken.stderr) == (1, True)
-    settled = a_question(status="done", answer=an_answer("well"))
-    path = f"/v1/questions/{QUESTION_ID}"
-    service.stream("GET", path, lambda: iter([("question", a_question()), ("text", "well"), ("answer", settled)]))
-    assert longwatch("answer", QUESTION_ID).stdout == "well\n"
-    service.stream("GET", path, lambda: iter([("question", settled), ("text", "well"), ("answer", settled)]))
-    assert longwatch("answer", QUESTION_ID).stderr.startswith("600 frames")  # it waits for nothing
-
-    stop = threading.Event()
-
-    def endless() -> Iterator[tuple[str, Any]]:
-        yield "question", a_question()
-        yield "text", "well"
-        stop.wait(60)
-
-    service.stream("POST", ASKED, endless)
-    service.on("DELETE", f"/v1/questions/{QUESTION_ID}", a_question(status="cancelled"))
-    leaving = spawn(config, "ask", VIDEO_ID, "what now ?")
-    assert leaving.stdout is not None
-    assert leaving.stdout.read(4) == "well"
-    leaving.send_signal(signal.SIGINT)
-    _, err = leaving.communicate(timeout=60)
-    stop.set()
-    assert leaving.returncode not in (0, 2)
-    assert "Traceback" not in err
-    assert [request.path for request in service.requests("DELETE")] == [f"/v1/questions/{QUESTION_ID}"]
 
 
 def test_a_frame_and_an_image_are_fetched_into_files(longwatch: Longwatch, service: Service, tmp_path: Path) -> None:

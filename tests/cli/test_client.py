@@ -1,0 +1,71 @@
+"""What the client makes of services that are slow, foreign or gone."""
+
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from cli import client
+from cli.client import Client
+from cli.errors import Busy, ServiceError, Unreachable
+from configs.settings import ApiSettings, Settings
+from tests.cli.conftest import Service
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes requests and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_service_that_hangs_is_not_waited_for_for_ever(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TIMEOUT", httpx.Timeout(0.3))
+    monkeypatch.setattr(client, "QUICK", httpx.Timeout(0.3))
+    with Client(silent) as hung:
+        with pytest.raises(Unreachable, match="does not answer in time"):
+            hung.call("GET", "/v1/videos")
+        with pytest.raises(Unreachable, match="does not answer in time"):
+            list(hung.events("GET", "/v1/videos/x/events"))
+        with pytest.raises(Unreachable, match="does not answer in time"):
+            hung.missing_parts()
+
+
+def test_a_busy_service_says_when_to_come_again(service: Service) -> None:
+    with Client(service.url) as busy:
+        service.on("GET", "/v1/videos", {"detail": "enough"}, 429, retry_after="7")
+        with pytest.raises(Busy, match="enough") as raised:
+            busy.call("GET", "/v1/videos")
+        assert raised.value.retry_after_s == 7
+        service.on("GET", "/v1/videos", {"detail": "enough"}, 429, retry_after="Sat, 21 Nov 2026 14:00:00 GMT")
+        with pytest.raises(Busy):
+            busy.call("GET", "/v1/videos")
+
+
+def test_a_foreign_service_is_told_from_ours(service: Service) -> None:
+    with Client(service.url) as foreign:
+        service.routes["GET", "/readyz"] = lambda _: (502, {}, b"<html>bad gateway")
+        with pytest.raises(ServiceError, match="is this Longwatch"):
+            foreign.missing_parts()
+        with pytest.raises(ServiceError, match="no route GET /v1/none"):
+            foreign.call("GET", "/v1/none")
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("0.0.0.0", "http://127.0.0.1:8000"), ("::", "http://[::1]:8000"), ("10.0.0.5", "http://10.0.0.5:8000")],
+)
+def test_a_service_that_listens_everywhere_is_reached_on_this_machine(host: str, url: str) -> None:
+    with Client.of(Settings(api=ApiSettings(host=host))) as here:
+        assert here.base_url == url
+
+
+def test_events_are_read_whatever_is_in_their_text(service: Service) -> None:
+    pieces = ["two\nlines", "a\u2028separator", " leading space", ""]
+    service.stream("GET", "/events", lambda: ((f"e{number}", piece) for number, piece in enumerate(pieces)))
+    with Client(service.url) as reader:
+        assert [data for _, data in reader.events("GET", "/events")] == pieces
+    service.stream("GET", "/events", lambda: iter([("text", "a"), ("problem", {"detail": "the archive is away"})]))
+    with Client(service.url) as reader, pytest.raises(ServiceError, match="the archive is away"):
+        list(reader.events("GET", "/events"))
