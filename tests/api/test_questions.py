@@ -171,6 +171,14 @@ def test_a_partial_question_is_queued_once_its_first_segment_is_encoded(
         }
 
 
+@pytest.mark.parametrize("start", [-1, None, [3], "x" * 65])
+def test_a_time_of_the_wrong_kind_is_one_error_of_its_field(http: httpx.Client, seed: Seed, start: object) -> None:
+    response = http.post(f"/v1/videos/{seed().id}/questions", json={"question": "?", "start": start})
+    (error,) = require_problem(response, 422, "invalid")["errors"]
+    assert error["at"] == "body.start"
+    assert "seconds from the start" in error["message"]
+
+
 def test_more_questions_than_set_are_told_to_come_back(http: httpx.Client, seed: Seed, settings: Settings) -> None:
     path = f"/v1/videos/{seed().id}/questions"
     most = settings.api.max_unsettled_questions
