@@ -226,7 +226,7 @@ class Reconciler:
             if self.queues.answer(question.id):
                 self._store.set_question_state(question.id, "queued")
             return
-        self._store.agenda.wait(holder.id, question.id, stretch.last_segment)
+        self._store.agenda.wait(holder.id, question.id, stretch.awaited_segment(partial=question.partial))
         self._store.set_question_state(question.id, "waiting")
 
     def _look_at_duplicate(self, video: Video) -> None:
