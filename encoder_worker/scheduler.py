@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llava_mini.model import LlavaMini
+from llava_mini.model import Encoded, LlavaMini
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Scheduler:
         try:
             self._run_batch(batch)
         except Exception as error:  # noqa: BLE001 - it is the job's, which raises it in its own thread
+            traceback.clear_frames(error.__traceback__)  # it outlives the batch, whose tensors it would keep
             if len(batch) == 1:
                 batch[0][0].error = error
                 return
@@ -110,12 +112,7 @@ class Scheduler:
     def _run_batch(self, batch: list[tuple[Work, int, int]]) -> None:
         texts = batch[0][0].texts
         pixels = torch.cat([work.pixels(first, stop) for work, first, stop in batch])
-        try:
-            encoded = self._model.encode(pixels, texts)
-        except torch.OutOfMemoryError:
-            log.warning("out of memory with %d frames: freeing what is cached, and trying once more", len(pixels))
-            torch.cuda.empty_cache()
-            encoded = self._model.encode(pixels, texts)
+        encoded = self._encode(pixels, texts)
         row = 0
         for work, first, stop in batch:
             rows = slice(row, row + stop - first)
@@ -128,3 +125,17 @@ class Scheduler:
                 if chosen:
                     total.add_(fused[ids][chosen].float().sum(0))
             work.done, row = stop, rows.stop
+
+    def _encode(self, pixels: Tensor, texts: Sequence[tuple[int, ...]]) -> Encoded:
+        """All of the batch at once; in halves, quarters and so on while memory runs out. Raises what the model raises."""
+        size = len(pixels)
+        while True:
+            try:
+                return self._model.encode(pixels, texts, size)
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise
+                traceback.clear_frames(error.__traceback__)  # its frames hold what the failed attempt had made
+            size = (size + 1) // 2
+            torch.cuda.empty_cache()
+            log.warning("out of memory: trying again with %d frames at once", size)
