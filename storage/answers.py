@@ -58,8 +58,8 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 _SETTLE = """
-redis.call('DEL', KEYS[2], KEYS[3])
-redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('DEL', KEYS[2])
+redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
@@ -120,7 +120,7 @@ class Answers:
 
     def settle(self, question_id: str) -> None:
         """The question's document is kept: nothing of it is due any more, and its readers learn of the end."""
-        keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id), QUESTIONS]
+        keys = [_stream_key(question_id), question_state_key(question_id), QUESTIONS]
         with redis_errors():
             self._settle(keys=keys, args=[question_id, _piece("done"), self._ttl_s])
 
