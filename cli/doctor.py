@@ -46,7 +46,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _attempt("state", lambda: _state(settings, store))
     yield _attempt("cache", lambda: _cache(settings, store))
     yield from _roles(settings, store)
-    yield _attempt("archive", lambda: _archive(settings, store.archive))
+    yield _attempt("archive", lambda: _archive(settings, store))
     yield from _documents(store.archive)
     yield _checkpoint(settings)
     yield from _workers(settings, store)
@@ -99,8 +99,8 @@ def _roles(settings: Settings, store: Store) -> Iterator[Finding]:
         yield Finding("roles", False, words, needed=False)
 
 
-def _archive(settings: Settings, archive: Archive) -> str:
-    archive.files.check()
+def _archive(settings: Settings, store: Store) -> str:
+    store.check_archive()
     return f"can be written: {redact(settings.archive_url) if '://' in settings.archive_url else settings.archive_url}"
 
 

@@ -13,7 +13,16 @@ from storage.cache import Cache
 from storage.connection import connect
 from storage.coverage import Coverage, Covered, Totals
 from storage.documents import Progress, Question, QuestionState, Video
-from storage.errors import Conflict, DamagedFile, DamagedState, GivenAway, NewerDocument, NotFound
+from storage.errors import (
+    ArchiveUnavailable,
+    Conflict,
+    DamagedFile,
+    DamagedState,
+    GivenAway,
+    NewerDocument,
+    NotFound,
+    RedisUnavailable,
+)
 from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
@@ -50,6 +59,24 @@ class Store:
     def open(cls, settings: Settings) -> "Store":
         """The store that `settings` describe. Connects lazily; raises ArchiveUnavailable or RedisUnavailable."""
         return cls(settings)
+
+    def check_archive(self) -> None:
+        """Raises ArchiveUnavailable if the archive cannot be written, or is another than the state knows.
+
+        A disk that is not mounted leaves an empty folder behind, which can be written very well.
+        """
+        self.archive.files.check()
+        try:
+            newest = self.index.list_videos(None, 1)
+            lost = [video_id for video_id in newest if not self.index.is_deleted(video_id)]
+        except (RedisUnavailable, DamagedState) as error:
+            log.warning("the archive is not compared with the state: %s", error)
+            return
+        if lost and not self.archive.has_video(lost[0]) and self.index.list_videos(None, 1) == lost:
+            raise ArchiveUnavailable(
+                f"the archive at {self.archive.files.full('')} does not hold {lost[0]}, which the state knows: mount "
+                "its disk, or correct archive.url; if it is a restored backup, flush the state"
+            )
 
     # videos
 
