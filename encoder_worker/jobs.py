@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder
-from encoder_worker.frames import encode_places
+from encoder_worker.reading import encode_places
 from jobs.names import FusionRequest, fuse_job_id
 from jobs.notices import Notices
 from jobs.reconciler import Reconciler

@@ -27,7 +27,7 @@ class Encodings:
     means: list[Mean]  # one (L_i,D) per wish
 
 
-@dataclass
+@dataclass(eq=False)  # a list finds it by identity: comparing the tensors of two jobs would fail
 class Work:
     """Frames of one job on their way through the model."""
 
@@ -79,11 +79,7 @@ class Scheduler:
             while not self._new.empty():
                 self._pending.append(self._new.get())
             batch = self._next_batch()
-            try:
-                self._run_batch(batch)
-            except Exception as error:  # noqa: BLE001 - it is the jobs': each raises it in its own thread
-                for work, _, _ in batch:
-                    work.error = error
+            self._try_batch(batch)
             for work, _, _ in batch:
                 if work.error is not None or work.done == work.count:
                     self._pending.remove(work)
@@ -99,6 +95,17 @@ class Scheduler:
                 parts.append((work, work.done, stop))
                 room -= stop - work.done
         return parts
+
+    def _try_batch(self, batch: list[tuple[Work, int, int]]) -> None:
+        """Runs the batch. If it fails, each job's part runs by itself, so that only the job at fault fails."""
+        try:
+            self._run_batch(batch)
+        except Exception as error:  # noqa: BLE001 - it is the job's, which raises it in its own thread
+            if len(batch) == 1:
+                batch[0][0].error = error
+                return
+            for part in batch:
+                self._try_batch([part])
 
     def _run_batch(self, batch: list[tuple[Work, int, int]]) -> None:
         texts = batch[0][0].texts
