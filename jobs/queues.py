@@ -190,13 +190,6 @@ class Queues:
                         log.error("%s in Redis is none of ours and is removed", key)
                         self._redis.delete(key)
 
-    def count_waiting(self) -> dict[str, int]:
-        """How many jobs wait in each queue."""
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for queue in self._queues.values():
-                pipeline.llen(queue.key)
-            return dict(zip(self._queues, pipeline.execute(), strict=True))
-
     def _push(self, calls: Sequence[Call]) -> list[Call]:
         """Puts the jobs into their queues; those that another process had not put there meanwhile."""
         if not calls:

@@ -188,7 +188,9 @@ class Reconciler:
         """Has the question answered if its stretch is encoded; else it waits, and holds no worker."""
         try:
             question = self._store.read_question(question_id)
-            holder = self._store.read_holder(question.video_id)
+            holder = self._find_holder(question)
+            if holder is None:
+                return
         except NotFound:
             self._store.agenda.remove(due.QUESTIONS, question_id)
             return
@@ -202,6 +204,19 @@ class Reconciler:
             return
         self._store.agenda.postpone(due.QUESTIONS, question_id, in_s=self._settings.recheck_after_s)
         self._queue_or_wait(question, holder)
+
+    def _find_holder(self, question: Question) -> Video | None:
+        """The video that holds the frames; None if its owner was deleted and it is to be sampled itself first.
+
+        Raises NotFound once the question's own video was deleted.
+        """
+        try:
+            return self._store.read_holder(question.video_id)
+        except NotFound:
+            video = self._store.read_video(question.video_id)
+            self._store.agenda.put(due.VIDEOS, video.id)
+            self._store.agenda.postpone(due.QUESTIONS, question.id, in_s=self._settings.reconcile_interval_s)
+            return None
 
     def _queue_or_wait(self, question: Question, holder: Video) -> None:
         stretch = find_stretch(self._store, question, holder, self._store.workers.read_model())

@@ -12,7 +12,7 @@ from jobs.company import Company
 from jobs.names import JOBS, Target, find_target
 from jobs.queues import parse_arguments
 from storage import agenda as due
-from storage.errors import GivenAway, JobNotAllowed, RedisUnavailable, Surroundings
+from storage.errors import GivenAway, JobNotAllowed, LongwatchError, RedisUnavailable, Surroundings
 from storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,8 @@ class Runner:
         except Exception as error:
             log.exception("job %s failed (attempt %d of %d)", job_id, attempt, limit)
             if attempt >= limit:
-                self._give_up(handler, job_id, args, f"{type(error).__name__}: {error}")
+                reason = str(error) if isinstance(error, LongwatchError) else f"{type(error).__name__}: {error}"
+                self._give_up(handler, job_id, args, reason)
             else:
                 pauses = self._settings.retry_after_s
                 self._look_again(job_id, pauses[min(attempt, len(pauses)) - 1])

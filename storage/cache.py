@@ -125,6 +125,16 @@ class Cache:
         """Keeps a copy of a settled question: it never changes again."""
         self._write({_question_key(question.id): question.model_dump_json().encode()})
 
+    def forget_settled(self, question_ids: Sequence[str]) -> None:
+        """Removes the copies of these questions: their video was deleted."""
+        if not question_ids:
+            return
+        try:
+            with redis_errors():
+                self.redis.delete(*map(_question_key, question_ids))
+        except RedisUnavailable as error:
+            log.warning("the cache is away, copies of deleted questions stay until they expire: %s", error)
+
     def _write(self, blobs: Mapping[str, bytes]) -> None:
         try:
             with redis_errors(), self.redis.pipeline(transaction=False) as pipeline:

@@ -93,6 +93,8 @@ class Files:
                 else:
                     self._fs.pipe_file(self.full(path), content, mode="create")
             except FileExistsError:
+                if not self._fs.isfile(self.full(path)):
+                    raise  # something else is in the way of a folder
                 return False
             return True
 

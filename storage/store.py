@@ -26,6 +26,7 @@ from storage.workers import Workers
 log = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 64  # segments read from the cache by one command: 34 MB at the 8B shapes
+EVERY_QUESTION = 2**31
 UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
 
 
@@ -121,7 +122,9 @@ class Store:
     def finish_deletion(self, video_id: str) -> None:
         """Removes what there is of a video that was marked as deleted."""
         video = self.index.get_video(video_id)
+        question_ids = self.index.list_questions(video_id, None, EVERY_QUESTION)
         self.archive.delete_video(video_id)
+        self.cache.forget_settled(question_ids)
         self._forget(video or video_id)
         self.agenda.remove(due.DELETIONS, video_id)
 
