@@ -9,7 +9,7 @@ from configs.settings import Settings
 from jobs.names import FUSE, FusionRequest, fuse_job_id
 from jobs.notices import Notices
 from jobs.queues import Queues
-from reasoner.context import Array, Frame, as_float
+from reasoner.focus import Array, Frame, as_float
 from storage.cache import FusionKey
 from storage.documents import Video
 from storage.errors import LongwatchError
@@ -144,24 +144,24 @@ class Gatherer:
             if not pending:
                 return as_float(pooled)
             self._still_wanted()
+            if time.monotonic() - began > self._timeout_s:
+                raise FusionFailed(
+                    f"encoder workers did not fuse the question within {self._timeout_s:g} s; see their log, that they "
+                    f"run this checkpoint ({self._fingerprint}), and that the cache has room (redis.cache_url)"
+                )
             problem = self._notices.wait(self._order(ids, first_row, pending), LOOK_S)
             if problem:
                 raise FusionFailed(f"the question could not be fused with its frames: {problem}")
             if problem is None:
-                alive_at = self._check_encoders(began, alive_at)
+                alive_at = self._see_encoders(alive_at)
 
-    def _check_encoders(self, began: float, alive_at: float) -> float:
-        """When encoder workers were last seen alive; raises EncoderMissing, FusionFailed."""
+    def _see_encoders(self, alive_at: float) -> float:
+        """When encoder workers were last seen alive; raises EncoderMissing."""
         now = time.monotonic()
         if self._store.workers.count_by_queue()[FUSE]:
-            alive_at = now
-        elif now - alive_at > self._missing_after_s:
+            return now
+        if now - alive_at > self._missing_after_s:
             raise EncoderMissing("no encoder worker is alive; start one with `longwatch worker encode`")
-        if now - began > self._timeout_s:
-            raise FusionFailed(
-                f"encoder workers did not fuse the question within {self._timeout_s:g} s; see their log, and that "
-                f"they run this checkpoint ({self._fingerprint})"
-            )
         return alive_at
 
     def _collect(self, ids: Sequence[int], pending: dict[int, int]) -> Iterator[tuple[int, Half]]:
@@ -178,10 +178,18 @@ class Gatherer:
                     yield mask, rows
 
     def _order(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> str:
+        """The job that makes these fusions: one that was ordered before and is at it, else a new one."""
         requests: list[FusionRequest] = [(list(ids), first_row, list(masks.items()))]
         job_id = fuse_job_id(self._holder.id, requests)
-        if not self._queues.list_live(FUSE, [job_id]):
-            self._notices.clear(job_id)
-            self._queues.fuse(self._holder.id, requests)
-            self._ordered[job_id] = requests
+        earlier = [known for known, ordered in self._ordered.items() if _covers(ordered, ids, masks)]
+        live = self._queues.list_live(FUSE, [*earlier, job_id])
+        if live:
+            return next(known for known in (*earlier, job_id) if known in live)
+        self._notices.clear(job_id)
+        self._queues.fuse(self._holder.id, requests)
+        self._ordered[job_id] = requests
         return job_id
+
+
+def _covers(ordered: Sequence[FusionRequest], ids: Sequence[int], masks: dict[int, int]) -> bool:
+    return any(text == list(ids) and masks.items() <= set(wanted) for text, _, wanted in ordered)
