@@ -100,6 +100,7 @@ class Files:
                 return
             place = Path(self.full(path))
             if _same_disk(source, self._scratch_folder()):
+                _sync(source)
                 _into_place(source, place)
                 return
             scratch = self._scratch_folder() / secrets.token_hex(8)

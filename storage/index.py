@@ -43,6 +43,12 @@ class Index:
         with redis_errors():
             self._redis.set(PROBE, 1, ex=60)
 
+    def read_clock_s(self) -> float:
+        """The time of the state's host (epoch seconds)."""
+        with redis_errors():
+            seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
+
     # readiness
 
     def is_ready(self) -> bool:
@@ -192,7 +198,7 @@ class Index:
     # deletion
 
     def mark_deleted(self, video_id: str) -> bool:
-        """Has whoever still works on the video learn of its end; False, and no mark, while others lean on it."""
+        """Tells every process that works on the video that it is gone; False, and no mark, while others lean on it."""
         with redis_errors():
             keys = [_leaning_key(video_id), deleted_key(video_id)]
             return bool(self._mark_deleted(keys=keys, args=[DELETION_KNOWN_S]))
