@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder
-from encoder_worker.frames import encode_places
+from encoder_worker.reading import encode_places
 from jobs.names import FusionRequest, fuse_job_id
 from jobs.notices import Notices
 from jobs.reconciler import Reconciler
 from llava_mini.errors import NonFinite
 from storage.cache import FusionKey
 from storage.documents import Video
-from storage.errors import NotFound
+from storage.errors import DamagedFile, NotFound
 from storage.records import Half, Record, text_id
 from storage.store import Store
 from storage.timeline import Masks, count_frames, cut_portions
@@ -44,15 +44,15 @@ class EncoderJobs:
         self._hold_s = settings.jobs.worker_dead_after_s
 
     def encode_segment(self, video_id: str, segment: int) -> None:
-        """Makes the segment's record; raises DamagedFile if none of its pictures can be read, NonFinite."""
+        """Makes the segment's record; raises DamagedFile if its pictures are gone or damaged, NonFinite."""
         try:
             mask = self._mask(video_id, segment)
             with self._store.locks.hold(f"{video_id}:{segment}", self._hold_s) as got:
                 if mask and got:  # else it is encoded, or another is at it and the reconciler comes back
                     self._make_record(video_id, segment, mask)
             self._follow_up(video_id)
-        except NotFound:
-            log.info("video %s was deleted meanwhile", video_id)
+        except NotFound as error:
+            self._require_deleted(video_id, error)
 
     def give_up_segment(self, reason: str, video_id: str, segment: int) -> None:
         """Settles the segment as failed: what waits for it goes on without."""
@@ -72,8 +72,8 @@ class EncoderJobs:
             video = self._store.read_video(video_id)
             for portion in _portions(requests):
                 self._store.cache.write_fusions(self._fuse(video, portion), self._encoder.fingerprint)
-        except NotFound:
-            log.info("video %s was deleted meanwhile", video_id)
+        except NotFound as error:
+            self._require_deleted(video_id, error)
         self._notices.tell(job_id)
 
     def give_up_fusions(self, reason: str, video_id: str, requests: Sequence[FusionRequest]) -> None:
@@ -96,6 +96,12 @@ class EncoderJobs:
             tokens, system = _to_half(encoded.tokens, where), _to_half(encoded.means[0], where)
             record = Record(self._encoder.fingerprint, mask, tokens, self._encoder.system_id, system)
         self._store.create_record(video_id, segment, record)
+
+    def _require_deleted(self, video_id: str, error: NotFound) -> None:
+        """Raises DamagedFile if the video is there, so that only its pictures are gone: no retry brings them back."""
+        if self._store.archive.has_video(video_id):
+            raise DamagedFile(f"{error}, though it was sampled; restore it, or add the video anew") from error
+        log.info("video %s was deleted meanwhile", video_id)
 
     def _follow_up(self, video_id: str) -> None:
         """Enqueues what was held back to bound the queue, and wakes the questions that waited."""

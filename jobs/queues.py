@@ -4,13 +4,14 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from redis import Redis
 from rq import Queue
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from jobs.names import (
     ANSWER,
@@ -30,6 +31,23 @@ log = logging.getLogger(__name__)
 
 LONGEST_JOB_S = 7 * 86400  # jobs end by their own limits; RQ must not interrupt them
 
+# In a script each, because between two commands another process may queue, take or end the same job.
+_PUSH = """
+if redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[2], '+inf')) do
+  if string.sub(entry, 1, #ARGV[1] + 1) == ARGV[1] .. ':' then return 0 end
+end
+redis.call('DEL', KEYS[3])
+redis.call('HSET', KEYS[3], unpack(ARGV, 3))
+redis.call('RPUSH', KEYS[1], ARGV[1])
+return 1
+"""
+_TAKE_DEAD = """
+if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('DEL', KEYS[2])
+return 1
+"""
+_WITHDRAW = "if redis.call('LREM', KEYS[1], 0, ARGV[1]) > 0 then redis.call('DEL', KEYS[2]) end"
 # The places of those of the jobs ARGV[2..] that wait in the queue KEYS[1], or run until ARGV[1] (registry KEYS[2]) at
 # least. A few are looked for one by one; for many the queue is read once.
 _LIVE = """
@@ -79,6 +97,9 @@ class Queues:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._push_once = redis.register_script(_PUSH)
+        self._take_dead = redis.register_script(_TAKE_DEAD)
+        self._remove_waiting = redis.register_script(_WITHDRAW)
         self._live = redis.register_script(_LIVE)
         self._queues = {name: Queue(name, connection=redis, serializer=JSONSerializer) for name in QUEUES}
 
@@ -91,8 +112,7 @@ class Queues:
         for queue_name in dict.fromkeys(JOBS[call.name] for call in calls):
             wanted = [call for call in calls if JOBS[call.name] == queue_name]
             live = self.list_live(queue_name, [call.id for call in wanted])
-            put += [call for call in wanted if call.id not in live]
-        self._push(put)
+            put += self._push([call for call in wanted if call.id not in live])
         return put
 
     def answer(self, question_id: str) -> bool:
@@ -134,26 +154,50 @@ class Queues:
             for key in keys:
                 pipeline.zrangebyscore(key, "-inf", time.time())
             for key, silent in zip(keys, pipeline.execute(), strict=True):
-                for entry in map(as_text, silent):
-                    if self._redis.zrem(key, entry):
-                        job_id = entry.rpartition(":")[0]
-                        self._redis.delete(Job.key_for(job_id))
+                for entry in cast(list[bytes], silent):
+                    job_id = as_text(entry).rpartition(":")[0]
+                    if self._take_dead(keys=[key, Job.key_for(job_id)], args=[entry]):
                         dead.append(job_id)
         return dead
 
-    def count_waiting(self) -> dict[str, int]:
-        """How many jobs wait in each queue."""
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for queue in self._queues.values():
-                pipeline.llen(queue.key)
-            return dict(zip(self._queues, pipeline.execute(), strict=True))
+    def end(self, job: Job, entry: str) -> None:
+        """Removes what is kept of a job that returned; if it was given away, what is there under its id is another's.
 
-    def _push(self, calls: Sequence[Call]) -> None:
+        Raises RedisError: RQ's thread, which ends it, begins anew then.
+        """
+        self._take_dead(keys=[job.started_job_registry.key, job.key], args=[entry])
+
+    def put_back(self, job: Job, queue: Queue) -> None:
+        """Gives a job back that was taken from the queue but not begun. Raises RedisError, as `end`."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
+            pipeline.lpush(queue.key, job.id)
+            pipeline.execute()
+
+    def repair(self) -> None:
+        """Removes queues and registers that are none of RQ's; the agenda brings back what they held."""
+        with redis_errors():
+            for queue in self._queues.values():
+                types = {
+                    queue.key: b"list",
+                    queue.intermediate_queue_key: b"list",
+                    StartedJobRegistry(queue=queue).key: b"zset",
+                    WORKERS_BY_QUEUE_KEY % queue.name: b"set",
+                    REDIS_WORKER_KEYS: b"set",
+                }
+                for key, kind in types.items():
+                    if self._redis.type(key) not in (kind, b"none"):
+                        log.error("%s in Redis is none of ours and is removed", key)
+                        self._redis.delete(key)
+
+    def _push(self, calls: Sequence[Call]) -> list[Call]:
+        """Puts the jobs into their queues; those that another process had not put there meanwhile."""
         if not calls:
-            return
-        with redis_errors(), self._redis.pipeline() as pipeline:
+            return []
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
             for call in calls:
-                self._queues[JOBS[call.name]].enqueue_call(
+                queue = self._queues[JOBS[call.name]]
+                job = queue.create_job(
                     call.name,
                     args=call.args,
                     job_id=call.id,
@@ -161,14 +205,16 @@ class Queues:
                     result_ttl=0,
                     failure_ttl=0,
                     description=call.id,
-                    pipeline=pipeline,
+                    status=JobStatus.QUEUED,
                 )
-            pipeline.execute()
+                fields = [word for pair in job.to_dict().items() for word in pair]
+                keys = [queue.key, StartedJobRegistry(queue=queue).key, job.key]
+                self._push_once(keys=keys, args=[call.id, time.time(), *fields], client=pipeline)
+            return [call for call, put in zip(calls, pipeline.execute(), strict=True) if put]
 
     def _withdraw(self, queue_name: str, job_id: str) -> None:
         with redis_errors():
-            if self._redis.lrem(self._queues[queue_name].key, 1, job_id):
-                self._redis.delete(Job.key_for(job_id))
+            self._remove_waiting(keys=[self._queues[queue_name].key, Job.key_for(job_id)], args=[job_id])
 
 
 def parse_arguments(data: bytes) -> tuple[str, list[Any]]:

@@ -10,7 +10,7 @@ from configs.settings import Settings
 from jobs.names import FUSE, FusionRequest, fuse_job_id
 from jobs.notices import Notices
 from jobs.queues import Queues
-from reasoner.context import Array, Frame, as_float
+from reasoner.focus import Array, Frame, as_float
 from storage.cache import FusionKey
 from storage.documents import Video
 from storage.errors import LongwatchError
@@ -19,6 +19,7 @@ from storage.store import Store
 from storage.timeline import Masks, count_frames, cut_portions, masks_of
 
 LOOK_S = 1.0  # a blocked look for the end of a job, between two looks whether the answer is still wanted
+MOST_FRUITLESS = 3  # jobs that ended well, one after the other, without one of the fusions they were to make
 FUSIONS_AT_ONCE = 64  # read by one command: 10 MB at the 8B shapes
 
 
@@ -141,30 +142,39 @@ class Gatherer:
         pending = cut_portions(sorted(masks.items()))
         total = count_frames(masks.items())
         began = alive_at = time.monotonic()
+        fruitless = 0
         while True:
             for portion, rows in self._collect(ids, pending):
                 pooled = pooled + rows.astype(np.float32) * (count_frames(portion) / total)
+                fruitless = 0
             if not pending:
                 return as_float(pooled)
             self._still_wanted()
+            if time.monotonic() - began > self._timeout_s:
+                raise FusionFailed(
+                    f"encoder workers did not fuse the question within {self._timeout_s:g} s; see their log, that they "
+                    f"run this checkpoint ({self._fingerprint}), and that the cache has room (redis.cache_url)"
+                )
             problem = self._notices.wait(self._order(ids, first_row, pending), LOOK_S)
             if problem:
                 raise FusionFailed(f"the question could not be fused with its frames: {problem}")
             if problem is None:
-                alive_at = self._check_encoders(began, alive_at)
+                alive_at = self._see_encoders(alive_at)
+                continue
+            fruitless += 1
+            if fruitless > MOST_FRUITLESS:
+                raise FusionFailed(
+                    f"encoder workers fused the question, but not for this model ({self._fingerprint}), or the cache "
+                    "lost it at once; `longwatch doctor` says whether they run another checkpoint or the cache is full"
+                )
 
-    def _check_encoders(self, began: float, alive_at: float) -> float:
-        """When encoder workers were last seen alive; raises EncoderMissing, FusionFailed."""
+    def _see_encoders(self, alive_at: float) -> float:
+        """When encoder workers were last seen alive; raises EncoderMissing."""
         now = time.monotonic()
         if self._store.workers.count_by_queue()[FUSE]:
-            alive_at = now
-        elif now - alive_at > self._missing_after_s:
+            return now
+        if now - alive_at > self._missing_after_s:
             raise EncoderMissing("no encoder worker is alive; start one with `longwatch worker encode`")
-        if now - began > self._timeout_s:
-            raise FusionFailed(
-                f"encoder workers did not fuse the question within {self._timeout_s:g} s; see their log, and that "
-                f"they run this checkpoint ({self._fingerprint})"
-            )
         return alive_at
 
     def _collect(self, ids: Sequence[int], pending: list[Masks]) -> Iterator[tuple[Masks, Half]]:

@@ -14,8 +14,8 @@ from configs.settings import Settings
 from jobs.reconciler import Reconciler
 from llava_mini.errors import ModelError
 from llava_mini.prompt import PromptIds, Turn
-from reasoner.context import Array, Frame, as_float, evidence
 from reasoner.engine import Engine, Outcome, Stretch
+from reasoner.focus import Array, Frame, as_float, evidence
 from reasoner.gathering import EncoderMissing, Gatherer, RecordLost
 from storage.documents import Answer, Evidence, Problem, Question, Timings, Tokens
 from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
@@ -73,6 +73,7 @@ class ReasonerJobs:
         except NotFound:
             log.info("question %s was deleted meanwhile", question_id)
             self._store.answers.announce(question_id, "done")
+            self._reconciler.look_at_question(question_id)  # it counts as unsettled no longer
 
     def give_up_question(self, reason: str, question_id: str) -> None:
         """Settles the question as failed."""
@@ -197,7 +198,12 @@ class ReasonerJobs:
         turns: list[Turn] = [(question.text, None)]
         previous = question.previous_question_id
         while previous is not None:
-            earlier = self._store.read_question(previous)
+            try:
+                earlier = self._store.read_question(previous)
+            except NotFound as error:
+                raise BadRequest(
+                    f"the earlier question {previous} is gone: ask without previous_question_id"
+                ) from error
             if earlier.answer is not None:
                 turns.insert(0, (earlier.text, earlier.answer.text))
             previous = earlier.previous_question_id
@@ -257,7 +263,12 @@ def _describe_empty(question: Question, stretch: AskedStretch) -> str:
     if problem is not None and not stretch.covered.sampled:
         return f"the video has no frames here: {problem.message}"
     asked = (
-        f"from {question.start_s:g} s on" if question.end_s is None else f"{question.start_s:g} to {question.end_s:g} s"
+        f"from {question.start_s:g} s on"
+        if question.end_s is None
+        else f"between {question.start_s:g} and {question.end_s:g} s"
     )
-    step_s = 1 / stretch.holder.sample_fps
-    return f"no frame lies at {asked}: there is one every {step_s:g} s, the first at {step_s / 2:g} s"
+    grid, sampled = stretch.holder.grid, stretch.holder.frames_sampled
+    last = f", the last at {grid.time_s(sampled - 1):g} s" if sampled else ""
+    return (
+        f"no frame lies {asked}: there is one every {1 / grid.sample_fps:g} s, the first at {grid.time_s(0):g} s{last}"
+    )

@@ -12,7 +12,7 @@ from redis.exceptions import OutOfMemoryError
 from configs.settings import RedisSettings
 from storage.connection import mget, redis_errors
 from storage.documents import Question, parse_document
-from storage.errors import DamagedFile, NewerDocument, RedisUnavailable
+from storage.errors import DamagedFile, DamagedState, NewerDocument, RedisUnavailable
 from storage.records import Half, Record
 from storage.timeline import Masks, count_frames
 
@@ -73,7 +73,10 @@ class Cache:
         with redis_errors():
             blobs = mget(self.redis, [_fusion_key(key, fingerprint) for key in keys])
         arrays = [None if blob is None else _unpack(blob, 2) for blob in blobs]
-        return [None if array is None else array[1] for array in arrays]
+        return [
+            None if array is None or array[0] != count_frames(key.masks) else array[1]
+            for key, array in zip(keys, arrays, strict=True)
+        ]
 
     def write_fusions(self, fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
         """Keeps fusions; raises RedisUnavailable."""
@@ -88,8 +91,8 @@ class Cache:
         try:
             with redis_errors():
                 blob = self.redis.get(_rows_key(name, fingerprint))
-        except RedisUnavailable as error:
-            log.warning("the cache is away: %s", error)
+        except (RedisUnavailable, DamagedState) as error:
+            log.warning("the cache goes without a value: %s", error)
             return None
         return _unpack(blob, 2) if isinstance(blob, bytes) else None
 
@@ -105,8 +108,8 @@ class Cache:
             with redis_errors():
                 keys = [_system_key(video_id, segment, system_id, fingerprint) for segment in segments]
                 blobs = mget(self.redis, keys)
-        except RedisUnavailable as error:
-            log.warning("the cache is away: %s", error)
+        except (RedisUnavailable, DamagedState) as error:
+            log.warning("the cache goes without values: %s", error)
             return {}
         arrays = {segment: _unpack(blob, 2) for segment, blob in zip(segments, blobs, strict=True) if blob is not None}
         return {segment: array[1] for segment, array in arrays.items() if array is not None}
@@ -126,6 +129,16 @@ class Cache:
     def write_settled(self, question: Question) -> None:
         """Keeps a copy of a settled question: it never changes again."""
         self._write({_question_key(question.id): question.model_dump_json().encode()})
+
+    def forget_settled(self, question_ids: Sequence[str]) -> None:
+        """Removes the copies of these questions: their video was deleted."""
+        if not question_ids:
+            return
+        try:
+            with redis_errors():
+                self.redis.delete(*map(_question_key, question_ids))
+        except RedisUnavailable as error:
+            log.warning("the cache is away, copies of deleted questions stay until they expire: %s", error)
 
     def _write(self, blobs: Mapping[str, bytes]) -> None:
         try:

@@ -16,6 +16,13 @@ from configs.settings import RedisSettings
 from storage.errors import DamagedState, RedisUnavailable
 from storage.urls import redact
 
+DEFAULT_PORT = 6379
+# What to do about some of the refusals: a word of Redis' own -> advice.
+REMEDIES = {
+    "maxmemory": "; it is full: raise its maxmemory (redis.state_max_memory_mb of the private server)",
+    "MISCONF": "; it cannot write to its disk: make room there",
+}
+
 
 def connect(url: str, settings: RedisSettings) -> Redis:
     """A connection that answers in bytes, each command bounded in time.
@@ -36,6 +43,10 @@ def connect(url: str, settings: RedisSettings) -> Redis:
         ) from error
 
 
+# What Redis says of a value that is not what the command needs; a pipeline or a script puts words before or after it.
+DAMAGE = ("WRONGTYPE", "is not an integer", "is not a valid float", "is not a float", "is not an hash")
+
+
 @contextmanager
 def redis_errors() -> Iterator[None]:
     """Translates Redis' errors at this seam."""
@@ -44,9 +55,10 @@ def redis_errors() -> Iterator[None]:
     except RedisTimeoutError as error:
         raise RedisUnavailable(f"Redis does not answer in time ({error}): it is overloaded or hangs") from error
     except ResponseError as error:
-        if str(error).startswith("WRONGTYPE"):
+        if any(words in str(error) for words in DAMAGE):
             raise DamagedState(f"a value in Redis is none of ours: {error}; it will be rebuilt") from error
-        raise RedisUnavailable(f"Redis refuses: {error}") from error
+        remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
+        raise RedisUnavailable(f"Redis refuses: {str(error).rstrip('.')}{remedy}") from error
     except RedisError as error:
         raise RedisUnavailable(
             f"Redis does not answer: {error}; start it (`longwatch up` does), or correct redis.state_url and cache_url"
@@ -58,7 +70,8 @@ def same_server(one: str, other: str) -> bool:
     parts = [urlsplit(url) for url in (one, other)]
     if parts[0].scheme == "unix":
         return parts[0].path == parts[1].path
-    return (parts[0].hostname, parts[0].port) == (parts[1].hostname, parts[1].port)
+    places = [(part.hostname, part.port or DEFAULT_PORT) for part in parts]
+    return places[0] == places[1]
 
 
 def mget(redis: Redis, keys: Sequence[str]) -> list[bytes | None]:

@@ -54,6 +54,8 @@ class Coverage:
         self._read = redis.register_script(coverage_scripts.READ)
         self._totals = redis.register_script(coverage_scripts.TOTALS)
         self._pending = redis.register_script(coverage_scripts.PENDING)
+        self._counted = redis.register_script(coverage_scripts.COUNTED)
+        self._fail = redis.register_script(coverage_scripts.FAIL)
 
     def mark_sampled(self, video_id: str, masks: Mapping[int, int]) -> None:
         """The archive holds these segments' frames (segment -> mask)."""
@@ -74,9 +76,9 @@ class Coverage:
 
     def mark_failed(self, video_id: str, segment: int, mask: int, fingerprint: str, reason: str) -> None:
         """The segment could not be encoded."""
+        keys = [_failed_key(video_id, fingerprint), deleted_key(video_id), MODELS]
         with redis_errors():
-            value = f"{mask.bit_count()}:{reason}"
-            self._redis.hset(_failed_key(video_id, fingerprint), str(segment), value)
+            self._fail(keys=keys, args=[segment, f"{mask.bit_count()}:{reason}", fingerprint])
 
     def clear_failed(self, video_id: str, fingerprint: str) -> None:
         """Has the segments that could not be encoded tried again."""
@@ -86,7 +88,7 @@ class Coverage:
     def set_counted(self, video_id: str) -> None:
         """The marks of this video are complete: they were made while it was sampled, or read from the archive."""
         with redis_errors():
-            self._redis.hset(_totals_key(video_id), "counted", 1)
+            self._counted(keys=[_totals_key(video_id), deleted_key(video_id)])
 
     def is_counted(self, video_id: str) -> bool:
         """Whether the marks of this video are complete; a flush takes them."""
@@ -169,10 +171,21 @@ class Coverage:
             found = self._pending(keys=keys)
         return [_gaps(reply[1:], count) if reply and reply[0] else None for reply in found]
 
+    def find_models(self) -> None:
+        """Makes the set of fingerprints anew from all keys there are, after something else was found in its place."""
+        log.error("%s in Redis is none of ours and is made anew", MODELS)
+        with redis_errors():
+            self._redis.delete(MODELS)
+            for pattern in ("lw:encoded:*", "lw:failed:*"):
+                for key in self._redis.scan_iter(pattern, count=1000):
+                    self._redis.sadd(MODELS, key.split(b":")[2])
+
     def forget(self, video_id: str) -> None:
         """Removes every mark of the video."""
         with redis_errors():
             keys = [_sampled_key(video_id), _partial_key(video_id), _totals_key(video_id)]
+            if self._redis.type(MODELS) not in (b"set", b"none"):
+                self.find_models()
             for fingerprint in map(as_text, self._redis.smembers(MODELS)):
                 keys += [_encoded_key(video_id, fingerprint), _failed_key(video_id, fingerprint)]
             self._redis.delete(*keys)

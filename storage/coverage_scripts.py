@@ -16,7 +16,22 @@ if KEYS[6] then redis.call('SADD', KEYS[6], string.sub(ARGV[1], 9)) end -- encod
 return 1
 """
 UNMARK = """
-if redis.call('SETBIT', KEYS[1], ARGV[1], 0) == 1 then redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3]) end
+if redis.call('GETBIT', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('SETBIT', KEYS[1], ARGV[1], 0)
+redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3])
+return 1
+"""
+# A segment is given up, unless the video was deleted.
+FAIL = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('SADD', KEYS[3], ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+# The marks are complete, unless the video was deleted.
+COUNTED = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'counted', 1)
 return 1
 """
 # Everything about a stretch, from ARGV[1] to ARGV[2].

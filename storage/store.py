@@ -13,7 +13,16 @@ from storage.cache import Cache
 from storage.connection import connect
 from storage.coverage import Coverage, Covered, Totals
 from storage.documents import Progress, Question, QuestionState, Video
-from storage.errors import Conflict, DamagedFile, DamagedState, NewerDocument, NotFound
+from storage.errors import (
+    ArchiveUnavailable,
+    Conflict,
+    DamagedFile,
+    DamagedState,
+    GivenAway,
+    NewerDocument,
+    NotFound,
+    RedisUnavailable,
+)
 from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
@@ -26,6 +35,7 @@ from storage.workers import Workers
 log = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 64  # segments read from the cache by one command: 34 MB at the 8B shapes
+EVERY_QUESTION = 2**31
 UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
 
 
@@ -49,6 +59,24 @@ class Store:
     def open(cls, settings: Settings) -> "Store":
         """The store that `settings` describe. Connects lazily; raises ArchiveUnavailable or RedisUnavailable."""
         return cls(settings)
+
+    def check_archive(self) -> None:
+        """Raises ArchiveUnavailable if the archive cannot be written, or is another than the state knows.
+
+        A disk that is not mounted leaves an empty folder behind, which can be written very well.
+        """
+        self.archive.files.check()
+        try:
+            newest = self.index.list_videos(None, 1)
+            lost = [video_id for video_id in newest if not self.index.is_deleted(video_id)]
+        except (RedisUnavailable, DamagedState) as error:
+            log.warning("the archive is not compared with the state: %s", error)
+            return
+        if lost and not self.archive.has_video(lost[0]) and self.index.list_videos(None, 1) == lost:
+            raise ArchiveUnavailable(
+                f"the archive at {self.archive.files.full('')} does not hold {lost[0]}, which the state knows: mount "
+                "its disk, or correct archive.url; if it is a restored backup, flush the state"
+            )
 
     # videos
 
@@ -106,26 +134,48 @@ class Store:
 
     def delete_video(self, video_id: str) -> None:
         """Removes the video with all that belongs to it; raises NotFound, and Conflict while others lean on it."""
-        self.index.mark_deleted(video_id)  # first: whoever begins to lean on it from now on sees the mark
-        leaning = self.index.list_leaning(video_id)
-        if leaning:
-            self.index.unmark_deleted(video_id)
-            raise Conflict(f"{video_id} holds the frames of {', '.join(leaning)} (same content); delete these first")
-        video = self.index.get_video(check_video_id(video_id))
-        if video is None and not self.archive.files.names(video_id):
+        if self.index.get_video(check_video_id(video_id)) is None and not self.archive.files.names(video_id):
             self.index.forget_video(video_id)
             raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
         self.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # finished by another if this process dies
+        if not self.index.mark_deleted(video_id):
+            leaning = self._list_leaning(video_id)
+            if leaning or not self.index.mark_deleted(video_id):
+                self.agenda.remove(due.DELETIONS, video_id)
+                names = ", ".join(leaning) or "another video"
+                raise Conflict(f"{video_id} holds the frames of {names} (same content); delete these first")
+        self.finish_deletion(video_id)
+
+    def finish_deletion(self, video_id: str) -> None:
+        """Removes what there is of a video that was marked as deleted."""
+        video = self.index.get_video(video_id)
+        question_ids = self.index.list_questions(video_id, None, EVERY_QUESTION)
         self.archive.delete_video(video_id)
+        self.cache.forget_settled(question_ids)
         self._forget(video or video_id)
         self.agenda.remove(due.DELETIONS, video_id)
+
+    def _list_leaning(self, video_id: str) -> list[str]:
+        """The videos that have this one's frames; of those that are gone the trace is removed."""
+        leaning = []
+        for other_id in self.index.list_leaning(video_id):
+            try:
+                if self.read_video(other_id).duplicate_of != video_id:
+                    raise NotFound(f"{other_id} has frames of its own")
+            except NotFound:
+                self.index.stop_leaning(other_id, video_id)
+            except (DamagedFile, NewerDocument):
+                leaning.append(other_id)
+            else:
+                leaning.append(other_id)
+        return leaning
 
     def _forget(self, video: Video | str) -> None:
         video_id = video if isinstance(video, str) else video.id
         self.index.forget_video(video)
         self.coverage.forget(video_id)
         self.agenda.forget_video(video_id)
-        self.fences.forget(video_id)
+        self.fences.close(video_id)
 
     def claim_content(self, video: Video) -> str | None:
         """Makes the video the owner of its content; the id of the video that owns it already, if there is one."""
@@ -138,7 +188,8 @@ class Store:
             owner = self.read_video(owner_id)
         except NotFound:
             owner = None
-        if owner is None or owner.content_key != key or owner.status == "failed" or self.index.is_deleted(owner_id):
+        lost = owner is None or owner.content_key != key or owner.status in ("failed", "duplicate")
+        if lost or self.index.is_deleted(owner_id):
             self.index.release_content(key, owner_id)
             return self.claim_content(video)
         return owner_id
@@ -184,15 +235,24 @@ class Store:
     # coverage
 
     def count_video(self, video: Video) -> None:
-        """Marks what the archive holds of the video, if Redis has lost the marks: one listing."""
-        if self.coverage.is_counted(video.id):
-            return
+        """Marks what the archive holds of the video, if Redis has lost the marks or holds damaged ones: one listing."""
+        try:
+            if self.coverage.is_counted(video.id):
+                return
+        except DamagedState as error:
+            log.error("the marks of %s are read from the archive again: %s", video.id, error)
+            self.coverage.forget(video.id)
         contents = self.archive.list_contents(video.id)
         masks = dict.fromkeys(contents.sampled, FULL_MASK)
         if contents.sampled:  # only the last segment of a file can be shorter
             with self.archive.open_segment(video.id, contents.sampled[-1]) as last:
                 masks[contents.sampled[-1]] = last.mask
         self.coverage.mark_sampled(video.id, masks)
+        held = sum(mask.bit_count() for mask in masks.values())
+        if video.status == "ready" and held < (video.frames_sampled or 0):
+            lost = f"the archive holds {held} of its {video.frames_sampled} frames; restore the others, or add it anew"
+            log.error("%s: %s", video.id, lost)
+            self.index.report_unreadable(video.id, lost)
         for fingerprint, segments in contents.encoded.items():
             known = {segment: masks[segment] for segment in segments if segment in masks}
             self.coverage.mark_encoded(video.id, known, fingerprint)
@@ -229,11 +289,12 @@ class Store:
         try:
             return self.coverage.read_totals([video.id for video in videos], model)
         except (ValueError, DamagedState) as error:
-            log.error("marks in Redis are damaged (%s): reading them from the archive again", error)
-            for video in videos:
-                self.coverage.forget(video.id)
-                self.agenda.put(due.VIDEOS, video.id)
-            return [None] * len(videos)
+            if len(videos) > 1:  # one of them is damaged: the others keep theirs
+                return [totals for video in videos for totals in self._totals([video], model)]
+            log.error("marks of %s are damaged (%s): reading them from the archive again", videos[0].id, error)
+            self.coverage.forget(videos[0].id)
+            self.agenda.put(due.VIDEOS, videos[0].id)
+            return [None]
 
     # questions
 
@@ -251,12 +312,15 @@ class Store:
         return question if question.settled else self.index.with_states([question])[0]
 
     def read_questions(self, question_ids: Sequence[str]) -> list[Question]:
-        """The documents of these questions; those deleted meanwhile are left out."""
+        """The documents of these questions; those deleted meanwhile, or that cannot be read, are left out."""
         questions = []
         for question_id, copy in zip(question_ids, self.cache.read_settled(question_ids), strict=True):
             try:
                 question = copy or self.archive.read_question(question_id)
             except NotFound:
+                continue
+            except (DamagedFile, NewerDocument) as error:
+                self.index.report_unreadable(question_id, str(error))
                 continue
             if copy is None and question.settled:
                 self.cache.write_settled(question)
@@ -270,10 +334,12 @@ class Store:
     def settle_question(self, question: Question, fence: Fence | None = None) -> None:
         """Keeps the question's end; raises GivenAway, and NotFound once its video was deleted.
 
-        Its readers find the document before they learn of the end.
+        Its readers find the document before they learn of the end. An end never changes, whatever a flush took.
         """
         if fence is not None:
             self.fences.check(fence)
+            if self.archive.read_question(question.id).settled:
+                raise GivenAway(f"another attempt has ended {question.id}")
         self.archive.write_question(question)
         self.cache.write_settled(question)
         self.answers.settle(question.id)

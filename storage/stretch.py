@@ -24,6 +24,13 @@ class Stretch:
         """The last segment it needs; None: all of the video."""
         return None if self.open_end or not self.slots else (self.slots.stop - 1) // SEGMENT_SLOTS
 
+    def awaited_segment(self, *, partial: bool) -> int | None:
+        """The question can be answered once all segments up to this one are encoded; None: all of the video.
+
+        With `partial` its first segment is enough.
+        """
+        return self.slots.start // SEGMENT_SLOTS if partial else self.last_segment
+
     @property
     def masks(self) -> dict[int, int]:
         """Segment -> mask of the stretch's encoded frames, ascending."""

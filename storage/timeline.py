@@ -45,8 +45,11 @@ class Grid:
         return segment * SEGMENT_SLOTS / self.sample_fps
 
     def clock(self, t_s: float) -> datetime | None:
-        """The wall-clock time of `t_s` (UTC); None if the video has no wall clock."""
-        return self.starts_at and self.starts_at + timedelta(seconds=t_s)
+        """The wall-clock time of `t_s` (UTC); None if the video has no wall clock, or beyond the calendar's end."""
+        try:
+            return self.starts_at and self.starts_at + timedelta(seconds=t_s)
+        except OverflowError:
+            return None
 
     def seconds(self, moment: Moment) -> float:
         """Seconds from the start; raises BadRequest for a time of day if the video has no wall clock."""
@@ -63,6 +66,8 @@ def parse_moment(value: str | float) -> Moment:
         seconds = float(value)
     except ValueError:
         return parse_clock(str(value))
+    except OverflowError:
+        seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise BadRequest(f"{value} is no time: give seconds from the start, zero or more")
     return seconds

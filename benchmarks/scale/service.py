@@ -65,7 +65,7 @@ class Service:
         self.intake = Intake(self.store, self.settings)
         self.reconciler = Reconciler(self.store, self.settings.jobs)
         self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # names of jobs that returned
-        self.store.index.set_ready()
+        self.store.index.set_ready(self.store.index.read_generation())
         self.store.workers.announce_model(FINGERPRINT)
         self._packed: dict[int, tuple[Path, Path]] = {}
 

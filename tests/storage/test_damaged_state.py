@@ -1,0 +1,156 @@
+"""What Redis holds is not trusted: junk under any key is reported, built anew, and stops nobody else's work."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import cast
+
+import pytest
+
+from configs.settings import Settings
+from jobs.intake import Intake
+from jobs.names import QUEUES
+from jobs.reconciler import Reconciler
+from storage import agenda as due
+from storage.connection import as_text
+from storage.documents import Question, Video
+from storage.errors import StateRebuilding
+from storage.store import Store
+from storage.workers import Worker
+from tests.storage.making import MODEL, add_encoded, make_question, make_video
+
+WORKER = Worker("encode-here-1", "encode", "here", 1, ("encode",), MODEL)
+
+
+def spoil(store: Store, key: bytes, how: str) -> None:
+    """Puts something under a key that is none of ours."""
+    kind = store.state.type(key)
+    if how == "type" or kind in (b"hash", b"string"):
+        store.state.delete(key)
+    if how == "type" and kind != b"list":
+        store.state.rpush(key, "junk")
+    elif how == "type":
+        store.state.set(key, "junk")
+    elif kind == b"hash":
+        store.state.hset(key, mapping={b"\xffjunk": b"\xff", "sampled": "many", "counted": "yes", "0": "none"})
+    elif kind == b"zset":
+        store.state.zadd(key, {b"\xffjunk": 0, b"junk": 0, b"0:junk": 0, b"20261121-000000000-zzzzzz": 1})
+    elif kind == b"set":
+        store.state.sadd(key, b"\xffjunk", "junk")
+    elif kind == b"list":
+        store.state.rpush(key, b"\xffjunk", "junk")
+    else:
+        store.state.set(key, b"\xffjunk" * 40)
+
+
+def beat(store: Store, reconciler: Reconciler) -> None:
+    """What a worker does again and again, some time after the last time. The passes must not raise in the end."""
+    store.workers.announce(WORKER, 60)
+    if store.workers.read_model() != MODEL:
+        reconciler.adopt_model(MODEL)
+    for agenda in (due.VIDEOS, due.QUESTIONS):
+        for item_id in store.state.zrange(agenda, 0, -1) if store.state.type(agenda) == b"zset" else ():
+            store.state.zadd(agenda, {as_text(item_id): 0})
+
+
+class StopAfter(threading.Event):
+    """Stops `run_forever` after so many passes; what comes between two of them is done instead of waiting."""
+
+    def __init__(self, passes: int, between: Callable[[], None]) -> None:
+        super().__init__()
+        self._left = passes
+        self._between = between
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._left -= 1
+        self._between()
+        return self._left < 0
+
+
+@pytest.fixture
+def scene(store: Store, settings: Settings) -> tuple[Video, Video, Question]:
+    """A video that is half encoded, one that leans on it, and a question that waits; every key is there."""
+    reconciler = Reconciler(store, settings.jobs)
+    store.workers.announce(WORKER, 60)
+    reconciler.adopt_model(MODEL)
+    reconciler.run_once()
+    video = add_encoded(store, 200, encoded=2, sha256="ab")
+    store.claim_content(video)
+    store.coverage.mark_failed(video.id, 2, 1, MODEL, "reason")
+    copy = make_video(status="duplicate", duplicate_of=video.id)
+    store.add_video(copy)
+    question = make_question(video)
+    Intake(store, settings).add_question(question)
+    reconciler.run_once()
+    assert store.read_question(question.id).status == "waiting"
+    return video, copy, question
+
+
+def list_keys(store: Store) -> list[bytes]:
+    keys = cast(list[bytes], store.state.keys("lw:*"))
+    return sorted(key for key in keys if not key.startswith(b"lw:lock:"))
+
+
+@pytest.mark.parametrize("how", ["type", "content"])
+def test_every_key_can_be_junk_and_all_is_well_again(
+    store: Store, settings: Settings, scene: tuple[Video, Video, Question], how: str
+) -> None:
+    video, copy, question = scene
+    keys = list_keys(store)
+    assert len({key.split(b":")[1] for key in keys}) > 10
+    for key in keys:
+        if how == "content" and key.startswith((b"lw:sampled:", b"lw:encoded:")):
+            continue  # any bytes are bits: a segment that is not there is found missing when it is read
+        spoil(store, key, how)
+        reconciler = Reconciler(store, settings.jobs)
+        with suppress(StateRebuilding):  # whoever looks at it is told to come again
+            store.read_progress([video, copy])
+            store.index.list_questions(video.id, None, 10)
+            store.index.list_leaning(video.id)
+        reconciler.run_forever(StopAfter(6, partial(beat, store, reconciler)))
+        assert reconciler_works(store, settings), key
+        assert store.index.is_ready(), key
+        assert [one.id for one in store.read_videos([video.id, copy.id])] == [video.id, copy.id], key
+        assert {video.id, copy.id} <= set(store.index.list_videos(None, 10)), key
+        covered = store.read_coverage(video, range(4), MODEL)
+        assert (len(covered.sampled), covered.encoded) == (4, frozenset({0, 1})), key
+        (progress, _) = store.read_progress([video, copy])
+        assert progress is not None, key
+        assert (progress.frames_sampled, progress.frames_encoded) == (200, 128), key
+        listed = store.read_questions(store.index.list_questions(video.id, None, 10))
+        assert [one.id for one in listed] == [question.id], key
+        assert store.read_question(question.id).status == "waiting", key
+        assert store.state.zscore(due.QUESTIONS, question.id) is not None, key
+        assert store.claim_content(make_video(sha256="ab")) in (video.id, None), key
+        store.state.delete("lw:content:" + (video.content_key or ""))
+        store.claim_content(video)
+
+
+def reconciler_works(store: Store, settings: Settings) -> bool:
+    """A video that comes now is queued by a pass."""
+    video = make_video()
+    store.add_video(video)
+    Reconciler(store, settings.jobs).run_once()
+    queued = f"fetch-{video.id}" in map(as_text, store.state.lrange("rq:queue:fetch", 0, -1))
+    store.delete_video(video.id)
+    return queued
+
+
+@pytest.mark.parametrize("how", ["type", "content"])
+@pytest.mark.parametrize("queue", QUEUES)
+def test_a_queue_of_junk_is_emptied_and_filled_again(store: Store, settings: Settings, queue: str, how: str) -> None:
+    store.workers.announce(WORKER, 60)
+    store.index.set_ready(store.index.read_generation())
+    for key in (f"rq:queue:{queue}", f"rq:wip:{queue}"):
+        store.state.delete(key)
+        if how == "type":
+            store.state.set(key, "junk")
+        elif "wip" in key:
+            store.state.zadd(key, {b"\xffjunk:1": 0, b"junk": 0, b"a:b:c": 0})
+        else:
+            store.state.rpush(key, b"\xffjunk", "junk")
+    reconciler = Reconciler(store, settings.jobs)
+    reconciler.run_forever(StopAfter(4, partial(beat, store, reconciler)))
+    assert reconciler_works(store, settings)
+    assert reconciler.queues.take_dead() == []
