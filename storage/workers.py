@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from pydantic import TypeAdapter
 from redis import Redis
 
 from storage.connection import as_text, mget, redis_errors
@@ -97,11 +98,13 @@ class Workers:
             self._redis.set(ADOPTED, fingerprint)
 
 
-def _parse(blob: object) -> Worker | None:
+_ENTRY = TypeAdapter(Worker)
+
+
+def _parse(blob: bytes) -> Worker | None:
     try:
-        fields = json.loads(as_text(blob))
-        return Worker(**{**fields, "queues": tuple(fields["queues"])})
-    except (ValueError, TypeError, KeyError) as error:
+        return _ENTRY.validate_json(blob)
+    except ValueError as error:
         log.error("a worker's entry in Redis is damaged and is passed over: %s", error)
         return None
 
