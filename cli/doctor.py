@@ -57,7 +57,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _attempt("archive", lambda: _archive(settings, store))
     yield from _documents(store.archive)
     yield _checkpoint(settings)
-    yield from _workers(store)
+    yield from _workers(settings, store)
     yield from _packages()
     yield _privacy(settings)
     yield _gpu(settings)
@@ -133,7 +133,9 @@ def _documents(archive: Archive) -> Iterator[Finding]:
     except LongwatchError:
         return  # said above
     if not unreadable:
-        yield Finding("documents", True, f"{count} videos can be read", needed=False)
+        yield Finding(
+            "documents", True, "1 video can be read" if count == 1 else f"{count} videos can be read", needed=False
+        )
     for words in unreadable[:MAX_NAMED]:
         yield Finding("documents", False, words)
     if len(unreadable) > MAX_NAMED:
@@ -155,12 +157,14 @@ def _checkpoint(settings: Settings) -> Finding:
     return Finding("checkpoint", True, f"{name} is whole")
 
 
-def _workers(store: Store) -> Iterator[Finding]:
+def _workers(settings: Settings, store: Store) -> Iterator[Finding]:
     """Each kind is needed: without one of them something waits for ever."""
     try:
         alive = store.workers.list_alive()
     except LongwatchError:
-        yield Finding("workers", False, "none can be alive while the state does not answer: `longwatch up`")
+        folder = settings.data_dir.absolute()
+        words = f"none can be alive while the state does not answer: `longwatch up`, or run this where {folder} is used"
+        yield Finding("workers", False, words)
         return
     for kind in WORKER_KINDS:
         here = [worker for worker in alive if worker.kind == kind]

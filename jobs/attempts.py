@@ -5,11 +5,22 @@ import logging
 from redis import Redis
 
 from storage.connection import redis_errors
-from storage.errors import DamagedState
 
 log = logging.getLogger(__name__)
 
 KNOWN_S = 7 * 86400
+
+# What is no count of ours begins again at nothing.
+_COUNT = """
+local count = 0
+if redis.call('TYPE', KEYS[1]).ok == 'string' then count = tonumber(redis.call('GET', KEYS[1])) or 0 end
+if count ~= math.floor(count) or count < 0 or count > 1000000 then count = 0 end
+"""
+_BEGIN = _COUNT + "redis.call('SET', KEYS[1], count + 1, 'EX', ARGV[1]) return count + 1"
+_FORGIVE = (
+    _COUNT
+    + "if count > 1 then redis.call('SET', KEYS[1], count - 1, 'EX', ARGV[1]) else redis.call('DEL', KEYS[1]) end"
+)
 
 
 class Attempts:
@@ -17,22 +28,19 @@ class Attempts:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._count = redis.register_script(_COUNT + "return count")
+        self._begin = redis.register_script(_BEGIN)
+        self._forgive = redis.register_script(_FORGIVE)
+
+    def count(self, job_id: str) -> int:
+        """How many attempts were begun and did not end."""
+        with redis_errors():
+            return int(self._count(keys=[_key(job_id)]))
 
     def begin(self, job_id: str) -> int:
-        """Counts an attempt; how many were begun and did not end, this one included. A damaged counter starts anew."""
-        try:
-            return self._count(job_id)
-        except DamagedState as error:
-            log.error("the attempts at %s are counted anew: %s", job_id, error)
-            self.clear(job_id)
-            return self._count(job_id)
-
-    def _count(self, job_id: str) -> int:
-        with redis_errors(), self._redis.pipeline() as pipeline:
-            pipeline.incr(_key(job_id))
-            pipeline.expire(_key(job_id), KNOWN_S)
-            count, _ = pipeline.execute()
-        return int(count)
+        """Counts an attempt; how many were begun and did not end, this one included."""
+        with redis_errors():
+            return int(self._begin(keys=[_key(job_id)], args=[KNOWN_S]))
 
     def clear(self, job_id: str) -> None:
         """The job returned."""
@@ -42,8 +50,7 @@ class Attempts:
     def forgive(self, job_id: str) -> None:
         """The attempt did not count: its surroundings failed, or its process was told to stop."""
         with redis_errors():
-            if int(self._redis.decr(_key(job_id))) <= 0:
-                self._redis.delete(_key(job_id))
+            self._forgive(keys=[_key(job_id)], args=[KNOWN_S])
 
 
 def _key(job_id: str) -> str:

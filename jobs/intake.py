@@ -4,8 +4,8 @@ from configs.settings import Settings
 from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.documents import Question, Video
-from storage.errors import Conflict
-from storage.store import Store
+from storage.errors import Conflict, GivenAway, StateRebuilding
+from storage.store import UNWRITTEN_S, Store
 
 
 class Intake:
@@ -18,18 +18,23 @@ class Intake:
     def add_video(self, video: Video) -> None:
         """Takes a new video in."""
         self._store.add_video(video)
+        self._store.agenda.remove(due.DELETIONS, video.id)
         self._reconciler.look_at_video(video.id)
 
     def claim_upload(self, video: Video) -> Video | None:
         """Makes the upload the owner of its content; another video that has this content already, if there is one."""
         assert video.content_key is not None, "an upload's content is known"
         owner_id = self._store.claim_content(video)
-        return None if owner_id is None else self._store.read_video(owner_id)
+        if owner_id is not None:
+            return self._store.read_video(owner_id)
+        # Its bytes go into the archive now: they are found again if this process dies before it is a video.
+        self._store.agenda.put(due.DELETIONS, video.id, in_s=UNWRITTEN_S)
+        return None
 
     def add_question(self, question: Question) -> Question:
         """Takes a question in; as it is then: queued, or waiting for frames."""
         self._store.add_question(question)
-        self._reconciler.look_at_question(question.id)
+        self._reconciler.look_at_question(question.id, question)
         return self._store.index.with_states([question])[0]
 
     def cancel_question(self, question_id: str) -> Question:
@@ -44,7 +49,10 @@ class Intake:
             return question
         fence = self._store.fences.take(question_id)  # an attempt that begins at this moment no longer counts
         cancelled = question.model_copy(update={"status": "cancelled"})
-        self._store.settle_question(cancelled, fence)
+        try:
+            self._store.settle_question(cancelled, fence)
+        except GivenAway:  # an attempt began all the same: it sees the wish to stop
+            return self._store.read_question(question_id)
         return cancelled
 
     def retry_video(self, video_id: str) -> Video:
@@ -52,18 +60,23 @@ class Intake:
         video = self._store.read_video(video_id)
         model = self._store.workers.read_model()
         (progress,) = self._store.read_progress([video])
+        if video.status != "failed" and progress is None:
+            raise StateRebuilding(f"how far {video_id} is, is being read from the archive: try again in a moment")
         if video.status != "failed" and not (progress and progress.frames_failed):
             raise Conflict(f"{video_id} has nothing to try again: it is {video.status}")
-        self._store.coverage.clear_failed(video_id, model)
+        holder_id = video.duplicate_of or video_id
+        self._store.coverage.clear_failed(holder_id, model)
         if video.status == "failed":
             video = video.model_copy(update={"status": "queued", "problem": None, "frames_sampled": None})
             self._store.update_video(video)
-        self._store.agenda.put(due.VIDEOS, video_id)
-        self._reconciler.look_at_video(video_id)
+        self._store.agenda.put(due.VIDEOS, holder_id)
+        self._reconciler.look_at_video(holder_id)
         return video
 
     def delete_video(self, video_id: str) -> None:
-        """Removes a video with all that belongs to it; raises NotFound, Conflict."""
+        """Removes a video with all that belongs to it; raises NotFound, Conflict, StateRebuilding."""
+        if not self._store.index.is_ready():
+            raise StateRebuilding("which videos lean on this one is being read from the archive: try again in a moment")
         self._store.delete_video(video_id)
 
     def count_unsettled_videos(self) -> int:

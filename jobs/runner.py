@@ -2,7 +2,6 @@
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from jobs.company import Company
 from jobs.names import JOBS, Target, find_target
 from jobs.queues import parse_arguments
 from storage import agenda as due
-from storage.errors import GivenAway, JobNotAllowed, Surroundings
+from storage.errors import GivenAway, JobNotAllowed, LongwatchError, RedisUnavailable, Surroundings
 from storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,9 @@ class Runner:
         self._attempts = Attempts(store.state)
         self._company = Company()
         self._trouble = NO_TROUBLE
-        self.stopping = threading.Event()
+        self._redis_away_at = -math.inf  # monotonic
+        self._begun: set[str] = set()  # jobs that run here now
+        self._unforgiven: list[str] = []  # attempts that do not count, but Redis was away when they ended
 
     @property
     def trouble(self) -> str | None:
@@ -74,39 +75,65 @@ class Runner:
         except (ValueError, JobNotAllowed) as error:
             log.error("job %r is dropped: %s", job_id, error)
             return
-        attempt = self._attempts.begin(job_id)
+        before = self._attempts.count(job_id)
         limit = self._settings.max_attempts if handler.alone_if_suspect else self._settings.max_fetch_attempts
-        if attempt > limit:
-            self._give_up(handler, job_id, args, f"its worker died {attempt - 1} times while working on it")
+        if before >= limit:
+            self._give_up(handler, job_id, args, f"its worker died {before} times while working on it")
             return
-        alone = handler.alone_if_suspect and attempt > 1
+        alone = handler.alone_if_suspect and before > 0
         with self._company.join(alone=alone, wait_s=self._settings.exclusive_wait_s) as joined:
-            if joined:
-                self._attempt(handler, job_id, args, attempt, limit)
-            else:
-                self._attempts.forgive(job_id)
+            if not joined:
                 self._look_again(job_id, self._settings.exclusive_wait_s)
+                return
+            attempt = self._attempts.begin(job_id)  # not before: who waits for a killer's end is none itself
+            self._begun.add(job_id)
+            try:
+                self._attempt(handler, job_id, args, attempt, limit)
+            finally:
+                self._begun.discard(job_id)
 
-    def forgive(self, job_id: str) -> None:
+    def give_back(self, job_id: str) -> None:
         """The process is told to stop in the middle of the job: that is nobody's fault."""
-        self._attempts.forgive(job_id)
+        if job_id in self._begun:
+            self._attempts.forgive(job_id)
         self._look_again(job_id, 0)
 
+    def note_redis_away(self) -> None:
+        """Redis did not answer: jobs here may be taken for dead though they are not."""
+        self._redis_away_at = time.monotonic()
+
+    def settle_forgiven(self) -> None:
+        """Redis answers: attempts that ended while it was away are forgiven now. Raises RedisUnavailable."""
+        while self._unforgiven:
+            self._attempts.forgive(self._unforgiven[0])
+            self._unforgiven.pop(0)
+
+    def _forgive(self, job_id: str) -> None:
+        try:
+            self._attempts.forgive(job_id)
+        except RedisUnavailable:
+            self._unforgiven.append(job_id)
+            raise
+
     def _attempt(self, handler: Handler, job_id: str, args: list[Any], attempt: int, limit: int) -> None:
+        began = time.monotonic()
         try:
             handler.run(*args)
         except GivenAway as error:
             log.warning("job %s: %s", job_id, error)
+            if self._redis_away_at > began:  # it was given away because no heartbeat arrived, not because it hung
+                self._forgive(job_id)
         except Surroundings as error:
             log.error("job %s waits for its surroundings: %s", job_id, error)
             since = self._trouble.since if self.trouble else f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
             self._trouble = Trouble(str(error), time.monotonic(), since)
-            self._attempts.forgive(job_id)
+            self._forgive(job_id)
             self._look_again(job_id, self._settings.surroundings_retry_after_s)
         except Exception as error:
             log.exception("job %s failed (attempt %d of %d)", job_id, attempt, limit)
             if attempt >= limit:
-                self._give_up(handler, job_id, args, f"{type(error).__name__}: {error}")
+                reason = str(error) if isinstance(error, LongwatchError) else f"{type(error).__name__}: {error}"
+                self._give_up(handler, job_id, args, reason)
             else:
                 pauses = self._settings.retry_after_s
                 self._look_again(job_id, pauses[min(attempt, len(pauses)) - 1])

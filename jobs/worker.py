@@ -1,25 +1,32 @@
 """A worker process: job threads, one heart that beats for all of them, and the reconciler."""
 
 import logging
+import math
 import os
 import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
 
+from redis.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from rq import Queue, SimpleWorker
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq import Queue, SimpleWorker, worker_registration
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 from rq.utils import now
-from rq.worker_registration import clean_worker_registry
 
 from configs.settings import JobSettings, Settings
+from jobs.queues import Queues
 from jobs.reconciler import Reconciler
 from jobs.runner import Handlers, Runner
 from storage.connection import connect
@@ -70,6 +77,7 @@ class JobThread(SimpleWorker):
         super().__init__(list(queues), name=name, connection=process.redis, serializer=JSONSerializer)
         self._process = process
         self.log_job_description = False
+        self._beaten_at = -math.inf
 
     @property
     def dequeue_timeout(self) -> int:
@@ -80,10 +88,19 @@ class JobThread(SimpleWorker):
         """Seconds after a beat at which the job counts as lost."""
         return self._process.settings.worker_dead_after_s
 
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """RQ beats three times a job; once in a while is enough for an entry that is kept for minutes."""
+        if pipeline is not None or time.monotonic() - self._beaten_at >= DEQUEUE_S:
+            self._beaten_at = time.monotonic()
+            super().heartbeat(timeout, pipeline)
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Runs the job while the process's heart beats for it, and removes what RQ keeps of it."""
+        if self._process.stopping.is_set():
+            self._process.queues.put_back(job, queue)
+            raise StopRequested
         execution = self.prepare_execution(job)
-        self.connection.lrem(queue.intermediate_queue_key, 1, job.id)
+        self.connection.lrem(queue.intermediate_queue_key, 0, job.id)
         self._process.at_hand[self.name] = (self, job, execution)
         try:
             self._process.runner.run(job.id, job.data)
@@ -92,19 +109,16 @@ class JobThread(SimpleWorker):
             self._remove(job, execution)
 
     def _remove(self, job: Job, execution: Execution) -> None:
-        """Unless the job was given away: then what is in Redis under its id is another's."""
-        ours = self.connection.zrem(job.started_job_registry.key, execution.composite_key)
+        self._process.queues.end(job, execution.composite_key)
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline, execution)
-            if ours:
-                pipeline.delete(job.key)
             pipeline.execute()
 
     def clean_registries(self) -> None:
-        """Forgets the names of threads that are gone; of jobs the reconciler does that, without RQ's callbacks."""
+        """Forgets threads of killed workers. The jobs are the reconciler's, who calls no callbacks."""
         for queue in self.queues:
-            clean_worker_registry(queue)
-        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ says None, and means either
+            worker_registration.clean_worker_registry(queue)
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ does not say that it holds a time
 
     def clean_group_registries(self) -> None:
         """There are no groups."""
@@ -131,13 +145,14 @@ class WorkerProcess:
         self.settings: JobSettings = settings.jobs
         self.redis = connect(settings.state_url, settings.redis)  # RQ changes its time-outs: not the store's
         self.runner = Runner(store, settings.jobs, handlers)
+        self.queues = Queues(self.redis)
         self.at_hand: dict[str, tuple[JobThread, Job, Execution]] = {}
+        self.stopping = threading.Event()
         self._store = store
         self._kind = kind
         self._pools = pools
         self._fingerprint = fingerprint
         self._reconciler = Reconciler(store, settings.jobs, settings.archive.orphan_after_s)
-        self._stop = threading.Event()
         self._name = f"{kind}-{socket.gethostname()}-{os.getpid()}"
 
     def run(self) -> None:
@@ -154,7 +169,7 @@ class WorkerProcess:
                 count += 1
                 threads.append(self._thread(self._job_loop(pool, f"{self._name}-{count}"), f"job-{count}"))
         log.info("%s works on %s", self._name, ", ".join(q for pool in self._pools for q in pool.queues))
-        self._stop.wait()
+        self.stopping.wait()
         self._wind_up()
 
     def _thread(self, body: Callable[[], None], name: str) -> threading.Thread:
@@ -163,57 +178,59 @@ class WorkerProcess:
         return thread
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
-        self.runner.stopping.set()
-        self._stop.set()
+        self.stopping.set()
 
     def _job_loop(self, pool: Pool, name: str) -> Callable[[], None]:
         def loop() -> None:
-            while not self._stop.is_set():
+            while not self.stopping.is_set():
                 try:
                     queues = [Queue(queue, connection=self.redis, serializer=JSONSerializer) for queue in pool.queues]
                     # A fresh name each time: RQ refuses one whose entry outlived a Redis that was away.
                     JobThread(self, queues, f"{name}-{secrets.token_hex(2)}").work(logging_level="WARNING")
                 except (RedisError, LongwatchError, OSError, ValueError) as error:
                     log.error("job thread %s begins anew: %s", name, error)
-                self._stop.wait(RESTART_S)
+                except (Exception, SystemExit):
+                    log.exception("job thread %s begins anew", name)
+                self.stopping.wait(RESTART_S)
 
         return loop
 
     def _beat(self) -> None:
         """Keeps the process and its running jobs known as alive."""
         queues = tuple(dict.fromkeys(queue for pool in self._pools for queue in pool.queues))
-        while not self._stop.is_set():
-            try:
-                worker = Worker(
-                    self._name,
-                    self._kind,
-                    socket.gethostname(),
-                    os.getpid(),
-                    queues,
-                    self._fingerprint,
-                    self.runner.trouble,
-                )
-                self._store.workers.announce(worker, self.settings.worker_dead_after_s)
-                for thread, job, execution in list(self.at_hand.values()):
-                    thread.maintain_heartbeats(job, execution)
-            except (RedisError, RedisUnavailable, DamagedState) as error:
-                log.warning("a heartbeat failed: %s", error)
-            self._stop.wait(self.settings.heartbeat_interval_s)
+        worker = Worker(self._name, self._kind, socket.gethostname(), os.getpid(), queues, self._fingerprint)
+        while not self.stopping.is_set():
+            for thread, job, execution in list(self.at_hand.values()):
+                self._try(partial(thread.maintain_heartbeats, job, execution))
+            now = replace(worker, trouble=self.runner.trouble)
+            self._try(partial(self._store.workers.announce, now, self.settings.worker_dead_after_s))
+            self._try(self.runner.settle_forgiven)
+            self.stopping.wait(self.settings.heartbeat_interval_s)
+
+    def _try(self, step: Callable[[], object]) -> None:
+        """One step of a heartbeat: what is wrong with it keeps the others from nothing."""
+        try:
+            step()
+        except (RedisConnectionError, RedisTimeoutError, RedisUnavailable) as error:
+            self.runner.note_redis_away()
+            log.warning("a heartbeat failed: %s", error)
+        except Exception:
+            log.exception("a heartbeat failed")
 
     def _reconcile(self) -> None:
-        self._reconciler.run_forever(self._stop)
+        self._reconciler.run_forever(self.stopping)
 
     def _announce_model(self) -> None:
         """Once Redis answers; a model other than before makes every video due."""
         if self._fingerprint is None:
             return
-        while not self._stop.is_set():
+        while not self.stopping.is_set():
             try:
                 self._reconciler.adopt_model(self._fingerprint)
                 return
-            except RedisUnavailable as error:
+            except (RedisUnavailable, DamagedState) as error:
                 log.warning("waiting for Redis: %s", error)
-                self._stop.wait(RESTART_S)
+                self.stopping.wait(RESTART_S)
 
     def _wind_up(self) -> None:
         deadline = threading.Event()
@@ -222,7 +239,7 @@ class WorkerProcess:
             continue
         try:
             for _, job, _ in list(self.at_hand.values()):
-                self.runner.forgive(job.id)
+                self.runner.give_back(job.id)
             self._store.workers.withdraw(self._name)
         except (RedisError, LongwatchError) as error:
             log.warning("stopping without a word to Redis: %s", error)

@@ -16,7 +16,7 @@ from configs.settings import RedisSettings
 from storage.errors import DamagedState, RedisUnavailable
 from storage.urls import redact
 
-DAMAGE = ("WRONGTYPE", "not an integer")  # how Redis refuses to work on a value that is none of ours
+DEFAULT_PORT = 6379
 # What to do about some of the refusals: a word of Redis' own -> advice.
 REMEDIES = {
     "maxmemory": "; it is full: raise its maxmemory (redis.state_max_memory_mb of the private server)",
@@ -43,6 +43,10 @@ def connect(url: str, settings: RedisSettings) -> Redis:
         ) from error
 
 
+# What Redis says of a value that is not what the command needs; a pipeline or a script puts words before or after it.
+DAMAGE = ("WRONGTYPE", "is not an integer", "is not a valid float", "is not a float", "is not an hash")
+
+
 @contextmanager
 def redis_errors() -> Iterator[None]:
     """Translates Redis' errors at this seam."""
@@ -51,7 +55,7 @@ def redis_errors() -> Iterator[None]:
     except RedisTimeoutError as error:
         raise RedisUnavailable(f"Redis does not answer in time ({error}): it is overloaded or hangs") from error
     except ResponseError as error:
-        if any(word in str(error) for word in DAMAGE):  # a pipeline puts its own words before them
+        if any(words in str(error) for words in DAMAGE):
             raise DamagedState(f"a value in Redis is none of ours: {error}; it will be rebuilt") from error
         remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
         raise RedisUnavailable(f"Redis refuses: {str(error).rstrip('.')}{remedy}") from error
@@ -66,7 +70,8 @@ def same_server(one: str, other: str) -> bool:
     parts = [urlsplit(url) for url in (one, other)]
     if parts[0].scheme == "unix":
         return parts[0].path == parts[1].path
-    return (parts[0].hostname, parts[0].port) == (parts[1].hostname, parts[1].port)
+    places = [(part.hostname, part.port or DEFAULT_PORT) for part in parts]
+    return places[0] == places[1]
 
 
 def mget(redis: Redis, keys: Sequence[str]) -> list[bytes | None]:

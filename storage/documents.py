@@ -179,5 +179,5 @@ def parse_document(kind: type[Kept], content: bytes, path: str) -> Kept:
                 f"{path} was written by a newer Longwatch (version {version}, not {VERSION}): upgrade this one"
             )
         return kind.model_validate_json(content)
-    except (ValidationError, ValueError, AttributeError) as error:
+    except (ValidationError, ValueError, AttributeError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged: {error}; restore it from a backup, or delete the video") from error

@@ -9,6 +9,7 @@ from storage.connection import redis_errors
 from storage.errors import GivenAway
 
 KNOWN_S = 7 * 86400  # longer than any attempt lasts
+CLOSED = "closed"  # no attempt's token
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Fences:
                 self._redis.set(key, fence.token, ex=KNOWN_S, nx=True)
                 holder = self._redis.get(key)
         if holder != fence.token.encode():
-            raise GivenAway(f"another attempt at {fence.target} goes on with it")
+            raise GivenAway(f"another attempt at {fence.target} goes on with it, or has ended it")
 
-    def forget(self, target: str) -> None:
-        """Ends every attempt: the target is settled or gone."""
+    def close(self, target: str) -> None:
+        """Ends every attempt: the target is settled or gone. One that wakes up later finds its fence taken."""
         with redis_errors():
-            self._redis.delete(fence_key(target))
+            self._redis.set(fence_key(target), CLOSED, ex=KNOWN_S)
 
 
 def fence_key(target: str) -> str:

@@ -5,7 +5,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -29,6 +29,7 @@ class Files:
         with _translated(url):
             self._fs, self._root = fsspec.core.url_to_fs(url, **FRESH, **(options or {}))
         self._local = isinstance(self._fs, LocalFileSystem)
+        self._was_there = False  # a local root is made by the first write
 
     def full(self, path: str) -> str:
         """Where `path` lies, for messages."""
@@ -43,7 +44,8 @@ class Files:
         with _translated(self.full(path)):
             try:
                 content: bytes = self._fs.cat_file(self.full(path))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._require_root(error)
                 return None
             return content
 
@@ -53,7 +55,8 @@ class Files:
         with _translated(self.full(path)):
             try:
                 file = self._fs.open(self.full(path), "rb")
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._require_root(error)
                 file = None
         try:
             yield None if file is None else cast(BinaryIO, _TranslatedReader(file, self.full(path)))
@@ -64,9 +67,10 @@ class Files:
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
         with _translated(self.full(path)):
-            try:  # not `isfile`: it says no for every error, and what seems to be gone is removed
-                found: bool = self._fs.info(self.full(path))["type"] == "file"
-            except FileNotFoundError:
+            try:
+                found: bool = self._fs.info(self.full(path))["type"] == "file"  # `isfile` takes an outage for a no
+            except FileNotFoundError as error:
+                self._require_root(error)
                 return False
             return found
 
@@ -89,6 +93,8 @@ class Files:
                 else:
                     self._fs.pipe_file(self.full(path), content, mode="create")
             except FileExistsError:
+                if not self._fs.isfile(self.full(path)):
+                    raise  # something else is in the way of a folder
                 return False
             return True
 
@@ -130,7 +136,8 @@ class Files:
         with _translated(self.full(path)):
             try:
                 entries = self._fs.ls(self.full(path), detail=False)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._require_root(error)
                 return []
             names = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
             return sorted(name for name in names if name != SCRATCH)
@@ -139,8 +146,8 @@ class Files:
         """The paths of all files below `path`, relative to it, sorted."""
         with _translated(self.full(path)):
             root = self.full(path)
-            found = _find_local(root) if self._local else self._fs.find(root)
-            return sorted(entry.removeprefix(f"{root}/") for entry in found)
+            entries = _walk(root) if self._local else self._fs.find(root)
+            return sorted(entry.removeprefix(f"{root}/") for entry in entries)
 
     def delete(self, path: str) -> None:
         """Removes the file or folder `path` with all it holds; does nothing if there is none."""
@@ -158,19 +165,34 @@ class Files:
         if self._local:
             with _translated(self.full(SCRATCH)):
                 for entry in self._scratch_folder().iterdir():
-                    if time.time() - entry.lstat().st_mtime > older_than_s:
-                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+                    try:
+                        if time.time() - entry.lstat().st_mtime > older_than_s:
+                            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                    except FileNotFoundError:
+                        continue  # whoever made it has just removed it
 
     def check(self) -> None:
         """Writes and removes a small file: raises ArchiveUnavailable if that is impossible."""
-        probe = f".check-{secrets.token_hex(4)}"
+        probe = f"{SCRATCH}/check-{secrets.token_hex(4)}"
         self.write(probe, b"longwatch")
         self.delete(probe)
 
     def _scratch_folder(self) -> Path:
         folder = Path(self.full(SCRATCH))
         folder.mkdir(parents=True, exist_ok=True)
+        self._was_there = True
         return folder
+
+    def _require_root(self, error: FileNotFoundError) -> None:
+        """Tells a file that is not there from an archive that is not there: an unmounted disk, a lost bucket."""
+        reply = getattr(error.__cause__, "response", {})  # botocore's
+        if isinstance(reply, dict) and reply.get("Error", {}).get("Code") == "NoSuchBucket":
+            raise error
+        if self._local:
+            there = Path(self._root).is_dir()
+            if self._was_there and not there:
+                raise FileNotFoundError("the folder is gone; is its disk mounted?") from error
+            self._was_there = there
 
     @contextmanager
     def _scratch_file(self, content: bytes) -> Iterator[Path]:
@@ -240,7 +262,7 @@ def _into_place(source: Path, place: Path) -> None:
             raise
         place.parent.mkdir(parents=True, exist_ok=True)  # a deletion took the folder in between
         source.replace(place)
-    _sync(place.parent)
+    _sync_folder(place.parent)
 
 
 def _link_into_place(source: Path, place: Path) -> None:
@@ -250,7 +272,7 @@ def _link_into_place(source: Path, place: Path) -> None:
     except FileNotFoundError:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.hardlink_to(source)
-    _sync(place.parent)
+    _sync_folder(place.parent)
 
 
 def _sync(path: Path) -> None:
@@ -260,6 +282,23 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Does nothing if a deletion has just taken the folder: there is nothing left to keep."""
+    with suppress(FileNotFoundError):
+        _sync(folder)
+
+
+def _walk(root: str) -> Iterator[str]:
+    """The paths of all files below `root`. A folder that cannot be listed is an error, not an empty one."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # deleted meanwhile
+            raise error
+
+    for folder, _, names in os.walk(root, onerror=fail):
+        yield from (f"{folder}/{name}" for name in names)
 
 
 def _same_disk(one: Path, other: Path) -> bool:

@@ -1,18 +1,22 @@
 """The index in Redis: which videos and questions there are, and whose content is whose. Rebuilt from the archive."""
 
 import logging
+import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from redis import Redis
 
 from storage.connection import as_text, mget, redis_errors
-from storage.documents import Question, QuestionState, Video, parse_document
-from storage.errors import DamagedFile, NewerDocument
+from storage.documents import Question, Video, parse_document
+from storage.errors import DamagedFile, DamagedState, NewerDocument, StateRebuilding
+from storage.ids import VIDEO_ID
 
 log = logging.getLogger(__name__)
 
+GENERATION = "lw:state:generation"
 READY = "lw:state:ready"  # set once the state was built from the archive; a flush takes it away
 VIDEOS = "lw:videos"  # sorted set, all scores 0: ids sort by age
 PROBE = "lw:check"
@@ -22,12 +26,29 @@ STATES = (b"waiting", b"queued", b"running")
 DELETION_KNOWN_S = 3600  # far longer than one write takes
 
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-# In one step: whoever sees the mark removes the video, so it must never be there for one that stays.
-_MARK_DELETED = """
-if redis.call('SCARD', KEYS[1]) > 0 then return 0 end
-redis.call('SET', KEYS[2], 1, 'EX', ARGV[1])
+# A copy and its place in lists, unless the video was deleted: a late reader of the archive must not bring it back.
+_PUT = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if KEYS[5] and redis.call('TYPE', KEYS[5]).ok ~= 'set' then redis.call('DEL', KEYS[5]) end
+redis.call('SET', KEYS[2], ARGV[2])
+redis.call('ZADD', KEYS[3], 0, ARGV[1])
+if KEYS[5] then redis.call('SADD', KEYS[5], ARGV[1]) end
+redis.call('HDEL', KEYS[4], ARGV[1])
 return 1
 """
+_ADD_QUESTIONS = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+if redis.call('TYPE', KEYS[2]).ok ~= 'zset' then redis.call('DEL', KEYS[2]) end
+for _, id in ipairs(ARGV) do redis.call('ZADD', KEYS[2], 0, id) end
+return 1
+"""
+# The mark of a deletion, unless others lean on the video.
+_MARK_DELETED = """
+if redis.call('SCARD', KEYS[2]) > 0 then return 0 end
+redis.call('SET', KEYS[1], 1, 'EX', ARGV[1])
+return 1
+"""
+_SET_READY = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end redis.call('SET', KEYS[2], ARGV[2]) return 1"
 
 
 class Index:
@@ -35,8 +56,11 @@ class Index:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._mark_deleted = redis.register_script(_MARK_DELETED)
         self._release = redis.register_script(_RELEASE)
+        self._put = redis.register_script(_PUT)
+        self._add_questions = redis.register_script(_ADD_QUESTIONS)
+        self._mark_deleted = redis.register_script(_MARK_DELETED)
+        self._set_ready = redis.register_script(_SET_READY)
 
     def check(self) -> None:
         """Raises RedisUnavailable if the state does not answer, or takes no writes: it is full, or its disk is."""
@@ -56,16 +80,25 @@ class Index:
         with redis_errors():
             return bool(self._redis.exists(READY))
 
-    def set_ready(self) -> None:
-        """The state holds what the archive does."""
+    def read_generation(self) -> str:
+        """A name for this life of the state: a flush ends it."""
         with redis_errors():
-            self._redis.set(READY, int(time.time()))
+            self._redis.set(GENERATION, secrets.token_hex(8), nx=True)
+            (generation,) = mget(self._redis, [GENERATION])
+            if generation is None:  # a value of another type
+                self._redis.delete(GENERATION)
+        return as_text(generation)
+
+    def set_ready(self, generation: str) -> bool:
+        """The state holds what the archive does; False if a flush took some of it since `read_generation`."""
+        with redis_errors():
+            return bool(self._set_ready(keys=[GENERATION, READY], args=[generation, int(time.time())]))
 
     def read_ready_since(self) -> float:
         """When the state was built (epoch seconds); now if it was not."""
         with redis_errors():
-            since = self._redis.get(READY)
-        return time.time() if since is None else float(since)
+            (since,) = mget(self._redis, [READY])
+        return float(since) if since is not None and since.isdigit() else time.time()
 
     def report_unreadable(self, path: str, reason: str) -> None:
         """Has `doctor` and `readyz` name a document that cannot be read."""
@@ -85,28 +118,20 @@ class Index:
     # videos
 
     def put_video(self, video: Video) -> None:
-        """Keeps a copy of the document, and finds the video in lists."""
-        with redis_errors(), self._redis.pipeline() as pipeline:
-            pipeline.set(_video_key(video.id), video.model_dump_json())
-            pipeline.zadd(VIDEOS, {video.id: 0})
-            pipeline.hdel(UNREADABLE, video.id)
-            if video.duplicate_of:
-                pipeline.sadd(_leaning_key(video.duplicate_of), video.id)
-            pipeline.execute()
+        """Keeps a copy of the document, and finds the video in lists; does nothing once it was deleted."""
+        keys = [deleted_key(video.id), _video_key(video.id), VIDEOS, UNREADABLE]
+        if video.duplicate_of:
+            keys.append(_leaning_key(video.duplicate_of))
+        with redis_errors():
+            self._put(keys=keys, args=[video.id, video.model_dump_json()])
 
     def get_video(self, video_id: str) -> Video | None:
         """The copy of the document; None if there is none that can be read."""
-        with redis_errors():
-            content = self._redis.get(_video_key(video_id))
-        return _parse(video_id, content)
+        return self.get_videos([video_id])[0]
 
     def list_videos(self, before: str | None, count: int, prefix: str = "") -> list[str]:
         """Up to `count` ids that begin with `prefix`, newest first; with `before`, only those older than it."""
-        high = f"({before}" if before is not None else f"[{prefix}\xff"
-        low = f"[{prefix}" if prefix else "-"
-        with redis_errors():
-            found = self._redis.zrange(VIDEOS, high, low, desc=True, bylex=True, offset=0, num=count)
-        return [as_text(video_id) for video_id in found]
+        return self._list(VIDEOS, before, count, prefix)
 
     def get_videos(self, video_ids: Sequence[str]) -> list[Video | None]:
         """The copies of these documents, by one command."""
@@ -136,8 +161,12 @@ class Index:
         with redis_errors():
             if self._redis.set(_content_key(content_key), video_id, nx=True):
                 return video_id
-            owner = self._redis.get(_content_key(content_key))
-        return as_text(owner) if owner else video_id
+            (owner,) = mget(self._redis, [_content_key(content_key)])
+            if owner is not None and VIDEO_ID.fullmatch(as_text(owner)):
+                return as_text(owner)
+            log.error("the owner of content %s in Redis is no video: %s owns it from now on", content_key, video_id)
+            self._redis.set(_content_key(content_key), video_id)
+        return video_id
 
     def release_content(self, content_key: str, video_id: str) -> None:
         """Gives the content up, if it is this video's."""
@@ -146,7 +175,7 @@ class Index:
 
     def list_leaning(self, video_id: str) -> list[str]:
         """The videos of the same content that have this one's frames."""
-        with redis_errors():
+        with self._rebuilt_if_damaged(_leaning_key(video_id)), redis_errors():
             return sorted(as_text(member) for member in self._redis.smembers(_leaning_key(video_id)))
 
     def stop_leaning(self, video_id: str, on: str) -> None:
@@ -158,24 +187,33 @@ class Index:
 
     def add_questions(self, video_id: str, question_ids: Iterable[str]) -> None:
         """Finds the questions in the list of the video's."""
-        scores = dict.fromkeys(question_ids, 0)
-        if scores:
+        ids = list(question_ids)
+        if ids:
             with redis_errors():
-                self._redis.zadd(_questions_key(video_id), scores)
+                self._add_questions(keys=[deleted_key(video_id), _questions_key(video_id)], args=ids)
 
     def list_questions(self, video_id: str, before: str | None, count: int, prefix: str = "") -> list[str]:
         """Up to `count` ids of the video's questions, newest first; as `list_videos`."""
-        high = f"({before}" if before is not None else f"[{prefix}\xff"
-        low = f"[{prefix}" if prefix else "-"
-        with redis_errors():
-            found = self._redis.zrange(_questions_key(video_id), high, low, desc=True, bylex=True, offset=0, num=count)
-        return [as_text(question_id) for question_id in found]
+        return self._list(_questions_key(video_id), before, count, prefix)
 
-    def set_question_state(self, question_id: str, state: QuestionState) -> bool:
-        """How far an unsettled question is; whether that is a change."""
-        with redis_errors():
-            before = self._redis.set(_question_state_key(question_id), state, ex=STATE_KNOWN_S, get=True)
-        return before != state.encode()
+    def _list(self, key: str, before: str | None, count: int, prefix: str) -> list[str]:
+        end = f"{prefix}\xff"
+        high = f"[{end}" if before is None or before > end else f"({before}"
+        low = f"[{prefix}" if prefix else "-"
+        with self._rebuilt_if_damaged(key), redis_errors():
+            found = self._redis.zrange(key, high, low, desc=True, bylex=True, offset=0, num=count)
+        return [as_text(member) for member in found]
+
+    @contextmanager
+    def _rebuilt_if_damaged(self, key: str) -> Iterator[None]:
+        """Has the state built anew if the value is none of ours; raises StateRebuilding then."""
+        try:
+            yield
+        except DamagedState as error:
+            log.error("%s: the archive is looked through again", error)
+            with redis_errors():
+                self._redis.delete(key, READY)
+            raise StateRebuilding("a list in Redis was damaged and is read from the archive again") from error
 
     def with_states(self, questions: Sequence[Question]) -> list[Question]:
         """The questions, the unsettled ones with how far they are."""
@@ -183,25 +221,20 @@ class Index:
         if not unsettled:
             return list(questions)
         with redis_errors():
-            found = mget(self._redis, [_question_state_key(question_id) for question_id in unsettled])
+            found = mget(self._redis, [question_state_key(question_id) for question_id in unsettled])
         states = {key: as_text(state) for key, state in zip(unsettled, found, strict=True) if state in STATES}
         return [
             question.model_copy(update={"status": states[question.id]}) if question.id in states else question
             for question in questions
         ]
 
-    def forget_question_state(self, question_id: str) -> None:
-        """The question is settled: its document says how."""
-        with redis_errors():
-            self._redis.delete(_question_state_key(question_id))
-
     # deletion
 
     def mark_deleted(self, video_id: str) -> bool:
-        """Tells every process that works on the video that it is gone; False, and no mark, while others lean on it."""
-        with redis_errors():
-            keys = [_leaning_key(video_id), deleted_key(video_id)]
-            return bool(self._mark_deleted(keys=keys, args=[DELETION_KNOWN_S]))
+        """Has whoever still works on the video learn of its end; does nothing and is False while others lean on it."""
+        with self._rebuilt_if_damaged(_leaning_key(video_id)), redis_errors():
+            marked = self._mark_deleted(keys=[deleted_key(video_id), _leaning_key(video_id)], args=[DELETION_KNOWN_S])
+        return bool(marked)
 
     def is_deleted(self, video_id: str) -> bool:
         """Whether the video was deleted a short while ago."""
@@ -212,6 +245,11 @@ class Index:
 def deleted_key(video_id: str) -> str:
     """The mark of a deletion; scripts look at it too."""
     return f"lw:deleted:{video_id}"
+
+
+def types_of(video_id: str) -> dict[str, bytes]:
+    """The keys of one video that are read by commands of their type, and these types."""
+    return {_leaning_key(video_id): b"set", _questions_key(video_id): b"zset"}
 
 
 def _parse(video_id: str, content: object) -> Video | None:
@@ -236,7 +274,8 @@ def _leaning_key(video_id: str) -> str:
     return f"lw:leaning:{video_id}"
 
 
-def _question_state_key(question_id: str) -> str:
+def question_state_key(question_id: str) -> str:
+    """How far an unsettled question is; scripts set it."""
     return f"lw:question-state:{question_id}"
 
 

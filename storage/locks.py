@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from redis import Redis
 from redis.exceptions import RedisError
 
-from storage.connection import redis_errors
+from storage.connection import as_text, redis_errors
 
 log = logging.getLogger(__name__)
+
+WITHOUT_END = -1  # what PTTL answers of a key that does not expire
 
 
 class Locks:
@@ -24,6 +26,9 @@ class Locks:
         with redis_errors():
             lock = self._redis.lock(f"lw:lock:{name}", timeout=hold_s, blocking_timeout=wait_s, thread_local=False)
             got = lock.acquire()
+            if not got and self._redis.pttl(lock.name) == WITHOUT_END:
+                log.error("%s in Redis is no lock of ours, it would last for ever: it is removed", as_text(lock.name))
+                self._redis.delete(lock.name)
         try:
             yield got
         finally:

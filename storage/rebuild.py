@@ -16,6 +16,7 @@ def rebuild_state(store: Store) -> None:
     Reads one document a video and lists no segments: lists answer again within seconds.
     """
     log.info("looking through the archive: Redis holds no state")
+    generation = store.index.read_generation()
     store.index.forget_unreadable()
     owners: dict[str, str] = {}
     for video_id in store.archive.list_video_ids():
@@ -29,12 +30,14 @@ def rebuild_state(store: Store) -> None:
             store.index.report_unreadable(video_id, str(error))
             continue
         store.index.put_video(video)
+        store.coverage.forget(video_id)  # if not all was lost: it is counted anew, and its open questions are found
         store.agenda.put(due.VIDEOS, video_id)
         if video.content_key and _can_own(video):
             owners.setdefault(video.content_key, video_id)
     for content_key, video_id in owners.items():
         store.index.claim_content(content_key, video_id)
-    store.index.set_ready()
+    if not store.index.set_ready(generation):
+        log.warning("Redis was emptied meanwhile: the archive is looked through again")
 
 
 def _can_own(video: Video) -> bool:

@@ -1,17 +1,34 @@
 """Packs the pictures of a segment into one ZIP file, and reads them from it."""
 
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
-from storage.errors import DamagedFile, NotFound
-from storage.timeline import mask_of
+from storage.errors import DamagedFile, NewerDocument, NotFound
+from storage.timeline import FULL_MASK, mask_of
 
 VERSION = 1
 INDEX = "index.json"
+# What zipfile and json raise on damaged files: also of encryption, compression and offsets that were never written.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -47,17 +64,22 @@ def pack_segment(frames: Sequence[SegmentFrame]) -> bytes:
 
 
 class SegmentReader:
-    """The pictures in an opened segment file. Raises DamagedFile naming `path`."""
+    """The pictures in an opened segment file. Raises DamagedFile and NewerDocument naming `path`."""
 
     def __init__(self, file: BinaryIO, path: str) -> None:
         self._path = path
         try:
             self._zip = zipfile.ZipFile(file)
             index = json.loads(self._zip.read(INDEX))
+            version = int(index["version"])
+            if version > VERSION:
+                raise NewerDocument(f"{path} was written by a newer Longwatch (version {version}): upgrade this one")
             self.mask = int(index["mask"], 16)
             self.times_s = {int(place): float(t_s) for place, t_s in index["times_s"].items()}
-        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        except DAMAGE as error:
             raise DamagedFile(f"{path} is damaged: {error}; restore it, or add the video anew") from error
+        if not 0 < self.mask <= FULL_MASK:
+            raise DamagedFile(f"{path} is damaged: it names no frames; restore it, or add the video anew")
         self._names = set(self._zip.namelist())
 
     def has(self, kind: str, place: int) -> bool:
@@ -66,11 +88,11 @@ class SegmentReader:
 
     def read_picture(self, kind: str, place: int) -> bytes:
         """The JPEG of a kind ("model" or "view") at a place; raises NotFound."""
+        if not self.has(kind, place):
+            raise NotFound(f"{self._path} holds no picture {_name(kind, place)}")
         try:
             return self._zip.read(_name(kind, place))
-        except KeyError as error:
-            raise NotFound(f"{self._path} holds no picture {_name(kind, place)}") from error
-        except (zipfile.BadZipFile, EOFError) as error:
+        except DAMAGE as error:
             raise DamagedFile(f"{self._path}/{_name(kind, place)} is damaged: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from configs.settings import Settings
 from storage import agenda as due
@@ -18,6 +18,7 @@ from storage.errors import (
     Conflict,
     DamagedFile,
     DamagedState,
+    GivenAway,
     NewerDocument,
     NotFound,
     RedisUnavailable,
@@ -34,6 +35,7 @@ from storage.workers import Workers
 log = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 64  # segments read from the cache by one command: 34 MB at the 8B shapes
+EVERY_QUESTION = 2**31
 UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
 
 
@@ -132,25 +134,48 @@ class Store:
 
     def delete_video(self, video_id: str) -> None:
         """Removes the video with all that belongs to it; raises NotFound, and Conflict while others lean on it."""
-        check_video_id(video_id)
-        if not self.index.mark_deleted(video_id):  # first: whoever begins to lean on it from now on sees the mark
-            leaning = ", ".join(self.index.list_leaning(video_id))
-            raise Conflict(f"{video_id} holds the frames of {leaning} (same content); delete these first")
-        video = self.index.get_video(video_id)
-        if video is None and not self.archive.files.names(video_id):
+        if self.index.get_video(check_video_id(video_id)) is None and not self.archive.files.names(video_id):
             self.index.forget_video(video_id)
             raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
         self.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # finished by another if this process dies
+        if not self.index.mark_deleted(video_id):
+            leaning = self._list_leaning(video_id)
+            if leaning or not self.index.mark_deleted(video_id):
+                self.agenda.remove(due.DELETIONS, video_id)
+                names = ", ".join(leaning) or "another video"
+                raise Conflict(f"{video_id} holds the frames of {names} (same content); delete these first")
+        self.finish_deletion(video_id)
+
+    def finish_deletion(self, video_id: str) -> None:
+        """Removes what there is of a video that was marked as deleted."""
+        video = self.index.get_video(video_id)
+        question_ids = self.index.list_questions(video_id, None, EVERY_QUESTION)
         self.archive.delete_video(video_id)
+        self.cache.forget_settled(question_ids)
         self._forget(video or video_id)
         self.agenda.remove(due.DELETIONS, video_id)
+
+    def _list_leaning(self, video_id: str) -> list[str]:
+        """The videos that have this one's frames; of those that are gone the trace is removed."""
+        leaning = []
+        for other_id in self.index.list_leaning(video_id):
+            try:
+                if self.read_video(other_id).duplicate_of != video_id:
+                    raise NotFound(f"{other_id} has frames of its own")
+            except NotFound:
+                self.index.stop_leaning(other_id, video_id)
+            except (DamagedFile, NewerDocument):
+                leaning.append(other_id)
+            else:
+                leaning.append(other_id)
+        return leaning
 
     def _forget(self, video: Video | str) -> None:
         video_id = video if isinstance(video, str) else video.id
         self.index.forget_video(video)
         self.coverage.forget(video_id)
         self.agenda.forget_video(video_id)
-        self.fences.forget(video_id)
+        self.fences.close(video_id)
 
     def claim_content(self, video: Video) -> str | None:
         """Makes the video the owner of its content; the id of the video that owns it already, if there is one."""
@@ -163,7 +188,8 @@ class Store:
             owner = self.read_video(owner_id)
         except NotFound:
             owner = None
-        if owner is None or owner.content_key != key or owner.status == "failed" or self.index.is_deleted(owner_id):
+        lost = owner is None or owner.content_key != key or owner.status in ("failed", "duplicate")
+        if lost or self.index.is_deleted(owner_id):
             self.index.release_content(key, owner_id)
             return self.claim_content(video)
         return owner_id
@@ -235,7 +261,14 @@ class Store:
         self.coverage.set_counted(video.id)
 
     def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:
-        """The segments of a stretch of a video that holds its own frames."""
+        """The segments of a stretch of a video that holds its own frames; marks that were lost are made again."""
+        try:
+            covered = self.coverage.read(video.id, segments, fingerprint)
+            if covered.totals is not None or not segments:
+                return covered
+        except (ValueError, DamagedState) as error:
+            log.error("marks of %s in Redis are damaged (%s): reading them from the archive again", video.id, error)
+            self.coverage.forget(video.id)
         self.count_video(video)
         return self.coverage.read(video.id, segments, fingerprint)
 
@@ -245,17 +278,23 @@ class Store:
         known = {video.id: video for video in [*videos, *self.read_videos(sorted(holders))]}
         model = self.workers.read_model()
         totals = dict(zip(known, self._totals(list(known.values()), model), strict=True))
-        return [_progress(known.get(video.duplicate_of or video.id, video), totals) for video in videos]
+        holding = [known.get(video.duplicate_of or video.id, video) for video in videos]
+        counts = [totals.get(video.id) for video in holding]
+        return [
+            None if count is None else describe_progress(video, count)
+            for video, count in zip(holding, counts, strict=True)
+        ]
 
     def _totals(self, videos: Sequence[Video], model: str) -> list[Totals | None]:
         try:
             return self.coverage.read_totals([video.id for video in videos], model)
         except (ValueError, DamagedState) as error:
-            log.error("marks in Redis are damaged (%s): reading them from the archive again", error)
-            for video in videos:
-                self.coverage.forget(video.id)
-                self.agenda.put(due.VIDEOS, video.id)
-            return [None] * len(videos)
+            if len(videos) > 1:  # one of them is damaged: the others keep theirs
+                return [totals for video in videos for totals in self._totals([video], model)]
+            log.error("marks of %s are damaged (%s): reading them from the archive again", videos[0].id, error)
+            self.coverage.forget(videos[0].id)
+            self.agenda.put(due.VIDEOS, videos[0].id)
+            return [None]
 
     # questions
 
@@ -290,28 +329,24 @@ class Store:
 
     def set_question_state(self, question_id: str, state: QuestionState) -> None:
         """Keeps how far an unsettled question is, and tells its readers of a change. The archive holds the end only."""
-        if self.index.set_question_state(question_id, state):
-            self.answers.announce(question_id, "state")
+        self.answers.change_state(question_id, state)
 
     def settle_question(self, question: Question, fence: Fence | None = None) -> None:
         """Keeps the question's end; raises GivenAway, and NotFound once its video was deleted.
 
-        Its readers find the document before they learn of the end. The fence stays: an earlier attempt that wakes up
-        now must not write over the answer.
+        Its readers find the document before they learn of the end. An end never changes, whatever a flush took.
         """
         if fence is not None:
             self.fences.check(fence)
+            if self.archive.read_question(question.id).settled:
+                raise GivenAway(f"another attempt has ended {question.id}")
         self.archive.write_question(question)
         self.cache.write_settled(question)
-        self.index.forget_question_state(question.id)
-        self.agenda.remove(due.QUESTIONS, question.id)
-        self.answers.announce(question.id, "done")
+        self.answers.settle(question.id)
 
 
-def _progress(video: Video, totals: Mapping[str, Totals | None]) -> Progress | None:
-    counts = totals.get(video.id)
-    if counts is None:
-        return None
+def describe_progress(video: Video, counts: Totals) -> Progress:
+    """How far a video is that holds its own frames."""
     expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
     complete = video.settled and counts.encoded + counts.failed >= counts.sampled
     until = min(counts.encoded_segments * 64, counts.encoded)

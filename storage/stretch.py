@@ -7,6 +7,8 @@ from storage.documents import Question, Video
 from storage.store import Store
 from storage.timeline import SEGMENT_SLOTS, mask_within, segments_of
 
+LAST = 2**31  # beyond every segment, and within what Redis takes as a place
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -21,6 +23,13 @@ class Stretch:
     def last_segment(self) -> int | None:
         """The last segment it needs; None: all of the video."""
         return None if self.open_end or not self.slots else (self.slots.stop - 1) // SEGMENT_SLOTS
+
+    def awaited_segment(self, *, partial: bool) -> int | None:
+        """The question can be answered once all segments up to this one are encoded; None: all of the video.
+
+        With `partial` its first segment is enough.
+        """
+        return self.slots.start // SEGMENT_SLOTS if partial else self.last_segment
 
     @property
     def masks(self) -> dict[int, int]:
@@ -54,12 +63,11 @@ class Stretch:
 
 def find_stretch(store: Store, question: Question, holder: Video, fingerprint: str) -> Stretch:
     """What the question is about, as far as it is there now."""
-    store.count_video(holder)
-    open_end = question.end_s is None
-    if question.end_s is None or holder.settled:
-        last_s = holder.grid.segment_start_s(store.coverage.count_segments(holder.id))
-        end_s = last_s if question.end_s is None else min(question.end_s, last_s)
-    else:
-        end_s = question.end_s
-    slots = holder.grid.slots_between(question.start_s, end_s)
-    return Stretch(holder, slots, open_end, store.read_coverage(holder, segments_of(slots), fingerprint))
+    grid, open_end = holder.grid, question.end_s is None
+    last_s = grid.segment_start_s(LAST)
+    end_s = last_s if question.end_s is None else min(question.end_s, last_s)
+    slots = grid.slots_between(question.start_s, end_s)
+    covered = store.read_coverage(holder, segments_of(slots), fingerprint)
+    if open_end or holder.settled:
+        slots = grid.slots_between(question.start_s, min(end_s, grid.segment_start_s(covered.segments)))
+    return Stretch(holder, slots, open_end, covered)

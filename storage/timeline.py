@@ -15,6 +15,7 @@ SEGMENT_SLOTS = 64
 FULL_MASK = (1 << SEGMENT_SLOTS) - 1
 EPSILON_SLOTS = 1e-6  # times are decimal fractions: 0.1 + 0.2 must not fall beside its slot
 
+Masks = tuple[tuple[int, int], ...]  # (segment, mask of some of its frames) of neighbouring segments
 Moment = float | datetime  # seconds from the start, or a time of day
 
 
@@ -44,8 +45,11 @@ class Grid:
         return segment * SEGMENT_SLOTS / self.sample_fps
 
     def clock(self, t_s: float) -> datetime | None:
-        """The wall-clock time of `t_s` (UTC); None if the video has no wall clock."""
-        return self.starts_at and self.starts_at + timedelta(seconds=t_s)
+        """The wall-clock time of `t_s` (UTC); None if the video has no wall clock, or beyond the calendar's end."""
+        try:
+            return self.starts_at and self.starts_at + timedelta(seconds=t_s)
+        except OverflowError:
+            return None
 
     def seconds(self, moment: Moment) -> float:
         """Seconds from the start; raises BadRequest for a time of day if the video has no wall clock."""
@@ -62,6 +66,8 @@ def parse_moment(value: str | float) -> Moment:
         seconds = float(value)
     except ValueError:
         return parse_clock(str(value))
+    except OverflowError:
+        seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise BadRequest(f"{value} is no time: give seconds from the start, zero or more")
     return seconds
@@ -126,3 +132,20 @@ def masks_of(slots: Iterable[int]) -> dict[int, int]:
         segment, place = locate(slot)
         masks[segment] = masks.get(segment, 0) | 1 << place
     return masks
+
+
+def cut_portions(masks: Iterable[tuple[int, int]]) -> list[Masks]:
+    """Neighbours together, until they have a segment's worth of frames; the last portion has what is left."""
+    portions: list[Masks] = []
+    portion: list[tuple[int, int]] = []
+    for segment, mask in masks:
+        portion.append((segment, mask))
+        if count_frames(portion) >= SEGMENT_SLOTS:
+            portions.append(tuple(portion))
+            portion = []
+    return [*portions, tuple(portion)] if portion else portions
+
+
+def count_frames(masks: Iterable[tuple[int, int]]) -> int:
+    """How many frames the masks name."""
+    return sum(mask.bit_count() for _, mask in masks)

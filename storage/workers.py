@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from redis import Redis
 
 from storage.connection import as_text, mget, redis_errors
+from storage.errors import DamagedState
 
 log = logging.getLogger(__name__)
 
 ALIVE = "lw:workers"  # sorted set: name -> until when it counts as alive (epoch seconds)
+ADOPTED = "lw:model:adopted"
 MODEL = "lw:model"  # the fingerprint whose progress is shown: that of the worker started last
 
 
@@ -38,6 +40,15 @@ class Workers:
 
     def announce(self, worker: Worker, alive_s: float) -> None:
         """Says that the worker lives, for `alive_s` seconds."""
+        try:
+            self._announce(worker, alive_s)
+        except DamagedState as error:
+            log.error("the list of workers is removed, each of them announces itself anew: %s", error)
+            with redis_errors():
+                self._redis.delete(ALIVE)
+            self._announce(worker, alive_s)
+
+    def _announce(self, worker: Worker, alive_s: float) -> None:
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.zadd(ALIVE, {worker.name: time.time() + alive_s})
             pipeline.set(_worker_key(worker.name), json.dumps(asdict(worker)), ex=max(int(alive_s), 1))
@@ -71,8 +82,19 @@ class Workers:
     def read_model(self) -> str:
         """The fingerprint of the model whose progress counts; empty before any worker with a model has come up."""
         with redis_errors():
-            raw = self._redis.get(MODEL)
+            (raw,) = mget(self._redis, [MODEL])  # MGET takes a value of another type for none
         return as_text(raw) if raw else ""
+
+    def read_adopted(self) -> str:
+        """The model that every video was last made due for."""
+        with redis_errors():
+            (raw,) = mget(self._redis, [ADOPTED])
+        return as_text(raw) if raw else ""
+
+    def set_adopted(self, fingerprint: str) -> None:
+        """Every video is due for this model, or was."""
+        with redis_errors():
+            self._redis.set(ADOPTED, fingerprint)
 
 
 def _parse(blob: object) -> Worker | None:

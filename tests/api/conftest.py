@@ -83,7 +83,7 @@ def unused_port() -> int:
 @pytest.fixture
 def store(store: Store) -> Store:
     """A store whose lists were built, by a worker as it were, and that knows which model runs."""
-    store.index.set_ready()
+    store.index.set_ready(store.index.read_generation())
     store.workers.announce_model(MODEL)
     return store
 

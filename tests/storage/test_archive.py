@@ -1,6 +1,6 @@
-"""The archive: atomic, complete without Redis, and never brought down by a damaged file."""
+"""The archive, in a folder and on S3: complete without Redis, write-once, and never brought down by a damaged file."""
 
-import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,123 +8,135 @@ import numpy as np
 import pytest
 
 from storage.archive import Archive
-from storage.errors import ArchiveUnavailable, NotFound
-from storage.ids import new_question_id, new_video_id
-from storage.models import Question, Video
-from storage.records import Record
+from storage.errors import ArchiveUnavailable, DamagedFile, NotFound
+from storage.timeline import FULL_MASK
+from tests.storage.making import MODEL, OTHER_MODEL, make_frames, make_question, make_record, make_video
 
 
-def new_video(**values: object) -> Video:
-    base = {"id": new_video_id(), "kind": "url", "source": "s", "location": "s", "sample_fps": 1.0, "mode": "exact"}
-    return Video.model_validate(base | values)
+def test_what_is_kept_is_found_again(archive: Archive) -> None:
+    video = make_video()
+    archive.write_video(video)
+    archive.create_segment(video.id, 0, make_frames(64))
+    archive.create_segment(video.id, 2, make_frames(3, first_place=5))
+    archive.create_record(video.id, 0, make_record())
+    archive.create_record(video.id, 0, make_record(fingerprint=OTHER_MODEL))
+    question = make_question(video)
+    archive.write_question(question)
+    assert archive.read_video(video.id) == video
+    assert archive.read_question(question.id) == question
+    assert archive.list_video_ids() == [video.id]
+    contents = archive.list_contents(video.id)
+    assert contents.sampled == [0, 2]
+    assert contents.encoded == {MODEL: [0], OTHER_MODEL: [0]}
+    assert contents.question_ids == [question.id]
+    with archive.open_segment(video.id, 2) as segment:
+        assert segment.mask == 0b11100000
+        assert segment.read_picture("view", 6) == b"view-6-jpg"
+    record = archive.read_record(video.id, 0, MODEL)
+    assert record is not None
+    assert np.array_equal(record.tokens, make_record().tokens)
 
 
-@pytest.fixture(params=["local", "memory"])
-def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
-    return Archive(str(tmp_path / "archive") if request.param == "local" else f"memory://{tmp_path.name}")
-
-
-def test_videos_frames_and_questions_are_found_again(archive: Archive) -> None:
-    video = new_video()
-    archive.put_video(video)
-    archive.put_frames(video.id, 0, [b"one", b"two"], [0.5, 1.5])
-    archive.put_frames(video.id, 2, [b"three"], [2.5])
-    question = Question(id=new_question_id(video.id), video_id=video.id, text="what?", fusion="focused")
-    archive.put_question(question)
-    assert archive.video(video.id) == video
-    assert archive.timestamps_s(video.id, 0) == [0.5, 1.5, 2.5]
-    assert archive.frame(video.id, 2) == b"three"
-    assert archive.segments(video.id) == [0]
-    assert archive.question_ids(video.id) == [question.id]
-    assert archive.question(question.id) == question
+def test_deleting_leaves_nothing_and_twice_is_harmless(archive: Archive) -> None:
+    video = make_video()
+    archive.write_video(video)
+    archive.create_segment(video.id, 0, make_frames(2))
     archive.delete_video(video.id)
-    assert archive.video_ids() == []
-    with pytest.raises(NotFound):
-        archive.frame(video.id, 0)
+    archive.delete_video(video.id)
+    assert archive.list_video_ids() == []
+    assert archive.files.tree(video.id) == []
+    with pytest.raises(NotFound), archive.open_segment(video.id, 0):
+        pass
 
 
-@pytest.mark.parametrize("late", ["frames", "record", "question"])
+def test_a_late_writer_with_12_frames_leaves_the_finished_64(archive: Archive) -> None:
+    video = make_video()
+    archive.write_video(video)
+    assert archive.create_segment(video.id, 0, make_frames(64)) == FULL_MASK
+    assert archive.create_segment(video.id, 0, make_frames(12, content=b"late")) == FULL_MASK
+    with archive.open_segment(video.id, 0) as segment:
+        assert len(segment.times_s) == 64
+        assert segment.read_picture("model", 3) == b"model-3-jpg"
+
+
+def test_of_two_writers_at_once_one_wins_whole(archive: Archive) -> None:
+    video = make_video()
+    archive.write_video(video)
+    start = threading.Barrier(4)
+    created: list[int] = []
+
+    def write(number: int) -> None:
+        start.wait()
+        if archive.files.create(f"{video.id}/000000/frames.zip", b"%d" % number * 100_000):
+            created.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(created) == 1
+    assert archive.files.read(f"{video.id}/000000/frames.zip") == b"%d" % created[0] * 100_000
+
+
+@pytest.mark.parametrize("late", ["segment", "record", "question"])
 def test_a_write_that_comes_after_the_deletion_leaves_nothing(late: str, archive: Archive) -> None:
-    video = new_video()
-    archive.put_video(video)
+    video = make_video()
+    archive.write_video(video)
     archive.delete_video(video.id)
-    record = Record("model", (0.5,), np.zeros((1, 1, 8), np.float16))
-    writes: dict[str, Callable[[], None]] = {
-        "frames": lambda: archive.put_frames(video.id, 0, [b"one"], [0.5]),
-        "record": lambda: archive.put_record(video.id, 0, record),
-        "question": lambda: archive.put_question(
-            Question(id=new_question_id(video.id), video_id=video.id, text="?", fusion="exact")
-        ),
+    writes: dict[str, Callable[[], object]] = {
+        "segment": lambda: archive.create_segment(video.id, 0, make_frames(1)),
+        "record": lambda: archive.create_record(video.id, 0, make_record()),
+        "question": lambda: archive.write_question(make_question(video)),
     }
     with pytest.raises(NotFound, match="deleted meanwhile"):
         writes[late]()
-    assert archive.video_ids() == []
+    assert archive.list_video_ids() == []
 
 
-def test_frames_appended_twice_are_there_once(archive: Archive) -> None:
-    video = new_video()
-    archive.put_video(video)
-    for _ in range(2):
-        archive.put_frames(video.id, 0, [b"one", b"two"], [0.5, 1.5])
-    assert archive.timestamps_s(video.id, 0) == [0.5, 1.5]
-    with pytest.raises(ValueError, match="in order"):
-        archive.put_frames(video.id, 5, [b"six"], [5.5])
+def test_damage_is_named_by_path_and_hides_that_file_only(archive: Archive) -> None:
+    video = make_video()
+    archive.write_video(video)
+    archive.create_segment(video.id, 0, make_frames(2))
+    archive.create_segment(video.id, 1, make_frames(2))
+    archive.files.write(f"{video.id}/000000/frames.zip", b"garbage")
+    with pytest.raises(DamagedFile, match=rf"{video.id}/000000/frames\.zip"), archive.open_segment(video.id, 0):
+        pass
+    with archive.open_segment(video.id, 1) as segment:
+        assert segment.mask == 3
+    archive.files.write(f"{video.id}/video.json", b'{"id": ')
+    with pytest.raises(DamagedFile, match=rf"{video.id}/video\.json"):
+        archive.read_video(video.id)
 
 
-def test_a_damaged_video_file_hides_that_video_only(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
-    good, bad = new_video(), new_video()
-    for video in (good, bad):
-        archive.put_video(video)
-    archive.files.write(f"{bad.id}/video.json", b'{"id": ')
-    with caplog.at_level(logging.ERROR):
-        assert [video.id for video in archive.videos()] == [good.id]
-    assert f"{bad.id}/video.json" in caplog.text
+def test_a_damaged_record_is_reported_and_made_room_for(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
+    video = make_video()
+    archive.write_video(video)
+    archive.files.write(f"{video.id}/000000/tokens-{MODEL}.safetensors", b"garbage")
+    assert archive.read_record(video.id, 0, MODEL) is None
+    assert f"tokens-{MODEL}.safetensors is damaged" in caplog.text
+    archive.create_record(video.id, 0, make_record())
+    assert archive.read_record(video.id, 0, MODEL) is not None
 
 
-def test_damaged_times_are_rebuilt_from_the_pictures(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
-    video = new_video(sample_fps=2.0)
-    archive.put_video(video)
-    archive.put_frames(video.id, 0, [b"a", b"b"], [0.25, 0.75])
-    archive.files.write(f"{video.id}/000000/frames.json", b"garbage")
-    with caplog.at_level(logging.ERROR):
-        assert archive.timestamps_s(video.id, 0) == [0.25, 0.75]
-    assert "frames.json is damaged" in caplog.text
-
-
-def test_times_that_went_missing_are_rebuilt_once_the_video_is_settled(archive: Archive) -> None:
-    video = new_video()
-    archive.put_video(video)
-    archive.put_frames(video.id, 0, [b"a", b"b"], [0.5, 1.5])
-    archive.files.delete(f"{video.id}/000000/frames.json")
-    assert archive.timestamps_s(video.id, 0) == []  # these pictures may be just on their way
-    archive.put_video(video.model_copy(update={"status": "ready"}))
-    assert archive.timestamps_s(video.id, 0) == [0.5, 1.5]
-
-
-def test_a_deleted_video_gives_its_content_free(archive: Archive) -> None:
-    video = new_video(sha256="ab")
-    archive.put_video(video)
-    archive.claim_content(video)
-    archive.delete_video(video.id)
-    assert archive.files.names("contents") == []
+def test_an_uploads_bytes_reach_any_host(archive: Archive, tmp_path: Path) -> None:
+    video = make_video(kind="upload", location="")
+    upload = tmp_path / "upload"
+    upload.write_bytes(b"source" * 1000)
+    archive.put_source(video.id, upload)
+    there = archive.open_source(video.id, tmp_path / "elsewhere" / "work")
+    assert there.read_bytes() == b"source" * 1000
+    assert archive.read_source(video.id) == b"source" * 1000
+    archive.delete_source(video.id)
+    with pytest.raises(NotFound, match="add the video anew"):
+        archive.open_source(video.id, tmp_path / "elsewhere" / "another")
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "x/y", "20261121-020851123-4f2a9c/..", "контроль"])
 def test_no_path_is_made_of_foreign_text(name: str, archive: Archive) -> None:
-    for look in (archive.video, archive.question, archive.segments, archive.question_ids):
+    for look in (archive.read_video, archive.read_question, archive.list_contents, archive.delete_video):
         with pytest.raises(NotFound):
             look(name)
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    archive = Archive(str(tmp_path))
-    archive.files.write("a/b", b"old")
-    (tmp_path / "blocked").write_text("a file where a folder must be")
-    with pytest.raises(ArchiveUnavailable, match=r"archive\.url"):
-        archive.files.write("blocked/file", b"new")
-    archive.files.write("a/b", b"new")
-    assert archive.files.read("a/b") == b"new"
-    assert archive.files.names("a") == ["b"]  # no temporary file is left
 
 
 def test_an_unknown_kind_of_url_says_what_to_do() -> None:

@@ -2,50 +2,51 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.errors import DamagedFile, ForeignRecord
-from storage.records import Record, from_bytes, text_id
+from storage.records import Record, parse_record, select_tokens, text_id
+from storage.timeline import mask_of
+from tests.storage.making import MODEL, make_record
 
-FULL = 2**64 - 1
-
-
-def record(n: int = 3) -> Record:
-    rng = np.random.default_rng(0)
-    fusions = {(text, mask): rng.random((4, 8)).astype(np.float16) for text, mask in (("b" * 16, FULL), ("a" * 16, 1))}
-    return Record("model-1", tuple(k + 0.5 for k in range(n)), rng.random((n, 1, 8)).astype(np.float16), fusions)
+BLOB = make_record(3).to_bytes()
 
 
-def test_a_record_survives_the_way_through_bytes() -> None:
-    before = record()
-    after = from_bytes(before.to_bytes(), "here", "model-1")
-    assert after.timestamps_s == before.timestamps_s
-    assert np.array_equal(after.tokens, before.tokens)
-    assert list(after.fusions) == list(before.fusions)  # oldest first
-    assert all(np.array_equal(after.fusions[key], before.fusions[key]) for key in before.fusions)
+@given(st.sets(st.integers(0, 63), min_size=1, max_size=64), st.integers(1, 4), st.integers(0, 5))
+def test_a_record_survives_the_way_through_bytes(places: set[int], tokens_each: int, rows: int) -> None:
+    rng = np.random.default_rng(len(places))
+    tokens = rng.random((len(places), tokens_each, 8)).astype(np.float16)
+    before = Record(MODEL, mask_of(places), tokens, "text", rng.random((rows, 8)).astype(np.float16))
+    after = parse_record(before.to_bytes(), "here", MODEL)
+    assert (after.mask, after.system_id, after.fingerprint) == (before.mask, "text", MODEL)
+    assert np.array_equal(after.tokens, tokens)
+    assert np.array_equal(after.system, before.system)
+    wanted = mask_of(sorted(places)[::2])
+    assert np.array_equal(select_tokens(after.tokens, after.mask, wanted), tokens[::2])
 
 
-def test_any_damage_is_reported_by_path() -> None:
-    blob = record().to_bytes()
-    rng = np.random.default_rng(1)
-    for length in (0, 5, 8, 100, len(blob) - 1):
-        with pytest.raises(DamagedFile, match="there/tokens"):
-            from_bytes(blob[:length], "there/tokens.safetensors", "model-1")
-    for junk in (rng.bytes(500), b"\x08" + bytes(7) + b"[1,2,3] ", b"<html>not a record</html>"):
-        with pytest.raises(DamagedFile):
-            from_bytes(junk, "x", "model-1")
+@given(st.integers(0, len(BLOB) - 1))
+def test_a_record_cut_anywhere_is_named(length: int) -> None:
+    with pytest.raises(DamagedFile, match="there/tokens"):
+        parse_record(BLOB[:length], "there/tokens.safetensors", MODEL)
+
+
+@given(st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(lambda junk: BLOB[:8] + junk)))
+def test_junk_is_named(junk: bytes) -> None:
+    with pytest.raises((DamagedFile, ForeignRecord), match="there/tokens"):
+        parse_record(junk, "there/tokens.safetensors", MODEL)
+
+
+def test_tokens_that_do_not_match_the_mask_are_damage() -> None:
+    record = Record(MODEL, 0b1, np.zeros((2, 1, 8), np.float16), "text", np.zeros((1, 8), np.float16))
+    with pytest.raises(DamagedFile, match="do not match its mask"):
+        parse_record(record.to_bytes(), "x", MODEL)
 
 
 def test_another_models_record_is_refused() -> None:
-    with pytest.raises(ForeignRecord, match="model-1"):
-        from_bytes(record().to_bytes(), "x", "model-2")
-    assert len(from_bytes(record().to_bytes(), "x", None)) == 3
-
-
-def test_the_oldest_fusions_go_but_never_the_pinned_text() -> None:
-    full = record()
-    fresh = {("c" * 16, 7): np.zeros((4, 8), np.float16)}
-    kept = full.with_fusions(fresh, keep=2, pinned="b" * 16)
-    assert list(kept.fusions) == [("b" * 16, FULL), ("c" * 16, 7)]
+    with pytest.raises(ForeignRecord, match=MODEL):
+        parse_record(BLOB, "x", "another")
 
 
 def test_text_ids_tell_texts_apart() -> None:

@@ -1,159 +1,269 @@
-"""The store: the archive is enough to rebuild everything that Redis held."""
+"""The store: archive, state and cache told in an order in which no death, deletion or second writer loses anything."""
 
-import numpy as np
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
 import pytest
-from redis import Redis
 
-from configs.settings import RedisSettings, Settings
-from storage.errors import Conflict, NotFound, RedisUnavailable
-from storage.ids import new_question_id
-from storage.models import Question, Video
-from storage.records import Record
-from storage.store import Counts, Store
-from tests.storage.test_archive import new_video
-
-MODEL = "model-1"
-
-
-def segment_record(n: int, fingerprint: str = MODEL) -> Record:
-    return Record(fingerprint, tuple(k + 0.5 for k in range(n)), np.full((n, 1, 8), 2, np.float16))
-
-
-@pytest.fixture
-def video(store: Store) -> Video:
-    """70 frames in two segments, the first of which is encoded; ingest has ended."""
-    store.hot.announce_model(MODEL)
-    video = new_video(status="ready", frames_sampled=70, frames_expected=70)
-    store.add_video(video)
-    store.put_frames(video.id, 0, [b"jpg"] * 64, [k + 0.5 for k in range(64)])
-    store.put_frames(video.id, 64, [b"jpg"] * 6, [k + 64.5 for k in range(6)])
-    store.put_record(video.id, 0, segment_record(64))
-    return video
+from configs.settings import Settings
+from storage import agenda as due
+from storage.archive import Archive
+from storage.connection import as_text
+from storage.documents import Question, Video
+from storage.errors import Conflict, DamagedFile, LongwatchError, NotFound
+from storage.store import Store
+from tests.storage.making import (
+    MODEL,
+    OTHER_MODEL,
+    add_encoded,
+    make_frames,
+    make_question,
+    make_record,
+    make_video,
+)
 
 
-def test_progress_counts_frames_and_what_they_take(store: Store, video: Video) -> None:
-    progress = store.progress(video)
+def test_progress_counts_frames(store: Store) -> None:
+    video = add_encoded(store, 70)
+    copy = make_video(status="duplicate", duplicate_of=video.id)
+    (progress, of_copy) = store.read_progress([video, copy])
+    assert progress is not None
     assert (progress.frames_sampled, progress.frames_encoded, progress.encoded_until_s) == (70, 64, 64.0)
     assert not progress.complete
-    assert progress.hot_bytes == len(segment_record(64).to_bytes())
+    assert of_copy == progress
+    store.create_record(video.id, 1, make_record(6))
+    (progress,) = store.read_progress([video])
+    assert progress is not None
+    assert progress.complete
+    assert (progress.frames_encoded, progress.encoded_until_s, progress.eta_s) == (70, 70.0, 0.0)
 
 
-def test_a_flush_loses_nothing(store: Store, video: Video, redis_url: str) -> None:
-    question = Question(id=new_question_id(video.id), video_id=video.id, text="?", fusion="exact", status="done")
-    store.archive.put_question(question)
-    before = store.progress(video)
-    with Redis.from_url(redis_url) as redis:
-        redis.flushall()
-    store.hot.announce_model(MODEL)
-    after = store.progress(store.archive.video(video.id))
-    assert after.model_copy(update={"hot_bytes": before.hot_bytes, "eta_s": before.eta_s}) == before
-    assert store.record(video.id, 0, MODEL) is not None
-    assert store.progress(video).hot_bytes == before.hot_bytes  # reading made it hot again
-    assert store.archive.question(question.id) == question
+def test_segments_that_are_given_up_do_not_keep_a_video_from_its_end(store: Store) -> None:
+    video = add_encoded(store, 70)
+    store.coverage.mark_failed(video.id, 1, 0b111111, MODEL, "no picture can be read")
+    (progress,) = store.read_progress([video])
+    assert progress is not None
+    assert (progress.complete, progress.frames_failed) == (True, 6)
 
 
-def test_a_damaged_record_is_forgotten_and_made_again(store: Store, video: Video) -> None:
-    store.hot.mark_finished(video.id)
-    store.hot.drop_record(video.id, 0)
-    store.archive.files.write(f"{video.id}/000000/tokens.safetensors", b"garbage")
-    assert store.record(video.id, 0, MODEL) is None
-    assert store.counts(video.id).missing() == [0, 1]
-    assert video.id in store.hot.unfinished()
+def test_two_models_have_records_of_their_own(store: Store) -> None:
+    video = add_encoded(store, 70)
+    store.create_record(video.id, 1, make_record(6, OTHER_MODEL, value=3.0))
+    ours, theirs = (store.read_tokens(video.id, [0, 1], model) for model in (MODEL, OTHER_MODEL))
+    assert ours[0] is not None
+    assert ours[1] is None
+    assert theirs[0] is None
+    assert theirs[1] is not None
+    assert float(theirs[1][1][0, 0, 0]) == 3.0
 
 
-def test_another_model_makes_all_records_void(store: Store, video: Video) -> None:
-    assert store.record(video.id, 0, "model-2") is None
-    store.hot.announce_model("model-2")
-    assert store.counts(video.id).tokens == {0: 0, 1: 0}
-    store.hot.announce_model(MODEL)
-    assert store.counts(video.id).tokens == {0: 64, 1: 0}
+def test_a_lost_record_is_missing_again_and_due(store: Store) -> None:
+    video = add_encoded(store, 70)
+    store.agenda.remove(due.VIDEOS, video.id)
+    store.cache.redis.flushall()
+    store.archive.files.write(f"{video.id}/000000/tokens-{MODEL}.safetensors", b"garbage")
+    assert store.read_tokens(video.id, [0], MODEL) == {0: None}
+    assert store.read_coverage(video, range(2), MODEL).missing() == [0, 1]
+    assert store.agenda.list_due(due.VIDEOS, 10) == [video.id]
 
 
-def test_a_full_redis_evicts_records_only_and_they_come_back(store: Store, video: Video) -> None:
-    large = Record(MODEL, tuple(k + 0.5 for k in range(64)), np.ones((64, 1, 8_000), np.float16))  # 1 MB
-    redis = store.hot.redis
-    redis.config_set("maxmemory-policy", "volatile-lru")
-    redis.config_set("maxmemory", redis.info("memory")["used_memory"] + 6_000_000)
-    try:
-        for segment in range(2, 12):
-            store.put_record(video.id, segment, large)
-        assert store.progress(video).hot_bytes < 10 * len(large.to_bytes())
-        assert video.id in store.hot.unfinished()
-        assert store.counts(video.id).tokens[11] == 64
-        for segment in range(2, 12):
-            assert store.record(video.id, segment, MODEL) is not None
-    finally:
-        redis.config_set("maxmemory", "0")
+DYING = """
+import os, sys
+from configs.settings import Settings
+from storage.archive import Archive
+from storage.connection import as_text
+from storage.documents import {kind}
+from storage.store import Store
+store = Store.open(Settings.model_validate_json(sys.argv[1]))
+write = Archive.write_{name}
+def die(self, document):
+    if {written}: write(self, document)
+    os._exit(9)
+Archive.write_{name} = die
+store.add_{name}({kind}.model_validate_json(sys.argv[2]))
+"""
 
 
-def test_deleting_leaves_no_trace(store: Store, video: Video) -> None:
-    copy = new_video(status="duplicate", duplicate_of=video.id)
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("kind", [Video, Question])
+def test_a_process_that_dies_while_it_takes_something_in_loses_nothing_that_it_wrote(
+    store: Store, settings: Settings, kind: type[Video] | type[Question], written: bool
+) -> None:
+    video = make_video()
+    if kind is Question:
+        store.add_video(video)
+        store.agenda.remove(due.VIDEOS, video.id)
+    document: Video | Question = video if kind is Video else make_question(video)
+    code = DYING.format(kind=kind.__name__, name=kind.__name__.lower(), written=written)
+    command = [sys.executable, "-c", code, settings.model_dump_json(), document.model_dump_json()]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 9
+    agenda = due.VIDEOS if kind is Video else due.QUESTIONS
+    assert store.agenda.count(agenda) == 1  # it will be looked at, whether it is there or not
+    assert store.agenda.list_due(agenda, 10) == []  # but not before its writer had time to write it
+    read: Callable[[str], object] = store.read_video if kind is Video else store.read_question
+    if written:
+        assert read(document.id) == document
+    else:
+        with pytest.raises(NotFound):
+            read(document.id)
+
+
+def test_two_copies_of_a_new_file_at_once_end_with_one_owner(store: Store) -> None:
+    videos = [make_video(sha256="ab", kind="upload") for _ in range(6)]
+    start = threading.Barrier(len(videos))
+    owners: dict[str, str | None] = {}
+
+    def take_in(video: Video) -> None:
+        start.wait()
+        store.add_video(video)
+        owners[video.id] = store.claim_content(video)
+
+    threads = [threading.Thread(target=take_in, args=(video,)) for video in videos]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Whoever lost its claim because its document came late claims again when it is ingested.
+    again = {video.id: store.claim_content(video) for video in videos}
+    (owner,) = [video_id for video_id, other in again.items() if other is None]
+    assert {other for other in again.values() if other} == {owner}
+
+
+@pytest.mark.parametrize(
+    "change", [{"status": "failed"}, {"sha256": "cd"}, {"status": "duplicate", "duplicate_of": "x"}]
+)
+def test_content_is_never_leaned_on_where_it_is_not(store: Store, change: dict[str, str]) -> None:
+    first, second = make_video(sha256="ab"), make_video(sha256="ab")
+    store.add_video(first)
+    assert store.claim_content(first) is None
+    assert store.claim_content(second) == first.id
+    store.update_video(first.model_copy(update=change))
+    assert store.claim_content(second) is None
+
+
+def test_a_deleted_owner_is_followed_by_the_next(store: Store) -> None:
+    first, second = make_video(sha256="ab"), make_video(sha256="ab")
+    store.add_video(first)
+    store.claim_content(first)
+    store.delete_video(first.id)
+    assert store.claim_content(second) is None
+
+
+def test_deleting_leaves_no_trace_but_the_mark_of_it(store: Store) -> None:
+    video = add_encoded(store, 70, sha256="ab")
+    store.claim_content(video)
+    question = make_question(video)
+    store.add_question(question)
+    store.agenda.wait(video.id, question.id, None)
+    store.delete_video(video.id)
+    assert store.archive.list_video_ids() == []
+    left = {key for key in map(as_text, store.state.keys("*")) if video.id in key and question.id not in key}
+    assert left == {f"lw:deleted:{video.id}", f"lw:fence:{video.id}"}
+    assert store.agenda.count(due.VIDEOS) == store.agenda.count(due.DELETIONS) == 0
+    with pytest.raises(NotFound):
+        store.delete_video(video.id)
+
+
+def test_a_video_that_holds_anothers_frames_stays_whole(store: Store) -> None:
+    video = add_encoded(store, 70)
+    copy = make_video(status="duplicate", duplicate_of=video.id)
     store.add_video(copy)
     with pytest.raises(Conflict, match=copy.id):
         store.delete_video(video.id)
-    store.delete_video(copy.id)
+    store.update_video(video)  # by whoever still works on it: the refused deletion has left no mark
+    assert store.read_video(video.id) == video
+    assert store.agenda.count(due.DELETIONS) == 0
+    store.archive.delete_video(copy.id)  # a copy that went without a word, its entry in Redis too
+    store.state.delete(f"lw:video:{copy.id}")
     store.delete_video(video.id)
-    assert store.archive.video_ids() == []
-    assert [key for key in store.hot.redis.keys("*") if video.id.encode() in key] == [f"deleted:{video.id}".encode()]
+    assert store.archive.list_video_ids() == []
+
+
+def test_a_change_that_crosses_a_deletion_does_not_bring_the_video_back(store: Store) -> None:
+    video = add_encoded(store, 70)
+    store.delete_video(video.id)
     with pytest.raises(NotFound):
+        store.update_video(video)
+    store.archive.write_video(video)  # by one that had looked before the deletion, and writes after it
+    with pytest.raises(NotFound):
+        store.update_video(video)
+    assert store.archive.list_video_ids() == []
+    assert store.index.list_videos(None, 10) == []
+
+
+def test_a_reader_of_the_archive_does_not_bring_a_deleted_video_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = add_encoded(store, 70)
+    store.state.delete(f"lw:video:{video.id}")
+    read = Archive.read_video
+
+    def read_slowly(self: Archive, video_id: str) -> Video:
+        found = read(self, video_id)
+        store.delete_video(video_id)
+        return found
+
+    monkeypatch.setattr(Archive, "read_video", read_slowly)
+    store.read_video(video.id)
+    monkeypatch.undo()
+    assert store.index.list_videos(None, 10) == []
+    with pytest.raises(NotFound):
+        store.read_video(video.id)
+
+
+def test_deleting_while_segments_and_questions_arrive_leaves_nothing(store: Store) -> None:
+    problems: list[LongwatchError] = []
+    for _ in range(5):
+        video = make_video()
+        store.add_video(video)
+        started = threading.Barrier(3)
+
+        def write(make: Callable[[int], object], started: threading.Barrier = started) -> None:
+            started.wait()
+            try:
+                for number in range(1000):
+                    make(number)
+            except NotFound:
+                return
+            except LongwatchError as error:
+                problems.append(error)
+
+        segments = threading.Thread(
+            target=write, args=(lambda k, v=video: store.create_segment(v.id, k, make_frames(2)),)
+        )
+        questions = threading.Thread(target=write, args=(lambda _, v=video: store.add_question(make_question(v)),))
+        for thread in (segments, questions):
+            thread.start()
+        started.wait()
         store.delete_video(video.id)
+        for thread in (segments, questions):
+            thread.join(timeout=60)
+        assert problems == []
+        assert store.archive.files.tree(video.id) == []
 
 
-def test_a_video_whose_file_is_damaged_can_be_deleted(store: Store, video: Video) -> None:
-    store.archive.files.write(f"{video.id}/video.json", b'{"id": ')
-    store.delete_video(video.id)
-    assert store.archive.video_ids() == []
+def test_a_video_whose_document_is_damaged_can_be_deleted_and_hides_no_other(store: Store) -> None:
+    good, bad = make_video(), make_video()
+    for video in (good, bad):
+        store.add_video(video)
+    store.archive.files.write(f"{bad.id}/video.json", b"{")
+    store.state.delete(f"lw:video:{bad.id}")
+    assert store.read_videos([good.id, bad.id]) == [good]
+    assert bad.id in store.index.list_unreadable()
+    with pytest.raises(DamagedFile):
+        store.read_video(bad.id)
+    store.delete_video(bad.id)
+    assert store.archive.list_video_ids() == [good.id]
 
 
-def test_a_change_that_crosses_a_deletion_does_not_bring_the_video_back(store: Store, video: Video) -> None:
-    store.delete_video(video.id)
-    with pytest.raises(NotFound):
-        store.update_video(video)
-    store.archive.put_video(video)  # as by one that had looked before the deletion, and writes after it
-    with pytest.raises(NotFound):
-        store.update_video(video)
-    assert store.archive.video_ids() == []
-
-
-def test_a_duplicate_is_as_far_as_its_holder(store: Store, video: Video) -> None:
-    copy = new_video(status="duplicate", duplicate_of=video.id)
-    assert store.progress(copy).frames_encoded == 64
-
-
-def test_the_owner_of_a_content_is_found_until_it_is_gone(store: Store) -> None:
-    first, second = (new_video(sha256="ab", status="ready") for _ in range(2))
-    store.add_video(first)
-    store.archive.claim_content(first)
-    assert store.same_content(second) == first
-    assert store.same_content(first) is None
-    assert store.same_content(second.model_copy(update={"sample_fps": 2.0})) is None
-    store.delete_video(first.id)
-    assert store.same_content(second) is None
-
-
-def test_only_what_is_encoded_without_a_gap_can_be_asked_about() -> None:
-    assert Counts({0: 64, 1: 64, 2: 3}, {0: 64, 1: 0, 2: 3}, 0, 0).contiguous() == 64
-    assert Counts({0: 64, 1: 64, 2: 3}, {0: 64, 1: 64, 2: 3}, 0, 0).contiguous() == 131
-    assert Counts({0: 64, 1: 10}, {0: 20, 1: 10}, 0, 0).contiguous() == 20
-    assert Counts({}, {}, 0, 0).contiguous() == 0
-
-
-@pytest.fixture
-def absent(settings: Settings) -> Store:
-    """A store whose Redis is away."""
-    redis = RedisSettings(url="redis://127.0.0.1:1/0", retries=1, connect_timeout_s=0.5)
-    return Store.open(settings.model_copy(update={"redis": redis}))
-
-
-def test_a_missing_redis_says_what_to_do(absent: Store) -> None:
-    with pytest.raises(RedisUnavailable, match="longwatch up"):
-        absent.hot.check()
-
-
-def test_nothing_is_kept_of_what_could_not_be_accepted(absent: Store, store: Store, video: Video) -> None:
-    with pytest.raises(RedisUnavailable):
-        absent.add_video(new_video())
-    with pytest.raises(RedisUnavailable):
-        absent.add_question(Question(id=new_question_id(video.id), video_id=video.id, text="?", fusion="exact"))
-    assert store.archive.video_ids() == [video.id]
-    assert store.archive.question_ids(video.id) == []
+def test_a_damaged_question_hides_no_other(store: Store) -> None:
+    video = make_video()
+    store.add_video(video)
+    good, bad = make_question(video), make_question(video)
+    for question in (good, bad):
+        store.add_question(question)
+    store.archive.files.write(f"{video.id}/questions/{bad.id}.json", b"{")
+    assert [question.id for question in store.read_questions([good.id, bad.id])] == [good.id]
+    assert bad.id in store.index.list_unreadable()

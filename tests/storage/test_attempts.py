@@ -1,0 +1,172 @@
+"""Fences, answers and locks: only the newest attempt at a target counts, also across a flush."""
+
+import threading
+
+import pytest
+
+from storage.documents import Question, Video
+from storage.errors import GivenAway
+from storage.ids import new_question_id, new_video_id
+from storage.store import Store
+from tests.storage.making import make_question, make_video
+
+
+def kinds(store: Store, question_id: str) -> list[tuple[str, str]]:
+    return [(piece.kind, piece.text) for piece in store.answers.read(question_id)]
+
+
+def test_pieces_of_an_attempt_that_was_given_away_never_arrive(store: Store) -> None:
+    question_id = new_question_id(new_video_id())
+    first = store.fences.take(question_id)
+    assert store.answers.send(first, "text", "a red")
+    second = store.fences.take(question_id)
+    store.answers.send(second, "restart")
+    with pytest.raises(GivenAway):
+        store.answers.send(first, "text", " circle")
+    store.answers.send(second, "text", "a blue")
+    assert kinds(store, question_id) == [("text", "a red"), ("restart", ""), ("text", "a blue")]
+
+
+def test_a_given_away_attempt_cannot_settle(store: Store) -> None:
+    video, question = add_question(store)
+    first, second = store.fences.take(question.id), store.fences.take(question.id)
+    with pytest.raises(GivenAway):
+        store.settle_question(question.model_copy(update={"status": "failed"}), first)
+    assert store.read_question(question.id).status == "queued"
+    store.settle_question(question.model_copy(update={"status": "done"}), second)
+    assert store.read_question(question.id).status == "done"
+    stale, _ = store.fences.take(video.id), store.fences.take(video.id)
+    with pytest.raises(GivenAway):
+        store.update_video(video.model_copy(update={"status": "failed"}), stale)
+    assert store.read_video(video.id).status == "queued"
+
+
+def test_an_attempt_that_wakes_after_the_end_changes_nothing(store: Store) -> None:
+    _, question = add_question(store)
+    late = store.fences.take(question.id)
+    store.settle_question(question.model_copy(update={"status": "done"}), store.fences.take(question.id))
+    before = kinds(store, question.id)
+    with pytest.raises(GivenAway):
+        store.answers.send(late, "text", "late")
+    with pytest.raises(GivenAway):
+        store.settle_question(question.model_copy(update={"status": "failed"}), late)
+    store.state.flushall()  # the fence is gone, the end is not
+    with pytest.raises(GivenAway):
+        store.settle_question(question.model_copy(update={"status": "failed"}), late)
+    assert store.archive.read_question(question.id).status == "done"
+    assert before[-1] == ("done", "")
+
+
+def test_after_a_flush_the_attempt_that_works_goes_on(store: Store) -> None:
+    _, question = add_question(store)
+    first = store.fences.take(question.id)
+    store.answers.send(first, "text", "a")
+    store.state.flushall()
+    assert store.answers.send(first, "text", "b")
+    store.fences.check(first)
+    store.settle_question(question.model_copy(update={"status": "done"}), first)
+    assert kinds(store, question.id) == [("text", "b"), ("done", "")]
+
+
+def test_whoever_reads_of_the_end_finds_the_answer(store: Store) -> None:
+    _, question = add_question(store)
+    found: list[str] = []
+
+    def read() -> None:
+        cursor, ended = "0", False
+        while not ended:
+            for piece in store.answers.read(question.id, cursor, 1.0):
+                cursor, ended = piece.cursor, piece.kind == "done"
+        found.append(store.read_question(question.id).status)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    store.settle_question(question.model_copy(update={"status": "done"}), store.fences.take(question.id))
+    for reader in readers:
+        reader.join(timeout=20)
+    assert found == ["done"] * 4
+
+
+def test_a_cancelled_or_deleted_answer_is_not_wanted(store: Store) -> None:
+    video, question = add_question(store)
+    fence = store.fences.take(question.id)
+    assert store.answers.is_wanted(question.id)
+    store.answers.cancel(question.id)
+    assert not store.answers.is_wanted(question.id)
+    assert store.answers.send(fence, "text", "the piece at hand") is False
+    other = make_question(video)
+    store.add_question(other)
+    store.index.mark_deleted(video.id)
+    assert not store.answers.is_wanted(other.id)
+
+
+def test_reading_waits_for_the_first_piece_and_no_longer(store: Store) -> None:
+    question_id = new_question_id(new_video_id())
+    assert list(store.answers.read(question_id, wait_s=0.05)) == []
+    fence = store.fences.take(question_id)
+    sender = threading.Timer(0.2, lambda: store.answers.send(fence, "text", "x"))
+    sender.start()
+    (piece,) = store.answers.read(question_id, wait_s=1.4)
+    assert piece.text == "x"
+    assert list(store.answers.read(question_id, piece.cursor)) == []
+    sender.join()
+
+
+def test_a_piece_that_is_none_of_ours_is_passed_over(store: Store) -> None:
+    question_id = new_question_id(new_video_id())
+    for junk in (b"x", b'["run", "this"]', b"[]", b'{"text": 1}', b"\xff"):
+        store.state.xadd(f"lw:pieces:{question_id}", {"piece": junk})
+    store.state.xadd(f"lw:pieces:{question_id}", {"other": "x"})
+    store.answers.send(store.fences.take(question_id), "text", "ours")
+    assert kinds(store, question_id) == [("text", "ours")]
+
+
+def test_one_holds_a_lock_at_a_time_and_a_lost_one_ends(store: Store) -> None:
+    with store.locks.hold("x", hold_s=30) as one:
+        with store.locks.hold("x", hold_s=30) as other:
+            assert (one, other) == (True, False)
+        assert not store.locks.hold("x", hold_s=30).__enter__()
+    with store.locks.hold("x", hold_s=0.2), store.locks.hold("x", hold_s=30, wait_s=5) as after:
+        assert after
+
+
+def test_a_lock_that_would_last_for_ever_is_none_of_ours(store: Store) -> None:
+    store.state.set("lw:lock:x", "junk")
+    with store.locks.hold("x", hold_s=30) as got:
+        assert not got
+    with store.locks.hold("x", hold_s=30) as got:
+        assert got
+
+
+def test_what_is_due_comes_in_the_order_of_waiting(store: Store) -> None:
+    store.agenda.put("lw:due:videos", "later", in_s=60)
+    store.agenda.put("lw:due:videos", "b", "c")
+    store.agenda.put("lw:due:videos", "a", in_s=-5)
+    assert store.agenda.list_due("lw:due:videos", 2)[0] == "a"
+    assert set(store.agenda.list_due("lw:due:videos", 10)) == {"a", "b", "c"}
+    store.agenda.put("lw:due:videos", "a", in_s=60)  # what is due does not become less so
+    assert "a" in store.agenda.list_due("lw:due:videos", 10)
+    store.agenda.postpone("lw:due:videos", "a", in_s=60)
+    store.agenda.remove("lw:due:videos", "b")
+    store.agenda.postpone("lw:due:videos", "b", in_s=0)  # settled meanwhile: it does not come back
+    assert store.agenda.list_due("lw:due:videos", 10) == ["c"]
+    assert store.agenda.count("lw:due:videos") == 3
+
+
+def test_questions_wait_for_their_last_segment_only(store: Store) -> None:
+    for question_id, last in (("early", 0), ("late", 9), ("all", None), ("beyond", 10**300)):
+        store.agenda.wait("video", question_id, last)
+    assert store.agenda.list_waiting("video", 0) == ["early"]
+    assert store.agenda.list_waiting("video", 9) == ["early", "late"]
+    assert set(store.agenda.list_waiting("video", None)) == {"early", "late", "all", "beyond"}
+    store.agenda.stop_waiting("video", ["early"])
+    assert store.agenda.list_waiting("video", 0) == []
+
+
+def add_question(store: Store) -> tuple[Video, Question]:
+    video = make_video()
+    store.add_video(video)
+    question = make_question(video)
+    store.add_question(question)
+    return video, question

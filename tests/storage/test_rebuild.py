@@ -1,0 +1,130 @@
+"""A flushed state is built from the archive alone: by one document and one listing a video, and no record."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from configs.settings import Settings
+from jobs.reconciler import Reconciler
+from storage import agenda as due
+from storage.archive import Archive
+from storage.documents import Video
+from storage.files import Files
+from storage.rebuild import rebuild_state
+from storage.store import Store
+from tests.storage.making import MODEL, OTHER_MODEL, add_encoded, make_question, make_record, make_video
+
+
+def count_requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts, from now on, what is asked of the archive's files, by method and last part of the path."""
+    counts: Counter[str] = Counter()
+    for name in ("read", "open", "exists", "write", "create", "names", "tree"):
+        method = getattr(Files, name)
+
+        def counted(self: Files, path: str = "", *args: Any, _name: str = name, _method: Any = method) -> Any:
+            counts[f"{_name} {path.rsplit('/', 1)[-1]}" if "." in path else _name] += 1
+            return _method(self, path, *args)
+
+        monkeypatch.setattr(Files, name, counted)
+    return counts
+
+
+def test_everything_is_back_after_a_flush(store: Store, settings: Settings) -> None:
+    videos = [add_encoded(store, 70, sha256=f"{number}") for number in range(3)]
+    store.create_record(videos[0].id, 1, make_record(6, OTHER_MODEL))
+    copy = make_video(status="duplicate", duplicate_of=videos[0].id, sha256="0")
+    store.add_video(copy)
+    unsettled, settled = make_question(videos[1]), make_question(videos[1])
+    for question in (unsettled, settled):
+        store.add_question(question)
+    store.settle_question(settled.model_copy(update={"status": "done"}))
+    of_copy = make_question(copy)
+    store.add_question(of_copy)
+    before = store.read_progress(videos)
+    store.state.flushall()
+    store.cache.redis.flushall()
+    assert not store.index.is_ready()
+
+    store.workers.announce_model(MODEL)
+    reconciler = Reconciler(store, settings.jobs)
+    reconciler.run_once()
+    assert store.index.is_ready()
+    assert store.index.list_videos(None, 10) == sorted((video.id for video in [*videos, copy]), reverse=True)
+    after = store.read_progress(videos)
+    assert [one and one.model_copy(update={"eta_s": None}) for one in after] == [
+        one and one.model_copy(update={"eta_s": None}) for one in before
+    ]
+    assert store.read_coverage(videos[0], range(2), OTHER_MODEL).encoded == {1}
+    assert store.index.list_questions(videos[1].id, None, 10) == sorted([unsettled.id, settled.id], reverse=True)
+    assert store.index.list_leaning(videos[0].id) == [copy.id]
+    assert store.claim_content(make_video(sha256="0")) == videos[0].id
+    reconciler.run_once()  # the questions that the first pass has found
+    assert store.read_question(settled.id).status == "done"
+    assert store.read_question(unsettled.id).status == store.read_question(of_copy.id).status == "waiting"
+    assert store.agenda.count(due.QUESTIONS) == 2
+
+
+def test_a_rebuild_costs_one_document_and_one_listing_a_video(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        add_encoded(store, 200, encoded=4)
+    store.state.flushall()
+    store.workers.announce_model(MODEL)
+    counts = count_requests(monkeypatch)
+    rebuild_state(store)
+    assert counts == {"names": 1, "read video.json": 5}
+    Reconciler(store, settings.jobs).run_once()
+    assert counts.pop("tree") == 5
+    assert counts.pop("open frames.zip") == 5  # the last segment of each: it may be shorter
+    assert counts == {"names": 1, "read video.json": 5}
+    counts.clear()
+    videos = store.read_videos(store.index.list_videos(None, 100))
+    assert all(progress is not None and progress.complete for progress in store.read_progress(videos))
+    assert counts == {}  # a page asks nothing of the archive
+
+
+def test_a_flush_in_the_middle_of_a_rebuild_has_it_begin_again(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = [add_encoded(store, 10) for _ in range(4)]
+    store.state.flushall()
+    read, seen = Archive.read_video, list[str]()
+
+    def read_and_flush(self: Archive, video_id: str) -> Video:
+        seen.append(video_id)
+        if len(seen) == 3:
+            store.state.flushall()
+        return read(self, video_id)
+
+    monkeypatch.setattr(Archive, "read_video", read_and_flush)
+    reconciler = Reconciler(store, settings.jobs)
+    reconciler.run_once()
+    assert not store.index.is_ready()
+    reconciler.run_once()
+    assert store.index.is_ready()
+    assert len(store.index.list_videos(None, 10)) == len(videos)
+
+
+def test_what_cannot_be_read_is_named_and_hides_nothing_else(store: Store) -> None:
+    good, bad, newer = make_video(), make_video(), make_video()
+    for video in (good, bad, newer):
+        store.archive.write_video(video)
+    store.archive.files.write(f"{bad.id}/video.json", b"{")
+    store.archive.files.write(f"{newer.id}/video.json", b'{"version": 99}')
+    rebuild_state(store)
+    assert store.index.list_videos(None, 10) == [good.id]
+    unreadable = store.index.list_unreadable()
+    assert set(unreadable) == {bad.id, newer.id}
+    assert "newer Longwatch" in unreadable[newer.id]
+    assert store.archive.list_video_ids() == sorted([good.id, bad.id, newer.id])
+
+
+def test_a_deletion_that_broke_off_is_finished_after_a_flush(store: Store, settings: Settings) -> None:
+    old = make_video(id="20200101-000000000-aaaaaa")
+    store.archive.files.write(f"{old.id}/000000/frames.zip", b"x")  # the document is gone
+    fresh = make_video()
+    store.archive.files.write(f"{fresh.id}/source", b"x")  # an upload whose document comes
+    Reconciler(store, settings.jobs).run_once()
+    assert store.archive.list_video_ids() == [fresh.id]
