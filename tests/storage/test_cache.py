@@ -8,6 +8,7 @@ from redis import Redis
 
 from configs.settings import RedisSettings, Settings
 from storage.cache import FusionKey
+from storage.connection import as_text
 from storage.errors import RedisUnavailable
 from storage.store import Store
 from storage.timeline import FULL_MASK
@@ -27,6 +28,7 @@ def test_what_is_kept_comes_back_for_this_model_only(store: Store) -> None:
     assert found[0][0] == 0b11111
     assert np.array_equal(found[0][1], make_record(5).tokens)
     (fusion,) = store.cache.read_fusions([KEY], MODEL)
+    assert fusion is not None
     assert np.array_equal(fusion, ROWS)
     rows = store.cache.read_rows("rows", MODEL)
     assert rows is not None
@@ -60,9 +62,9 @@ def test_a_damaged_value_is_as_good_as_none_and_is_written_over(store: Store, ju
 
 def test_a_fusion_of_other_frames_is_not_taken_for_it(store: Store) -> None:
     store.cache.write_fusions({KEY: ROWS}, MODEL)
-    (name,) = store.cache.redis.keys("lw:fusion:*")
+    (name,) = map(as_text, store.cache.redis.keys("lw:fusion:*"))
     other = FusionKey(KEY.video_id, 0, "text", 0b111)
-    store.cache.redis.rename(name, name.replace(f"{KEY.mask:016x}".encode(), f"{other.mask:016x}".encode()))
+    store.cache.redis.rename(name, name.replace(f"{KEY.mask:016x}", f"{other.mask:016x}"))
     assert store.cache.read_fusions([other], MODEL) == [None]
 
 
