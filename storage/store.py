@@ -1,8 +1,7 @@
 """All of storage in one hand: writes to archive, state and cache in the right order, and reads the cheapest of them."""
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from configs.settings import Settings
 from storage import agenda as due
@@ -18,6 +17,7 @@ from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
 from storage.locks import Locks
+from storage.progress import count_progress
 from storage.records import Half, Record
 from storage.segments import SegmentFrame
 from storage.timeline import FULL_MASK
@@ -232,7 +232,7 @@ class Store:
         known = {video.id: video for video in [*videos, *self.read_videos(sorted(holders))]}
         model = self.workers.read_model()
         totals = dict(zip(known, self._totals(list(known.values()), model), strict=True))
-        return [_progress(known.get(video.duplicate_of or video.id, video), totals) for video in videos]
+        return [count_progress(known.get(video.duplicate_of or video.id, video), totals) for video in videos]
 
     def _totals(self, videos: Sequence[Video], model: str) -> list[Totals | None]:
         try:
@@ -304,28 +304,3 @@ class Store:
         self.agenda.remove(due.QUESTIONS, question.id)
         self.fences.close(question.id)
         self.answers.announce(question.id, "done")
-
-
-def _progress(video: Video, totals: Mapping[str, Totals | None]) -> Progress | None:
-    counts = totals.get(video.id)
-    if counts is None:
-        return None
-    expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
-    complete = video.settled and counts.encoded + counts.failed >= counts.sampled
-    until = min(counts.encoded_segments * 64, counts.encoded)
-    return Progress(
-        frames_sampled=counts.sampled,
-        frames_expected=expected,
-        frames_encoded=counts.encoded,
-        frames_failed=counts.failed,
-        encoded_until_s=until / video.sample_fps,
-        eta_s=0.0 if complete else _eta_s(counts, expected),
-        complete=complete,
-    )
-
-
-def _eta_s(counts: Totals, expected: int | None) -> float | None:
-    if expected is None or counts.since_s is None or counts.encoded <= 0:
-        return None
-    elapsed_s = time.time() - counts.since_s
-    return round(elapsed_s / counts.encoded * max(expected - counts.encoded, 0), 1)

@@ -16,6 +16,13 @@ Spawn = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A dead worker is noticed a little sooner: these tests wait for that often."""
+    jobs = settings.jobs.model_copy(update={"worker_dead_after_s": 3, "heartbeat_interval_s": 0.3})
+    return settings.model_copy(update={"jobs": jobs})
+
+
+@pytest.fixture
 def notes(tmp_path: Path) -> Path:
     """Where the workers' jobs write what they do."""
     folder = tmp_path / "notes"

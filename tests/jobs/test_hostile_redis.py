@@ -164,7 +164,7 @@ def test_junk_beside_a_running_job_does_not_stop_its_heart(store: Store, notes: 
     for key in keys:
         store.state.delete(key)
         store.state.set(key, "junk")
-    threading.Event().wait(6)  # longer than a job may be silent
+    threading.Event().wait(4)  # longer than a job may be silent
     for segment in (0, 1):
         (notes / f"hold-{segment}").unlink()
     wait_until(lambda: is_settled(store, video))
