@@ -219,7 +219,10 @@ class Queues:
 
 def parse_arguments(data: bytes) -> tuple[str, list[Any]]:
     """(name, arguments) of a job as RQ's JSONSerializer wrote it; raises ValueError for anything else."""
-    content = json.loads(data)
+    try:
+        content = json.loads(data)
+    except RecursionError as error:
+        raise ValueError(f"a job of {len(data)} bytes that is nested too deeply") from error
     if not isinstance(content, list) or len(content) != 4:
         raise ValueError(f"a job of {len(data)} bytes that is none of ours")
     name, _, args, _ = content
