@@ -52,7 +52,7 @@ def pixels_of(model: LlavaMini, pictures: Sequence[bytes]) -> torch.Tensor:
 
 
 def read_fusion(store: Store, encoder: Encoder, video: Video, segment: int, ids: Sequence[int], mask: int) -> Any:
-    (rows,) = store.cache.read_fusions([FusionKey(video.id, segment, text_id(ids), mask)], encoder.fingerprint)
+    (rows,) = store.cache.read_fusions([FusionKey(video.id, text_id(ids), ((segment, mask),))], encoder.fingerprint)
     return None if rows is None else rows.astype(np.float32)
 
 

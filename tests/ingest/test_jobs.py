@@ -44,7 +44,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def jobs(settings: Settings, store: Store) -> IngestJobs:
-    store.index.set_ready()
+    store.index.set_ready(store.index.read_generation())
     return IngestJobs(settings, store)
 
 

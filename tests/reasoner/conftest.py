@@ -71,7 +71,7 @@ def engine(model: LlavaMini, prompts: PromptBuilder, settings: Settings) -> Engi
 @pytest.fixture
 def jobs(settings: Settings, store: Store, engine: Engine) -> ReasonerJobs:
     store.workers.announce_model(engine.fingerprint)
-    store.index.set_ready()
+    store.index.set_ready(store.index.read_generation())
     return ReasonerJobs(settings, store, engine)
 
 

@@ -63,7 +63,7 @@ def asking(settings: Settings, engine: Engine, store: Store) -> ReasonerJobs:
     }
     named = settings.model_copy(update={"redis": settings.redis.model_copy(update=urls)})
     store.workers.announce_model(engine.fingerprint)
-    store.index.set_ready()
+    store.index.set_ready(store.index.read_generation())
     return ReasonerJobs(named, Store.open(named), engine)
 
 

@@ -74,7 +74,7 @@ def answer(settings: Settings, store: Store, video: Video, **values: Any) -> tup
     }
     answers = {"answer_question": Handler(reasoning.answer_question, reasoning.give_up_question)}
     intake, fingerprint = Intake(store, settings), encoder.fingerprint
-    store.index.set_ready()
+    store.index.set_ready(store.index.read_generation())
     with (
         working(settings, store, "encode", [Pool((FUSE, ENCODE), 2)], encodes, fingerprint),
         working(settings, store, "reason", [Pool((ANSWER,), 1)], answers, fingerprint),

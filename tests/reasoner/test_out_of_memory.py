@@ -1,12 +1,13 @@
 """The model's thread keeps nothing of a turn that failed or ended."""
 
-import time
 import weakref
+from functools import partial
 
 import pytest
 import torch
 
 from reasoner.scheduler import ModelThread
+from tests.waiting import wait_until
 
 
 def test_what_a_failed_turn_had_made_is_freed_while_its_error_is_handled() -> None:
@@ -33,9 +34,6 @@ def test_an_idle_thread_holds_neither_a_turn_nor_its_result() -> None:
     assert result() is None
     cache = torch.zeros(1000)
     alive = weakref.ref(cache)
-    thread.run(lambda cache=cache: float(cache.sum()))
+    thread.run(partial(torch.sum, cache))
     del cache
-    deadline = time.monotonic() + 5
-    while alive() is not None and time.monotonic() < deadline:
-        time.sleep(0.01)  # it lets go just after the result is there
-    assert alive() is None
+    wait_until(lambda: alive() is None, within_s=5)  # it lets go just after the result is there

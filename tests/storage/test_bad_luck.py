@@ -124,3 +124,7 @@ def test_a_disk_that_is_not_mounted_is_not_taken_for_an_archive(store: Store, vi
         store.check_archive()
     store.delete_video(video.id)
     store.check_archive()
+
+
+def test_the_clock_of_the_state_can_be_compared(store: Store) -> None:
+    assert abs(store.index.read_clock_s() - datetime.now(UTC).timestamp()) < 60

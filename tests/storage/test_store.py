@@ -10,6 +10,7 @@ import pytest
 from configs.settings import Settings
 from storage import agenda as due
 from storage.archive import Archive
+from storage.connection import as_text
 from storage.documents import Question, Video
 from storage.errors import Conflict, DamagedFile, LongwatchError, NotFound
 from storage.store import Store
@@ -72,6 +73,7 @@ DYING = """
 import os, sys
 from configs.settings import Settings
 from storage.archive import Archive
+from storage.connection import as_text
 from storage.documents import {kind}
 from storage.store import Store
 store = Store.open(Settings.model_validate_json(sys.argv[1]))
@@ -157,9 +159,7 @@ def test_deleting_leaves_no_trace_but_the_mark_of_it(store: Store) -> None:
     store.agenda.wait(video.id, question.id, None)
     store.delete_video(video.id)
     assert store.archive.list_video_ids() == []
-    left = {
-        key.decode() for key in store.state.keys("*") if video.id in key.decode() and question.id not in key.decode()
-    }
+    left = {key for key in map(as_text, store.state.keys("*")) if video.id in key and question.id not in key}
     assert left == {f"lw:deleted:{video.id}", f"lw:fence:{video.id}"}
     assert store.agenda.count(due.VIDEOS) == store.agenda.count(due.DELETIONS) == 0
     with pytest.raises(NotFound):
