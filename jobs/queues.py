@@ -44,7 +44,7 @@ return 1
 """
 _TAKE_DEAD = """
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('DEL', KEYS[2])
+if not redis.call('LPOS', KEYS[3], ARGV[2]) then redis.call('DEL', KEYS[2]) end
 return 1
 """
 # A job that is neither waiting nor running any more leaves nothing behind.
@@ -160,14 +160,14 @@ class Queues:
     def take_dead(self) -> list[str]:
         """The ids of jobs whose worker fell silent; each is named once."""
         dead: list[str] = []
-        keys = [StartedJobRegistry(queue=queue).key for queue in self._queues.values()]
+        keys = [(StartedJobRegistry(queue=queue).key, queue.key) for queue in self._queues.values()]
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
+            for key, _ in keys:
                 pipeline.zrangebyscore(key, "-inf", time.time())
-            for key, silent in zip(keys, pipeline.execute(), strict=True):
+            for (key, queue_key), silent in zip(keys, pipeline.execute(), strict=True):
                 for entry in cast(list[bytes], silent):
                     job_id = as_text(entry).rpartition(":")[0]
-                    if self._take_dead(keys=[key, Job.key_for(job_id)], args=[entry]):
+                    if self._take_dead(keys=[key, Job.key_for(job_id), queue_key], args=[entry, job_id]):
                         dead.append(job_id)
         return dead
 
@@ -194,7 +194,8 @@ class Queues:
 
         Raises RedisError: RQ's thread, which ends it, begins anew then.
         """
-        self._take_dead(keys=[job.started_job_registry.key, job.key], args=[entry])
+        keys = [job.started_job_registry.key, job.key, f"{Queue.redis_queue_namespace_prefix}{job.origin}"]
+        self._take_dead(keys=keys, args=[entry, job.id])
 
     def put_back(self, job: Job, queue: Queue) -> None:
         """Gives a job back that was taken from the queue but not begun. Raises RedisError, as `end`."""

@@ -38,3 +38,13 @@ def test_a_job_that_was_queued_again_meanwhile_stays(store: Store) -> None:
     assert store.state.lrange(QUEUE, 0, -1) == [job_id]
     assert store.state.exists(b"rq:job:" + job_id)
     assert not store.state.exists(ON_ITS_WAY)
+
+
+def test_a_job_that_was_queued_again_is_whole_when_its_dead_worker_is_found(store: Store) -> None:
+    job_id = take(store, question_id := f"{new_video_id()}_{new_video_id()}").decode()
+    store.state.zadd("rq:wip:answer", {f"{job_id}:execution": 1})  # its worker began, and fell silent
+    queues = Queues(store.state)
+    assert queues.answer(question_id)
+
+    assert queues.take_dead() == [job_id]
+    assert store.state.exists(f"rq:job:{job_id}")
