@@ -264,6 +264,7 @@ class Reconciler:
 
     def _revive(self) -> None:
         """Has the targets of dead workers' jobs looked at now."""
+        self.queues.drop_lost()
         for job_id in self.queues.take_dead():
             log.warning("the worker of job %s is silent: the job is given to another", job_id)
             target = find_target(job_id)
