@@ -127,7 +127,7 @@ class Scheduler:
             work.done, row = stop, rows.stop
 
     def _encode(self, pixels: Tensor, texts: Sequence[tuple[int, ...]]) -> Encoded:
-        """All of the batch at once; in halves, quarters and so on while memory runs out. Raises what the model raises."""
+        """All of the batch at once; in halves, quarters and so on while memory runs out."""
         size = len(pixels)
         while True:
             try:

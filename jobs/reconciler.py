@@ -23,15 +23,16 @@ from storage.errors import (
     Surroundings,
 )
 from storage.ids import check_video_id, created_at, video_of
+from storage.progress import describe_progress
 from storage.rebuild import rebuild_state
 from storage.repair import repair_shared, repair_video
-from storage.store import Store, describe_progress
+from storage.store import Store
 from storage.stretch import find_stretch
 
 log = logging.getLogger(__name__)
 
 LOOKS_A_PASS = 200  # of each kind: a pass stays short
-LEASE_S = 20.0
+LEASE_S = 10.0
 OUTAGES_A_PASS = 3  # items that meet a failing archive before the pass ends: each may cost a time-out
 SWEEP_S = 3600.0
 
@@ -263,6 +264,7 @@ class Reconciler:
 
     def _revive(self) -> None:
         """Has the targets of dead workers' jobs looked at now."""
+        self.queues.drop_lost()
         for job_id in self.queues.take_dead():
             log.warning("the worker of job %s is silent: the job is given to another", job_id)
             target = find_target(job_id)
@@ -309,10 +311,7 @@ class Reconciler:
             return
         self._store.agenda.postpone(agenda, item_id, in_s=self._settings.reconcile_interval_s)
         self._repair()
-        try:
-            holder_id = self._store.read_holder(video_id).id
-        except LongwatchError:
-            holder_id = video_id
-        for damaged_id in {video_id, holder_id}:
+        copy = self._store.index.get_video(video_id)
+        for damaged_id in {video_id, (copy and copy.duplicate_of) or video_id}:
             repair_video(self._store, damaged_id)
             self._store.agenda.put(due.VIDEOS, damaged_id)

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from configs.settings import JobSettings
@@ -16,6 +17,17 @@ from storage.errors import GivenAway, JobNotAllowed, LongwatchError, RedisUnavai
 from storage.store import Store
 
 log = logging.getLogger(__name__)
+
+
+class Trouble(NamedTuple):
+    """The surroundings' fault that a job here met last."""
+
+    message: str
+    met_at: float  # monotonic
+    since: str  # when the first of the jobs that met one after the other did
+
+
+NO_TROUBLE = Trouble("", -math.inf, "")
 
 
 class Handler(NamedTuple):
@@ -41,17 +53,17 @@ class Runner:
         self._handlers = handlers
         self._attempts = Attempts(store.state)
         self._company = Company()
-        self._trouble = ("", -math.inf)  # the surroundings' fault that a job here met last, and when (monotonic)
+        self._trouble = NO_TROUBLE
         self._redis_away_at = -math.inf  # monotonic
         self._begun: set[str] = set()  # jobs that run here now
         self._unforgiven: list[str] = []  # attempts that do not count, but Redis was away when they ended
 
     @property
     def trouble(self) -> str | None:
-        """What jobs here wait for; None once a job worked again, or none has met it for a while."""
-        message, met_at = self._trouble
+        """What jobs here wait for, and since when; None once a job worked again, or none has met it for a while."""
+        message, met_at, since = self._trouble
         lately = time.monotonic() - met_at < 3 * self._settings.surroundings_retry_after_s
-        return message if lately else None
+        return f"{message} (since {since})" if lately else None
 
     def run(self, job_id: str, data: bytes) -> None:
         """Runs the job; raises nothing but RedisUnavailable. `data` is what RQ stored: nothing in it is trusted."""
@@ -113,7 +125,8 @@ class Runner:
                 self._forgive(job_id)
         except Surroundings as error:
             log.error("job %s waits for its surroundings: %s", job_id, error)
-            self._trouble = (str(error), time.monotonic())
+            since = self._trouble.since if self.trouble else f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            self._trouble = Trouble(str(error), time.monotonic(), since)
             self._forgive(job_id)
             self._look_again(job_id, self._settings.surroundings_retry_after_s)
         except Exception as error:
@@ -125,7 +138,7 @@ class Runner:
                 pauses = self._settings.retry_after_s
                 self._look_again(job_id, pauses[min(attempt, len(pauses)) - 1])
         else:
-            self._trouble = ("", -math.inf)
+            self._trouble = NO_TROUBLE
             self._attempts.clear(job_id)
 
     def _give_up(self, handler: Handler, job_id: str, args: list[Any], reason: str) -> None:

@@ -67,6 +67,12 @@ class Index:
         with redis_errors():
             self._redis.set(PROBE, 1, ex=60)
 
+    def read_clock_s(self) -> float:
+        """The time of the state's host (epoch seconds)."""
+        with redis_errors():
+            seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
+
     # readiness
 
     def is_ready(self) -> bool:

@@ -89,7 +89,11 @@ def main() -> None:
 
 def _run(part: Callable[[Service], Iterator[Measured]]) -> list[Measured]:
     with tempfile.TemporaryDirectory(prefix="lw") as folder, running_service(Path(folder)) as service:
-        return list(part(service))
+        rows = []
+        for row in part(service):
+            print("measured:", row.name, row.videos or "", flush=True)
+            rows.append(row)
+        return rows
 
 
 def _videos(service: Service) -> Iterator[Measured]:

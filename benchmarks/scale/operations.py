@@ -12,6 +12,8 @@ from benchmarks.scale.meter import Cost
 from benchmarks.scale.service import Service, new_video, pictures
 from configs.settings import IngestSettings
 from ingest.jobs import IngestJobs
+from jobs.names import FUSE
+from storage import agenda as due
 from storage.documents import FusionMode, Question, Video
 from storage.ids import new_question_id
 
@@ -90,6 +92,7 @@ def measure_live(service: Service, videos: int) -> Iterator[Measured]:
 def measure_questions(service: Service) -> Iterator[Measured]:
     """Questions over an hour, new and repeated, and one over a day."""
     service.start_reasoner()
+    service.start_encoder((FUSE,))
     hour = service.add_hour()
     service.warm_cache(hour, range(57))
     ask(service, hour, "an earlier one", "sampled", end_s=60)  # the scripts are loaded
@@ -136,13 +139,13 @@ def measure_unfinished(service: Service, count: int) -> Iterator[Measured]:
         service.reconciler.look_at_video(video.id)
     _make_due(service, videos)
     with service.meter.measure() as cost:
-        while service.store.agenda.list_due("lw:due:videos", 1):
+        while service.store.agenda.list_due(due.VIDEOS, 1):
             service.reconciler.run_once()
     yield Measured(f"reconcile, {count} unfinished (per window)", cost, 1)
 
 
 def _make_due(service: Service, videos: list[Video]) -> None:
-    service.store.agenda.put("lw:due:videos", *[video.id for video in videos])
+    service.store.agenda.put(due.VIDEOS, *[video.id for video in videos])
 
 
 def _write_video(path: Path, seconds: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -54,12 +55,10 @@ def s3_server() -> Iterator[S3]:
 @pytest.fixture
 def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     """The server, running, with an empty bucket."""
-    import s3fs
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
     if s3_server.server is None:
         s3_server.start()
-    filesystem = s3fs.S3FileSystem(**s3_server.options, use_listings_cache=False)
+    filesystem = fsspec.filesystem("s3", **s3_server.options, use_listings_cache=False)
+    monkeypatch.setattr(type(filesystem), "retries", 2)
     if filesystem.exists(BUCKET):
         filesystem.rm(BUCKET, recursive=True)
     filesystem.mkdir(BUCKET)

@@ -3,7 +3,10 @@
 from typing import Any
 
 import numpy as np
+from redis import Redis
 
+from storage import agenda as due
+from storage.connection import as_text
 from storage.documents import Question, Video
 from storage.ids import new_question_id, new_video_id
 from storage.records import Record
@@ -13,6 +16,19 @@ from storage.timeline import FULL_MASK, mask_of
 
 MODEL = "0123456789abcdef"
 OTHER_MODEL = "fedcba9876543210"
+
+
+def list_keys(redis: Redis, pattern: str = "*") -> list[str]:
+    """The keys there are, sorted."""
+    return sorted(as_text(key) for key in redis.keys(pattern))
+
+
+def make_due(store: Store, *agendas: str) -> None:
+    """As if `recheck_after_s` had passed."""
+    for agenda in agendas or (due.VIDEOS, due.QUESTIONS, due.DELETIONS):
+        scores = dict.fromkeys((member for member, _ in store.state.zscan_iter(agenda)), 0)
+        if scores:
+            store.state.zadd(agenda, scores)
 
 
 def make_video(**values: Any) -> Video:

@@ -10,7 +10,7 @@ from jobs.attempts import Attempts
 from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.documents import Question, Video
-from storage.errors import Conflict, GivenAway
+from storage.errors import ArchiveUnavailable, Conflict, GivenAway
 from storage.ids import new_question_id, new_video_id
 from storage.records import Record
 from storage.segments import SegmentFrame
@@ -115,3 +115,16 @@ def test_a_backup_that_is_being_restored_is_not_taken_for_a_leftover(store: Stor
     store.archive.files.write(f"{old}/000000/frames.zip", b"x")
     Reconciler(store, settings.jobs).run_once()
     assert store.archive.files.tree(old) == ["000000/frames.zip"]
+
+
+def test_a_disk_that_is_not_mounted_is_not_taken_for_an_archive(store: Store, video: Video) -> None:
+    store.check_archive()
+    store.archive.files.delete(video.id)
+    with pytest.raises(ArchiveUnavailable, match="mount its disk"):
+        store.check_archive()
+    store.delete_video(video.id)
+    store.check_archive()
+
+
+def test_the_clock_of_the_state_can_be_compared(store: Store) -> None:
+    assert abs(store.index.read_clock_s() - datetime.now(UTC).timestamp()) < 60

@@ -34,11 +34,12 @@ def test_documents_survive_the_way_through_json() -> None:
     assert parse_document(Question, question.model_dump_json().encode(), "here") == question
 
 
-@pytest.mark.parametrize("kind", [Video, Question])
-def test_a_newer_document_is_refused_by_name_whatever_is_in_it(kind: type[Video] | type[Question]) -> None:
+def test_a_newer_document_is_refused_by_name_whatever_is_in_it() -> None:
     content = json.dumps({"version": VERSION + 1, "a field": "of the future"}).encode()
     with pytest.raises(NewerDocument, match=rf"there/x\.json was written by a newer Longwatch \(version {VERSION + 1}"):
-        parse_document(kind, content, "there/x.json")
+        parse_document(Video, content, "there/x.json")
+    with pytest.raises(NewerDocument, match=r"there/x\.json"):
+        parse_document(Question, content, "there/x.json")
 
 
 @pytest.mark.parametrize(

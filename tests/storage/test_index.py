@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from storage.ids import new_video_id
 from storage.store import Store
-from tests.storage.making import make_question, make_video
+from tests.storage.making import list_keys, make_question, make_video
 
 
 def test_pages_hold_every_video_once_newest_first(store: Store) -> None:
@@ -101,18 +101,17 @@ def test_nothing_written_late_brings_a_deleted_video_back(store: Store) -> None:
     store.coverage.unmark_encoded(video.id, 5, 1, "model")
     store.coverage.set_counted(video.id)
     assert store.index.list_videos(None, 10) == []
-    keys = [key for key in store.state.keys("*") if video.id.encode() in key]
-    assert keys == [f"lw:deleted:{video.id}".encode()]
+    assert list_keys(store.state, f"*{video.id}*") == [f"lw:deleted:{video.id}"]
 
 
 def test_how_far_a_question_is_is_told_once_a_change(store: Store) -> None:
     question = make_question(make_video())
-    assert store.index.set_question_state(question.id, "waiting")
-    assert not store.index.set_question_state(question.id, "waiting")
-    assert store.index.set_question_state(question.id, "queued")
+    for state in ("waiting", "waiting", "queued"):
+        store.set_question_state(question.id, state)
+    assert [piece.kind for piece in store.answers.read(question.id)] == ["state", "state"]
     assert store.index.with_states([question])[0].status == "queued"
     settled = make_question(make_video(), status="done")
-    store.index.set_question_state(settled.id, "running")
+    store.set_question_state(settled.id, "running")
     assert [one.status for one in store.index.with_states([settled, question])] == ["done", "queued"]
-    store.index.forget_question_state(question.id)
+    store.answers.settle(question.id)
     assert store.index.with_states([question]) == [question]

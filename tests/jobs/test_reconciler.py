@@ -1,0 +1,293 @@
+"""The reconciler: brings back what is missing, one process at a time, and no item keeps another from its turn."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from configs.settings import Settings
+from jobs.intake import Intake
+from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
+from jobs.queues import Queues
+from jobs.reconciler import Reconciler
+from storage import agenda as due
+from storage.archive import Archive
+from storage.documents import Problem, Question, Video
+from storage.errors import ArchiveUnavailable, LongwatchError, RedisUnavailable
+from storage.store import Store
+from storage.timeline import FULL_MASK
+from tests.storage.making import (
+    MODEL,
+    OTHER_MODEL,
+    add_encoded,
+    make_due,
+    make_frames,
+    make_question,
+    make_record,
+    make_video,
+)
+from tests.working import count_waiting
+
+
+def ask(store: Store, settings: Settings, video: Video, **values: object) -> Question:
+    return Intake(store, settings).add_question(make_question(video, **values))
+
+
+def test_every_video_gets_the_job_it_needs(store: Store, settings: Settings) -> None:
+    store.workers.announce_model(MODEL)
+    store.add_video(make_video())
+    store.add_video(make_video(in_archive=True))
+    store.add_video(make_video(kind="path"))
+    done = add_encoded(store, 70, encoded=2)
+    add_encoded(store, 70, encoded=1)
+    store.add_video(make_video(status="failed", problem=Problem(code="x", message="x")))
+    reconciler = Reconciler(store, settings.jobs)
+    reconciler.run_once()
+    waiting = {name: count_waiting(store, name) for name in QUEUES}
+    assert (waiting[FETCH], waiting[INGEST], waiting[ENCODE]) == (1, 2, 1)
+    assert store.state.zscore(due.VIDEOS, done.id) is None  # settled: it costs nothing from now on
+    assert store.agenda.count(due.VIDEOS) == 4
+
+
+@pytest.mark.parametrize(
+    "error", [ArchiveUnavailable("EIO"), LongwatchError("odd"), ValueError("junk"), KeyError("a bug"), RecursionError()]
+)
+def test_items_that_fail_keep_no_other_from_its_turn(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    bad = [make_video(kind="path") for _ in range(12)]
+    good = [make_video(kind="path") for _ in range(3)]
+    for number, video in enumerate(bad + good):
+        store.add_video(video)
+        store.state.zadd(due.VIDEOS, {video.id: number})  # the bad ones are first, each time
+    read = Store.read_video
+
+    def read_or_fail(self: Store, video_id: str) -> Video:
+        if video_id in [video.id for video in bad]:
+            raise error
+        return read(self, video_id)
+
+    monkeypatch.setattr(Store, "read_video", read_or_fail)
+    reconciler = Reconciler(store, settings.jobs)
+    store.index.set_ready(store.index.read_generation())
+    for _ in range(6):
+        reconciler.run_once()
+    assert count_waiting(store, INGEST) == len(good)
+    assert store.agenda.count(due.VIDEOS) == len(bad + good)  # and the bad ones are not forgotten
+
+
+def test_a_folder_that_cannot_be_read_keeps_no_other_from_its_turn(store: Store, settings: Settings) -> None:
+    bad = [make_video(kind="path") for _ in range(5)]
+    for video in bad:
+        store.archive.files.write(f"{video.id}/video.json/odd", b"a folder in the place of the document")
+        store.agenda.put(due.VIDEOS, video.id, in_s=-60)
+    good = make_video(kind="path")
+    store.add_video(good)
+    reconciler = Reconciler(store, settings.jobs)
+    store.index.set_ready(store.index.read_generation())
+    for _ in range(4):
+        reconciler.run_once()
+    assert count_waiting(store, INGEST) == 1
+
+
+def test_no_exception_ends_the_reconciler(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    errors = [RuntimeError("a bug"), RedisUnavailable("away"), ArchiveUnavailable("away"), MemoryError()]
+
+    def fail(_: object) -> None:
+        passes.append(1)
+        raise errors[len(passes) % len(errors)]
+
+    monkeypatch.setattr(Reconciler, "run_once", fail)
+    stop = threading.Event()
+    quick = settings.jobs.model_copy(update={"reconcile_interval_s": 0.01})
+    thread = threading.Thread(target=Reconciler(store, quick).run_forever, args=(stop,))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while len(passes) < 10 and time.monotonic() < deadline:
+        threading.Event().wait(0.05)
+    assert thread.is_alive()
+    stop.set()
+    thread.join(timeout=30)
+    assert len(passes) >= 10
+
+
+def test_one_process_reconciles_at_a_time(store: Store, settings: Settings) -> None:
+    store.add_video(make_video())
+    reconciler = Reconciler(store, settings.jobs)
+    with store.locks.hold("reconciler", 30) as got:
+        assert got
+        reconciler.run_once()
+        assert count_waiting(store, FETCH) == 0
+    reconciler.run_once()
+    assert count_waiting(store, FETCH) == 1
+
+
+def test_after_an_outage_hearts_may_beat_before_anyone_is_taken_for_dead(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconciler, passes = Reconciler(store, settings.jobs), list[bool]()
+    run_once = Reconciler.run_once
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return len(passes) == 3
+
+    def run(self: Reconciler) -> None:
+        passes.append(True)
+        if len(passes) == 1:
+            raise RedisUnavailable("away")
+        run_once(self)
+
+    monkeypatch.setattr(Reconciler, "run_once", run)
+    store.state.zadd("rq:wip:ingest", {"ingest-x:execution": time.time() - 1})
+    reconciler.run_forever(Stop())
+    assert store.state.zcard("rq:wip:ingest") == 1
+
+
+def test_a_question_waits_without_a_worker_and_is_woken_by_its_last_segment(store: Store, settings: Settings) -> None:
+    video = add_encoded(store, 64 * 3, encoded=0)
+    early = ask(store, settings, video, end_s=64.0)
+    late = ask(store, settings, video)
+    assert (early.status, late.status) == ("waiting", "waiting")
+    queues = Queues(store.state)
+    assert count_waiting(store, ANSWER) == 0
+    reconciler = Reconciler(store, settings.jobs)
+    store.create_record(video.id, 0, make_record())
+    reconciler.wake_questions(video.id)
+    assert [store.read_question(one.id).status for one in (early, late)] == ["queued", "waiting"]
+    for segment in (1, 2):
+        store.create_record(video.id, segment, make_record())
+        reconciler.wake_questions(video.id)
+    assert store.read_question(late.id).status == "queued"
+    assert count_waiting(store, ANSWER) == 2
+    assert [piece.kind for piece in store.answers.read(late.id)] == ["state", "state"]
+
+
+def test_a_partial_question_does_not_wait_but_for_a_first_frame(store: Store, settings: Settings) -> None:
+    video = add_encoded(store, 128, encoded=0)
+    assert ask(store, settings, video, partial=True).status == "waiting"
+    store.create_record(video.id, 0, make_record())
+    assert ask(store, settings, video, partial=True).status == "queued"
+
+
+def test_eight_failed_segments_block_nothing(store: Store, settings: Settings) -> None:
+    count = settings.jobs.max_pending_segments
+    video = add_encoded(store, 64 * (count + 4), encoded=0)
+    question = ask(store, settings, video)
+    for segment in range(count):
+        store.coverage.mark_failed(video.id, segment, FULL_MASK, MODEL, "no picture can be read")
+    reconciler = Reconciler(store, settings.jobs)
+    store.state.delete("rq:queue:encode")
+    store.index.set_ready(store.index.read_generation())
+    make_due(store)
+    reconciler.run_once()
+    assert count_waiting(store, ENCODE) == 4
+    for segment in range(count, count + 4):
+        store.create_record(video.id, segment, make_record())
+    make_due(store)
+    reconciler.run_once()
+    (progress,) = store.read_progress([video])
+    assert progress is not None
+    assert progress.complete
+    assert progress.frames_failed == 64 * count
+    assert store.read_question(question.id).status == "queued"
+    assert store.state.zscore(due.VIDEOS, video.id) is None
+
+
+def test_another_model_makes_every_video_due_even_if_its_worker_died_on_the_way(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = [add_encoded(store, 10) for _ in range(3)]
+    reconciler = Reconciler(store, settings.jobs)
+    reconciler.adopt_model(MODEL)
+    reconciler.run_once()
+    assert store.agenda.count(due.VIDEOS) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store.agenda), "put", stop)
+        with pytest.raises(RedisUnavailable):
+            reconciler.adopt_model(OTHER_MODEL)
+    reconciler.adopt_model(OTHER_MODEL)
+    assert store.agenda.count(due.VIDEOS) == len(videos)
+    reconciler.run_once()
+    assert count_waiting(store, ENCODE) == len(videos)
+
+
+def stop(*_: object, **__: object) -> None:
+    raise RedisUnavailable("the process dies here")
+
+
+def test_a_duplicate_shares_its_holders_fate(store: Store, settings: Settings) -> None:
+    holder = add_encoded(store, 10)
+    copies = [make_video(status="duplicate", duplicate_of=holder.id) for _ in range(2)]
+    for copy in copies:
+        store.add_video(copy)
+    reconciler = Reconciler(store, settings.jobs)
+    problem = Problem(code="x", message="the file is cut off")
+    store.update_video(holder.model_copy(update={"status": "failed", "problem": problem}))
+    make_due(store)
+    reconciler.look_at_video(copies[0].id)
+    failed = store.read_video(copies[0].id)
+    assert (failed.status, failed.problem, failed.duplicate_of) == ("failed", problem, None)
+    store.archive.delete_video(holder.id)
+    store.state.delete(f"lw:video:{holder.id}")
+    reconciler.look_at_video(copies[1].id)
+    freed = store.read_video(copies[1].id)
+    assert (freed.status, freed.duplicate_of) == ("queued", None)
+    assert store.index.list_leaning(holder.id) == []
+
+
+@pytest.mark.parametrize("died_after", ["the mark", "the document", "the folder"])
+def test_a_deletion_whose_process_died_is_finished(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, died_after: str
+) -> None:
+    video = add_encoded(store, 70)
+    delete: Callable[[Archive, str], None] = Archive.delete_video
+
+    def die(self: Archive, video_id: str) -> None:
+        if died_after == "the document":
+            self.files.delete(f"{video_id}/video.json")
+        if died_after == "the folder":
+            delete(self, video_id)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Archive, "delete_video", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.delete_video(video.id)
+    make_due(store)
+    Reconciler(store, settings.jobs).run_once()
+    assert store.archive.list_video_ids() == []
+    assert store.index.list_videos(None, 10) == []
+    assert store.index.get_video(video.id) is None
+    assert store.agenda.count(due.DELETIONS) == store.agenda.count(due.VIDEOS) == 0
+
+
+def test_questions_of_what_is_gone_or_damaged_leave_the_agenda(store: Store, settings: Settings) -> None:
+    video = make_video()
+    store.add_video(video)
+    gone, damaged = make_question(video), make_question(video)
+    for question in (gone, damaged):
+        store.add_question(question)
+    store.archive.files.delete(f"{video.id}/questions/{gone.id}.json")
+    store.archive.files.write(f"{video.id}/questions/{damaged.id}.json", b"{")
+    Reconciler(store, settings.jobs).run_once()
+    assert store.agenda.count(due.QUESTIONS) == 0
+    assert damaged.id in store.index.list_unreadable()
+
+
+def test_a_pass_looks_at_what_is_due_only(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(20):
+        add_encoded(store, 10)
+    reconciler = Reconciler(store, settings.jobs)
+    reconciler.run_once()
+    looked: list[str] = []
+    monkeypatch.setattr(Reconciler, "look_at_video", lambda _, video_id: looked.append(video_id))
+    reconciler.run_once()
+    assert looked == []
+    video = make_video(status="ready", frames_sampled=5)
+    store.add_video(video)
+    store.create_segment(video.id, 0, make_frames(5))
+    reconciler.run_once()
+    assert looked == [video.id]

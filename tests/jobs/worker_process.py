@@ -1,0 +1,60 @@
+"""A worker of its own process for the tests: its jobs write what they do into a folder.
+
+A file `kill-n` there has the job of segment n kill the process, `hold-n` holds it until the file is gone, `fail-n`
+fails it, `away-n` has the archive be away. With `company` beside it, `kill-n` waits until two other jobs have begun.
+"""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from configs.settings import Settings
+from jobs.names import ENCODE
+from jobs.reconciler import Reconciler
+from jobs.runner import Handler
+from jobs.worker import Pool, run_worker
+from storage.errors import ArchiveUnavailable
+from storage.store import Store
+from storage.timeline import FULL_MASK
+from tests.storage.making import MODEL, make_record
+
+
+def main(settings_json: str, folder: str, threads: str) -> None:
+    """Runs `encode_segment` jobs."""
+    settings = Settings.model_validate_json(settings_json)
+    store, notes = Store.open(settings), Path(folder)
+    reconciler = Reconciler(store, settings.jobs)
+
+    def note(text: str) -> None:
+        with (notes / "notes").open("a") as file:
+            file.write(text + "\n")
+
+    def encode_segment(video_id: str, segment: int) -> None:
+        note(f"begin {segment}")
+        if (notes / f"kill-{segment}").exists():
+            while (notes / "company").exists() and (notes / "notes").read_text().count("begin") < 3:
+                threading.Event().wait(0.02)
+            os.kill(os.getpid(), signal.SIGKILL)
+        while (notes / f"hold-{segment}").exists():
+            threading.Event().wait(0.02)
+        if (notes / f"fail-{segment}").exists():
+            raise ValueError("these pictures are odd")
+        if (notes / f"away-{segment}").exists():
+            raise ArchiveUnavailable("the archive is away")
+        store.create_record(video_id, segment, make_record())
+        note(f"end {segment}")
+        reconciler.look_at_video(video_id)
+
+    def give_up(reason: str, video_id: str, segment: int) -> None:
+        note(f"give-up {segment} {reason}")
+        store.coverage.mark_failed(video_id, segment, FULL_MASK, MODEL, reason)
+        reconciler.look_at_video(video_id)
+
+    handlers = {"encode_segment": Handler(encode_segment, give_up)}
+    run_worker(settings, store, "encode", [Pool((ENCODE,), int(threads))], handlers, MODEL)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
