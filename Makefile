@@ -75,10 +75,11 @@ format: setup  ## Put the code into shape
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: setup $(PEERS)/installed  ## All benchmarks (15 minutes, an idle machine): tables here, JSON in benchmarks/results/
+bench: setup $(PEERS)/installed  ## All benchmarks (20 minutes, an idle machine): tables here, JSON in benchmarks/results/
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.encoding
 	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.scale
 
 $(PEERS)/installed: benchmarks/requirements-peers.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(PEERS)

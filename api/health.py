@@ -95,7 +95,7 @@ def _look_at_cache(store: Store) -> None:
 
 
 def _look_at_archive(store: Store) -> None:
-    store.archive.files.check()
+    store.check_archive()
 
 
 def _notes_on(service: Service) -> list[str]:

@@ -2,7 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 from api import examples
@@ -12,7 +21,20 @@ from storage.text import escape_controls
 
 LEAST_TEMPERATURE = 0.01  # logits divided by less overflow 16-bit floats
 SamplingMode = Literal["exact", "keyframes"]
-RequestMoment = Annotated[float, Field(ge=0, allow_inf_nan=False)] | Annotated[str, Field(max_length=64)]
+
+
+def _one_error(value: object, validate: ValidatorFunctionWrapHandler) -> float | str:
+    """One message for a time that is neither a number nor text, instead of one for each kind."""
+    try:
+        moment: float | str = validate(value)
+    except ValidationError as error:
+        raise ValueError("give seconds from the start (0 or more), or RFC 3339 as text") from error
+    return moment
+
+
+RequestMoment = Annotated[
+    Annotated[float, Field(ge=0, allow_inf_nan=False)] | Annotated[str, Field(max_length=64)], WrapValidator(_one_error)
+]
 
 
 def _one_line(title: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,14 @@ log = logging.getLogger(__name__)
 TORCH_SEES_CUDA = "import torch; print(torch.cuda.is_available())"  # apart: this process never loads torch
 CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 WORKER_KINDS = ("ingest", "encode", "reason")
+MOST_CLOCKS_APART_S = 5.0  # a third of `jobs.worker_dead_after_s`
 MAX_NAMED = 10  # damaged documents in one message
+
+
+class ClocksApart(LongwatchError):
+    """What is due, and who is alive, is written down in each host's own time."""
+
+    code = "clocks-apart"
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _attempt("state", lambda: _state(settings, store))
     yield _attempt("cache", lambda: _cache(settings, store))
     yield from _roles(settings, store)
-    yield _attempt("archive", lambda: _archive(settings, store.archive))
+    yield _attempt("archive", lambda: _archive(settings, store))
     yield from _documents(store.archive)
     yield _checkpoint(settings)
-    yield from _workers(store)
+    yield from _workers(settings, store)
     yield from _packages()
     yield _privacy(settings)
     yield _gpu(settings)
@@ -67,6 +75,12 @@ def _state(settings: Settings, store: Store) -> str:
     if not find_url(settings, "state") and not find_socket(settings, "state").exists():
         return f"`longwatch up` will run {find_server()}"
     store.index.check()
+    apart_s = abs(store.index.read_clock_s() - time.time())
+    if apart_s > MOST_CLOCKS_APART_S:
+        raise ClocksApart(
+            f"this host's clock is {apart_s:.0f} s away from that of the state's Redis: its workers are taken for "
+            "dead, or dead ones for alive; have NTP set both"
+        )
     ready = "" if store.index.is_ready() else "; empty: a worker will fill it from the archive"
     return f"answers at {redact(settings.state_url)}{ready}"
 
@@ -99,8 +113,8 @@ def _roles(settings: Settings, store: Store) -> Iterator[Finding]:
         yield Finding("roles", False, words, needed=False)
 
 
-def _archive(settings: Settings, archive: Archive) -> str:
-    archive.files.check()
+def _archive(settings: Settings, store: Store) -> str:
+    store.check_archive()
     return f"can be written: {redact(settings.archive_url) if '://' in settings.archive_url else settings.archive_url}"
 
 
@@ -119,7 +133,9 @@ def _documents(archive: Archive) -> Iterator[Finding]:
     except LongwatchError:
         return  # said above
     if not unreadable:
-        yield Finding("documents", True, f"{count} videos can be read", needed=False)
+        yield Finding(
+            "documents", True, "1 video can be read" if count == 1 else f"{count} videos can be read", needed=False
+        )
     for words in unreadable[:MAX_NAMED]:
         yield Finding("documents", False, words)
     if len(unreadable) > MAX_NAMED:
@@ -141,12 +157,14 @@ def _checkpoint(settings: Settings) -> Finding:
     return Finding("checkpoint", True, f"{name} is whole")
 
 
-def _workers(store: Store) -> Iterator[Finding]:
+def _workers(settings: Settings, store: Store) -> Iterator[Finding]:
     """Each kind is needed: without one of them something waits for ever."""
     try:
         alive = store.workers.list_alive()
     except LongwatchError:
-        yield Finding("workers", False, "none can be alive while the state does not answer: `longwatch up`")
+        folder = settings.data_dir.absolute()
+        words = f"none can be alive while the state does not answer: `longwatch up`, or run this where {folder} is used"
+        yield Finding("workers", False, words)
         return
     for kind in WORKER_KINDS:
         here = [worker for worker in alive if worker.kind == kind]

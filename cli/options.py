@@ -31,7 +31,7 @@ def _wall_clock(text: str) -> str:
 
 VIDEO_HELP = "A video's id, or enough of its beginning."
 VideoId = Annotated[str, typer.Argument(metavar="ID", help=VIDEO_HELP)]
-VideoIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Videos' ids, or enough of their beginnings.")]
+VideoIds = Annotated[list[str], typer.Argument(metavar="ID", help="Videos' ids, or enough of their beginnings.")]
 QuestionId = Annotated[str, typer.Argument(metavar="QUESTION_ID", help="A question's id, or enough of its beginning.")]
 ApiUrl = Annotated[
     str | None, typer.Option("--api-url", metavar="URL", help="Where Longwatch answers; empty: api.host and api.port.")

@@ -44,5 +44,5 @@ def _write(content: bytes, output: str) -> None:
     try:
         Path(output).write_bytes(content)
     except OSError as error:
-        raise CannotWrite(f"cannot write {output}: {error}; choose another place with -o") from error
+        raise CannotWrite(f"cannot write {output}: {error.strerror or error}; choose another place with -o") from error
     typer.echo(output)

@@ -29,6 +29,10 @@ def find_question(client: Client, beginning: str) -> str:
     """
     if QUESTION_ID.fullmatch(beginning):
         return beginning
+    if not BEGINNING.fullmatch(beginning):
+        raise NoMatch(
+            f"no question has an id that begins with {beginning!r}; `longwatch questions ID` shows those of a video"
+        )
     video_id = find_video(client, beginning.partition(BETWEEN)[0])
     prefix = beginning if BETWEEN in beginning else video_id + BETWEEN
     nothing = f"no question {{}}; `longwatch questions {video_id}` shows the ids"

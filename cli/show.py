@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
@@ -18,10 +19,12 @@ aside = Console(highlight=False, stderr=True)  # what is not the result: standar
 def videos(rows: Iterable[dict[str, Any]]) -> None:
     """A line for each video as it comes, and one more where there is something to explain."""
     width = console.width if sys.stdout.isatty() or "COLUMNS" in os.environ else None  # a file has no width
-    _print(video_header(width), style="bold")
-    for row in rows:
-        for line in video_lines(row, width):
-            _print(line)
+    lines = (line for row in rows for line in video_lines(row, width))
+    first = next(lines, None)  # before the header: if the service does not answer there is nothing to head
+    for line in video_header(width).split("\n"):
+        _print(line, style="bold")
+    for line in lines if first is None else chain([first], lines):
+        _print(line)
 
 
 def video(row: dict[str, Any], asked: list[dict[str, Any]]) -> None:

@@ -88,9 +88,9 @@ def grounds_lines(question: View) -> Iterator[str]:
     if answer is None:
         yield f"{_question_status(question)}; {question['id']}"
         return
-    missing = f"; {answer['frames_missing']} frames were missing" if answer["frames_missing"] else ""
+    missing = f"; {_frames(answer['frames_missing'])} not encoded" if answer["frames_missing"] else ""
     cut = f"; ended by {answer['finish_reason']}" if answer["finish_reason"] != "stop" else ""
-    yield f"{answer['frames']} frames, {_stretch(answer)}{missing}{cut}"
+    yield f"{_frames(answer['frames'])}, {_stretch(answer)}{missing}{cut}"
     if not answer["video_complete"]:
         yield f"the video is encoded up to {format_time(answer['encoded_until_s'])} so far"
     if answer["evidence"]:
@@ -99,9 +99,13 @@ def grounds_lines(question: View) -> Iterator[str]:
         yield f"looked at {seen}; `longwatch frame {question['video_id']} {first:g}` fetches the first"
     times = answer["timings"]
     yield (
-        f"{answer['fusion']} over {answer['fusion_frames']} frames; first token {times['first_token_s']:.2f} s, "
+        f"{answer['fusion']} over {_frames(answer['fusion_frames'])}; first token {times['first_token_s']:.2f} s, "
         f"total {times['total_s']:.2f} s; {question['id']}"
     )
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
 
 
 def _row(cells: list[str], width: int | None) -> str:
@@ -157,7 +161,7 @@ def _reason(video: View) -> str:
         return f"the same as {video['duplicate_of']}"
     if video["progress"] and video["progress"]["frames_failed"]:
         count = video["progress"]["frames_failed"]
-        return f"{count} frames could not be encoded; `longwatch retry {video['id']}` tries again"
+        return f"{_frames(count)} could not be encoded; `longwatch retry {video['id']}` tries again"
     return f"sampled in part: {video['truncated']}" if video["truncated"] else ""
 
 

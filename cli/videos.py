@@ -27,7 +27,7 @@ PATIENCE_S = 30.0  # a service that restarts is waited for
 def add(
     context: typer.Context,
     sources: Annotated[
-        list[str], typer.Argument(metavar="URL|FILE...", help="http(s) addresses, or files of this machine.")
+        list[str], typer.Argument(metavar="URL|FILE", help="http(s) addresses, or files of this machine.")
     ],
     title: Annotated[str | None, typer.Option(help="A name to show instead of the source.")] = None,
     recorded_at: RecordedAt = None,
@@ -43,7 +43,13 @@ def add(
         submitted: list[str] = []
 
         def submit(source: str) -> None:
-            video = _submit(client, source, fields)
+            try:
+                video = _submit(client, source, fields)
+            except Unreachable:
+                raise
+            except ServiceError as error:
+                words = str(error)
+                raise ServiceError(words if source in words else f"{source}: {words}") from error
             submitted.append(video["id"])
             if as_json and not wait:
                 typer.echo(json.dumps(video))
@@ -131,6 +137,8 @@ def _submit(client: Client, source: str, fields: dict[str, str]) -> Any:
                 if source.startswith(("http://", "https://")):
                     return client.call("POST", "/v1/videos", json={"url": source, **fields})
                 if Path(source).is_file():
+                    if not Path(source).stat().st_size:
+                        raise ServiceError(f"{source} is empty")
                     return client.upload(Path(source), fields)
                 raise ServiceError(f"{source} is neither an http(s) address nor a file of this machine")
             except Busy as error:

@@ -30,7 +30,7 @@ class ArchiveSettings(Part):
 
     url: str = Field("", description="Folder or any fsspec URL; empty: {data_dir}/archive.")
     options: dict[str, Any] = Field({}, description="For the filesystem; of S3: endpoint_url, key, secret ...")
-    orphan_after_s: PositiveInt = Field(86400, description="Leftovers of a broken write or deletion are removed then.")
+    orphan_after_s: PositiveInt = Field(86400, description="A folder without a video.json is removed then.")
 
 
 class RedisSettings(Part):

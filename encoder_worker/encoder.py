@@ -35,7 +35,8 @@ class Encoder:
     def encode_image(self, image: Picture, wishes: Sequence[Wish], *, urgent: bool = False) -> Encodings:
         """Tokens of a picture of any size, seen the public way for images, and the mean of each wish."""
         pixels = self._model.preprocess_image(image)
-        return self._scheduler.encode(1, lambda *_: pixels, wishes, urgent=urgent)
+        shaped = pixels[:, 0] if self._model.config.pictures == 1 else pixels  # as frames are: they share batches
+        return self._scheduler.encode(1, lambda *_: shaped, wishes, urgent=urgent)
 
 
 def decode_jpeg(picture: bytes, where: str) -> Picture:

@@ -1,40 +1,36 @@
 """The encoder's jobs, level-triggered: they make tokens and fusions be there, and running twice is harmless."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from itertools import groupby
-from operator import or_
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder
-from encoder_worker.frames import encode_places
+from encoder_worker.reading import encode_places
 from jobs.names import FusionRequest, fuse_job_id
 from jobs.notices import Notices
 from jobs.reconciler import Reconciler
 from llava_mini.errors import NonFinite
 from storage.cache import FusionKey
 from storage.documents import Video
-from storage.errors import NotFound
+from storage.errors import DamagedFile, NotFound
 from storage.records import Half, Record, text_id
 from storage.store import Store
-from storage.timeline import SEGMENT_SLOTS, places_in
+from storage.timeline import Masks, count_frames, cut_portions
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class WantedFusion:
-    """A text averaged over some frames of a segment; its rows before `first_row` are not kept."""
+    """A text averaged over the frames of a portion; its rows before `first_row` are not kept."""
 
     ids: tuple[int, ...]
     first_row: int
-    segment: int
-    mask: int
+    masks: Masks
 
 
 class EncoderJobs:
@@ -48,15 +44,15 @@ class EncoderJobs:
         self._hold_s = settings.jobs.worker_dead_after_s
 
     def encode_segment(self, video_id: str, segment: int) -> None:
-        """Makes the segment's record; raises DamagedFile if none of its pictures can be read, NonFinite."""
+        """Makes the segment's record; raises DamagedFile if its pictures are gone or damaged, NonFinite."""
         try:
             mask = self._mask(video_id, segment)
             with self._store.locks.hold(f"{video_id}:{segment}", self._hold_s) as got:
                 if mask and got:  # else it is encoded, or another is at it and the reconciler comes back
                     self._make_record(video_id, segment, mask)
             self._follow_up(video_id)
-        except NotFound:
-            log.info("video %s was deleted meanwhile", video_id)
+        except NotFound as error:
+            self._require_deleted(video_id, error)
 
     def give_up_segment(self, reason: str, video_id: str, segment: int) -> None:
         """Settles the segment as failed: what waits for it goes on without."""
@@ -70,14 +66,14 @@ class EncoderJobs:
             log.info("video %s was deleted meanwhile", video_id)
 
     def fuse_question(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
-        """Makes the cache hold these fusions: texts averaged over frames of segments. Raises DamagedFile, NonFinite."""
+        """Makes the cache hold these fusions: texts averaged over portions of frames. Raises DamagedFile, NonFinite."""
         job_id = fuse_job_id(video_id, requests)
         try:
             video = self._store.read_video(video_id)
             for portion in _portions(requests):
                 self._store.cache.write_fusions(self._fuse(video, portion), self._encoder.fingerprint)
-        except NotFound:
-            log.info("video %s was deleted meanwhile", video_id)
+        except NotFound as error:
+            self._require_deleted(video_id, error)
         self._notices.tell(job_id)
 
     def give_up_fusions(self, reason: str, video_id: str, requests: Sequence[FusionRequest]) -> None:
@@ -101,48 +97,39 @@ class EncoderJobs:
             record = Record(self._encoder.fingerprint, mask, tokens, self._encoder.system_id, system)
         self._store.create_record(video_id, segment, record)
 
+    def _require_deleted(self, video_id: str, error: NotFound) -> None:
+        """Raises DamagedFile if the video is there, so that only its pictures are gone: no retry brings them back."""
+        if self._store.archive.has_video(video_id):
+            raise DamagedFile(f"{error}, though it was sampled; restore it, or add the video anew") from error
+        log.info("video %s was deleted meanwhile", video_id)
+
     def _follow_up(self, video_id: str) -> None:
         """Enqueues what was held back to bound the queue, and wakes the questions that waited."""
         self._reconciler.look_at_video(video_id)
         self._reconciler.wake_questions(video_id)
 
     def _fuse(self, video: Video, fusions: Sequence[WantedFusion]) -> dict[FusionKey, Half]:
-        """Each fusion, from one pass over all the frames they name."""
-        union: dict[int, int] = {}
-        for fusion in fusions:
-            union[fusion.segment] = union.get(fusion.segment, 0) | fusion.mask
-        places = [(segment, place) for segment, mask in sorted(union.items()) for place in places_in(mask)]
-        number_of = {place: number for number, place in enumerate(places)}
-        wishes = [
-            (fusion.ids, [number_of[fusion.segment, place] for place in places_in(fusion.mask)]) for fusion in fusions
-        ]
-        means = encode_places(self._store.archive, self._encoder, video, union, wishes, urgent=True).means
+        """The fusions of one portion, from one pass over its frames."""
+        masks: dict[int, int] = {}
+        for segment, mask in fusions[0].masks:
+            masks[segment] = masks.get(segment, 0) | mask
+        count = count_frames(masks.items())
+        wishes = [(fusion.ids, range(count)) for fusion in fusions]
+        means = encode_places(self._store.archive, self._encoder, video, masks, wishes, urgent=True).means
+        where = f"segments {min(masks)} to {max(masks)} of {video.id}"
         return {
-            FusionKey(video.id, fusion.segment, text_id(fusion.ids), fusion.mask): _to_half(
-                mean[fusion.first_row :], f"segment {fusion.segment} of {video.id}"
-            )
+            FusionKey(video.id, text_id(fusion.ids), fusion.masks): _to_half(mean[fusion.first_row :], where)
             for fusion, mean in zip(fusions, means, strict=True)
         }
 
 
-def _portions(requests: Sequence[FusionRequest]) -> Iterator[list[WantedFusion]]:
-    """The fusions in portions of about a segment's worth of frames: an hour's pictures are a gigabyte."""
-    wanted = [
-        WantedFusion(tuple(ids), first_row, segment, mask)
-        for ids, first_row, masks in requests
-        for segment, mask in masks
-    ]
-    portion: list[WantedFusion] = []
-    frames = 0
-    for _, group in groupby(sorted(wanted, key=lambda fusion: fusion.segment), key=lambda fusion: fusion.segment):
-        fusions = list(group)
-        portion += fusions
-        frames += reduce(or_, (fusion.mask for fusion in fusions)).bit_count()
-        if frames >= SEGMENT_SLOTS:
-            yield portion
-            portion, frames = [], 0
-    if portion:
-        yield portion
+def _portions(requests: Sequence[FusionRequest]) -> list[list[WantedFusion]]:
+    """The fusions by portions of about a segment's worth of frames: an hour's pictures are a gigabyte."""
+    wanted: dict[Masks, list[WantedFusion]] = {}
+    for ids, first_row, masks in requests:
+        for portion in cut_portions(masks):
+            wanted.setdefault(portion, []).append(WantedFusion(tuple(ids), first_row, portion))
+    return list(wanted.values())
 
 
 def _to_half(values: NDArray[np.float32], where: str) -> Half:

@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llava_mini.model import LlavaMini
+from llava_mini.model import Encoded, LlavaMini
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Encodings:
     means: list[Mean]  # one (L_i,D) per wish
 
 
-@dataclass
+@dataclass(eq=False)  # a list finds it by identity: comparing the tensors of two jobs would fail
 class Work:
     """Frames of one job on their way through the model."""
 
@@ -79,11 +80,7 @@ class Scheduler:
             while not self._new.empty():
                 self._pending.append(self._new.get())
             batch = self._next_batch()
-            try:
-                self._run_batch(batch)
-            except Exception as error:  # noqa: BLE001 - it is the jobs': each raises it in its own thread
-                for work, _, _ in batch:
-                    work.error = error
+            self._try_batch(batch)
             for work, _, _ in batch:
                 if work.error is not None or work.done == work.count:
                     self._pending.remove(work)
@@ -100,15 +97,22 @@ class Scheduler:
                 room -= stop - work.done
         return parts
 
+    def _try_batch(self, batch: list[tuple[Work, int, int]]) -> None:
+        """Runs the batch. If it fails, each job's part runs by itself, so that only the job at fault fails."""
+        try:
+            self._run_batch(batch)
+        except Exception as error:  # noqa: BLE001 - it is the job's, which raises it in its own thread
+            traceback.clear_frames(error.__traceback__)  # it outlives the batch, whose tensors it would keep
+            if len(batch) == 1:
+                batch[0][0].error = error
+                return
+            for part in batch:
+                self._try_batch([part])
+
     def _run_batch(self, batch: list[tuple[Work, int, int]]) -> None:
         texts = batch[0][0].texts
         pixels = torch.cat([work.pixels(first, stop) for work, first, stop in batch])
-        try:
-            encoded = self._model.encode(pixels, texts)
-        except torch.OutOfMemoryError:
-            log.warning("out of memory with %d frames: freeing what is cached, and trying once more", len(pixels))
-            torch.cuda.empty_cache()
-            encoded = self._model.encode(pixels, texts)
+        encoded = self._encode(pixels, texts)
         row = 0
         for work, first, stop in batch:
             rows = slice(row, row + stop - first)
@@ -121,3 +125,17 @@ class Scheduler:
                 if chosen:
                     total.add_(fused[ids][chosen].float().sum(0))
             work.done, row = stop, rows.stop
+
+    def _encode(self, pixels: Tensor, texts: Sequence[tuple[int, ...]]) -> Encoded:
+        """All of the batch at once; in halves, quarters and so on while memory runs out."""
+        size = len(pixels)
+        while True:
+            try:
+                return self._model.encode(pixels, texts, size)
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise
+                traceback.clear_frames(error.__traceback__)  # its frames hold what the failed attempt had made
+            size = (size + 1) // 2
+            torch.cuda.empty_cache()
+            log.warning("out of memory: trying again with %d frames at once", size)

@@ -1,5 +1,6 @@
 """The jobs that turn a submitted source into frames in the archive: one downloads, one samples."""
 
+import errno
 import logging
 import shutil
 import time
@@ -7,15 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from configs.settings import Settings
-from ingest.errors import SourceError, SourceInterrupted, UnsupportedSource
+from ingest.errors import SourceError, SourceInterrupted, SourceUnavailable, UnsupportedSource
 from ingest.files.fetch import fetch_file
 from ingest.files.frames import EncodedFrame
 from ingest.files.images import is_image, read_image
 from ingest.files.local import find_allowed_file, hash_file
 from ingest.files.source import VideoSource
 from jobs.reconciler import Reconciler
+from storage import agenda as due
 from storage.documents import Problem, Video
-from storage.errors import NotFound
+from storage.errors import DamagedFile, DiskFull, NewerDocument, NotFound, Surroundings
 from storage.fences import Fence
 from storage.ids import VIDEO_ID
 from storage.segments import SegmentFrame
@@ -58,7 +60,7 @@ class IngestJobs:
                 self._reconciler.look_at_video(video_id)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
-            file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)  # only an attempt that comes again needs it
 
     def give_up_video(self, reason: str, video_id: str) -> None:
         """Settles the video as failed: the attempts are used up."""
@@ -66,15 +68,23 @@ class IngestJobs:
             fence, video = self._begin(video_id)
             if not video.settled:
                 message = f"{reason}; `longwatch retry {video_id}` tries again, the log of `worker ingest` says more"
-                self._fail(video, fence, "source-unavailable" if not video.in_archive else "internal", message)
+                fetched = video.kind != "url" or video.in_archive
+                self._fail(video, fence, "internal" if fetched else "source-unavailable", message)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
+        self._settings.work_file(video_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Removes downloads of this host that no unsettled video needs any more."""
         for file in self._settings.work_dir.glob("*"):
-            if time.time() - file.stat().st_mtime > ABANDONED_AFTER_S and not self._is_needed(file):
-                file.unlink(missing_ok=True)
+            try:
+                if time.time() - file.stat().st_mtime > ABANDONED_AFTER_S and not self._is_needed(file):
+                    file.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue  # a job here was done with it
+            except Surroundings as error:
+                log.warning("what earlier processes left in %s stays for now: %s", self._settings.work_dir, error)
+                return
 
     def _begin(self, video_id: str) -> tuple[Fence, Video]:
         video = self._store.read_video(video_id)
@@ -100,7 +110,7 @@ class IngestJobs:
         if video.kind == "path":
             path = find_allowed_file(video.location, self._settings.ingest.allowed_roots)
         else:
-            path = self._store.archive.open_source(video.id, work_file)
+            path = self._open_source(video, fence, work_file)
         if video.sha256 is None:
             video = self._update(video, fence, sha256=hash_file(path))
         if self._settle_duplicate(video, fence):
@@ -109,24 +119,29 @@ class IngestJobs:
             self._keep_image(video, fence, path, work_file)
         else:
             self._sample(video, fence, path)
-        work_file.unlink(missing_ok=True)
 
     def _settle_duplicate(self, video: Video, fence: Fence) -> bool:
         """Whether another video has the same content: then it holds the frames for this one too."""
         owner_id = self._store.claim_content(video)
         if owner_id is None:
             return False
-        self._update(video, fence, status="duplicate", duplicate_of=owner_id)
+        self._update(video, fence, status="duplicate", duplicate_of=owner_id, in_archive=False)
         if video.in_archive:
             self._store.archive.delete_source(video.id)
         return True
+
+    def _open_source(self, video: Video, fence: Fence, work_file: Path) -> Path:
+        try:
+            return self._store.archive.open_source(video.id, work_file)
+        except NotFound as error:
+            self._update(video, fence, in_archive=False)  # NotFound, too, if the video was deleted
+            raise SourceUnavailable(str(error)) from error
 
     def _keep_image(self, video: Video, fence: Fence, path: Path, work_file: Path) -> None:
         """A video of one frame; the original stays, because the model sees it and not a copy."""
         image = read_image(path, self._settings.ingest)
         if not video.in_archive:
-            work_file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, work_file)  # what is put into the archive may be moved there
+            _copy_file(path, work_file)  # what is put into the archive may be moved there
             self._store.archive.put_source(video.id, work_file)
         video = self._update(
             video,
@@ -185,6 +200,7 @@ class IngestJobs:
         problem = Problem(code=code, message=message)
         sampled = self._store.coverage.count_sampled(video.id)
         self._update(video, fence, status="failed", problem=problem, frames_sampled=sampled)
+        self._store.agenda.put(due.VIDEOS, *self._store.index.list_leaning(video.id))  # they fail with it
         self._reconciler.look_at_video(video.id)
 
     def _require_wanted(self, video_id: str, fence: Fence) -> None:
@@ -199,6 +215,18 @@ class IngestJobs:
             return bool(VIDEO_ID.fullmatch(video_id)) and not self._store.read_video(video_id).settled
         except NotFound:
             return False
+        except (DamagedFile, NewerDocument):
+            return True  # nobody can say yet
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"the disk of {target.parent} is full: {error}; make room there") from error
+        raise SourceUnavailable(f"cannot copy the file: {error.strerror}") from error
 
 
 def _kept(frame: EncodedFrame) -> SegmentFrame:

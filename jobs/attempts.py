@@ -1,8 +1,12 @@
 """Counts how often a job was begun without an end, so that a target which kills its workers is given up."""
 
+import logging
+
 from redis import Redis
 
 from storage.connection import redis_errors
+
+log = logging.getLogger(__name__)
 
 KNOWN_S = 7 * 86400
 

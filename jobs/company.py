@@ -17,7 +17,7 @@ class Company:
 
     @contextmanager
     def join(self, *, alone: bool, wait_s: float) -> Iterator[bool]:
-        """Works beside others, or alone; yields False if being alone was not to be had within `wait_s`."""
+        """Works beside others, or alone; yields False if the others did not finish within `wait_s`."""
         joined = self._enter_alone(wait_s) if alone else self._enter()
         try:
             yield joined

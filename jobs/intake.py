@@ -5,7 +5,7 @@ from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.documents import Question, Video
 from storage.errors import Conflict, GivenAway, StateRebuilding
-from storage.store import Store
+from storage.store import UNWRITTEN_S, Store
 
 
 class Intake:
@@ -18,18 +18,23 @@ class Intake:
     def add_video(self, video: Video) -> None:
         """Takes a new video in."""
         self._store.add_video(video)
+        self._store.agenda.remove(due.DELETIONS, video.id)
         self._reconciler.look_at_video(video.id)
 
     def claim_upload(self, video: Video) -> Video | None:
         """Makes the upload the owner of its content; another video that has this content already, if there is one."""
         assert video.content_key is not None, "an upload's content is known"
         owner_id = self._store.claim_content(video)
-        return None if owner_id is None else self._store.read_video(owner_id)
+        if owner_id is not None:
+            return self._store.read_video(owner_id)
+        # Its bytes go into the archive now: they are found again if this process dies before it is a video.
+        self._store.agenda.put(due.DELETIONS, video.id, in_s=UNWRITTEN_S)
+        return None
 
     def add_question(self, question: Question) -> Question:
         """Takes a question in; as it is then: queued, or waiting for frames."""
         self._store.add_question(question)
-        self._reconciler.look_at_question(question.id)
+        self._reconciler.look_at_question(question.id, question)
         return self._store.index.with_states([question])[0]
 
     def cancel_question(self, question_id: str) -> Question:

@@ -22,7 +22,7 @@ class Notices:
 
     def tell(self, job_id: str, problem: str = "") -> None:
         """The job ended; with `problem`, it was given up for that reason."""
-        with redis_errors(), self._redis.pipeline() as pipeline:
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.delete(_key(job_id))
             pipeline.rpush(_key(job_id), problem)
             pipeline.expire(_key(job_id), KNOWN_S)

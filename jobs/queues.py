@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from redis import Redis
 from rq import Queue
@@ -48,6 +48,48 @@ redis.call('DEL', KEYS[2])
 return 1
 """
 _WITHDRAW = "if redis.call('LREM', KEYS[1], 0, ARGV[1]) > 0 then redis.call('DEL', KEYS[2]) end"
+# The places of those of the jobs ARGV[2..] that wait in the queue KEYS[1], or run until ARGV[1] (registry KEYS[2]) at
+# least. A few are looked for one by one; for many the queue is read once.
+_LIVE = """
+local running, waiting, found = {}, nil, {}
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf')) do
+  running[string.match(entry, '^(.*):[^:]*$') or entry] = true
+end
+if #ARGV > 64 then
+  waiting = {}
+  for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do waiting[id] = true end
+end
+for at = 2, #ARGV do
+  local id = ARGV[at]
+  local waits
+  if waiting then waits = waiting[id] else waits = redis.call('LPOS', KEYS[1], id) end
+  if running[id] or waits then found[#found + 1] = at - 2 end
+end
+return found
+"""
+
+
+class Call(NamedTuple):
+    """A job as it is put into its queue."""
+
+    id: str
+    name: str
+    args: tuple[Any, ...]
+
+
+def fetch_call(video_id: str) -> Call:
+    """Have the video downloaded."""
+    return Call(fetch_job_id(video_id), "fetch_video", (video_id,))
+
+
+def ingest_call(video_id: str) -> Call:
+    """Have the video sampled."""
+    return Call(ingest_job_id(video_id), "ingest_video", (video_id,))
+
+
+def encode_call(video_id: str, segment: int) -> Call:
+    """Have the segment's record made."""
+    return Call(encode_job_id(video_id, segment), "encode_segment", (video_id, segment))
 
 
 class Queues:
@@ -58,30 +100,31 @@ class Queues:
         self._push_once = redis.register_script(_PUSH)
         self._take_dead = redis.register_script(_TAKE_DEAD)
         self._remove_waiting = redis.register_script(_WITHDRAW)
+        self._live = redis.register_script(_LIVE)
         self._queues = {name: Queue(name, connection=redis, serializer=JSONSerializer) for name in QUEUES}
 
-    def fetch(self, video_id: str) -> None:
-        """Have the video downloaded."""
-        self._enqueue(fetch_job_id(video_id), "fetch_video", video_id)
+    def ensure(self, calls: Sequence[Call]) -> list[Call]:
+        """Puts those jobs into their queues that neither wait nor run; the jobs that were put.
 
-    def ingest(self, video_id: str) -> None:
-        """Have the video sampled."""
-        self._enqueue(ingest_job_id(video_id), "ingest_video", video_id)
-
-    def encode(self, video_id: str, segments: Sequence[int]) -> None:
-        """Have the segments' records made."""
-        live = self.list_live(JOBS["encode_segment"], [encode_job_id(video_id, segment) for segment in segments])
-        for segment in segments:
-            if encode_job_id(video_id, segment) not in live:
-                self._enqueue(encode_job_id(video_id, segment), "encode_segment", video_id, segment)
-
-    def fuse(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
-        """Have these texts fused with these frames of the video: one job, however many segments they lie in."""
-        self._enqueue(fuse_job_id(video_id, requests), "fuse_question", video_id, list(requests))
+        Two commands or so a queue, however many jobs.
+        """
+        put: list[Call] = []
+        for queue_name in dict.fromkeys(JOBS[call.name] for call in calls):
+            wanted = [call for call in calls if JOBS[call.name] == queue_name]
+            live = self.list_live(queue_name, [call.id for call in wanted])
+            put += self._push([call for call in wanted if call.id not in live])
+        return put
 
     def answer(self, question_id: str) -> bool:
         """Have the question answered; False if its job waits or runs already."""
-        return self._enqueue(answer_job_id(question_id), "answer_question", question_id)
+        return bool(self.ensure([Call(answer_job_id(question_id), "answer_question", (question_id,))]))
+
+    def fuse(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
+        """Have these texts fused with these frames of the video: one job, however many segments they lie in.
+
+        The caller has seen that it neither waits nor runs.
+        """
+        self._push([Call(fuse_job_id(video_id, requests), "fuse_question", (video_id, list(requests)))])
 
     def withdraw_fuse(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
         """Removes the job if it still waits; whoever else needs it asks again."""
@@ -92,26 +135,26 @@ class Queues:
         self._withdraw(ANSWER, answer_job_id(question_id))
 
     def list_live(self, queue_name: str, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs wait or run at a live worker; one round trip.
+        """Which of these jobs wait or run at a live worker; one command.
 
         Only what is true now counts: a job whose trace was lost (by a flush, or between queue and worker) is not.
         """
+        if not job_ids:
+            return set()
         queue = self._queues[queue_name]
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for job_id in job_ids:
-                pipeline.lpos(queue.key, job_id)
-            pipeline.zrangebyscore(StartedJobRegistry(queue=queue).key, time.time(), "+inf")
-            *places, started = pipeline.execute()
-        running = {as_text(entry).rpartition(":")[0] for entry in started}
-        return {job_id for job_id, place in zip(job_ids, places, strict=True) if place is not None or job_id in running}
+        with redis_errors():
+            places = self._live(keys=[queue.key, StartedJobRegistry(queue=queue).key], args=[time.time(), *job_ids])
+        return {job_ids[place] for place in places}
 
     def take_dead(self) -> list[str]:
         """The ids of jobs whose worker fell silent; each is named once."""
         dead: list[str] = []
-        with redis_errors():
-            for queue in self._queues.values():
-                key = StartedJobRegistry(queue=queue).key
-                for entry in cast(list[bytes], self._redis.zrangebyscore(key, "-inf", time.time())):
+        keys = [StartedJobRegistry(queue=queue).key for queue in self._queues.values()]
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.zrangebyscore(key, "-inf", time.time())
+            for key, silent in zip(keys, pipeline.execute(), strict=True):
+                for entry in cast(list[bytes], silent):
                     job_id = as_text(entry).rpartition(":")[0]
                     if self._take_dead(keys=[key, Job.key_for(job_id)], args=[entry]):
                         dead.append(job_id)
@@ -147,29 +190,27 @@ class Queues:
                         log.error("%s in Redis is none of ours and is removed", key)
                         self._redis.delete(key)
 
-    def count_waiting(self) -> dict[str, int]:
-        """How many jobs wait in each queue."""
+    def _push(self, calls: Sequence[Call]) -> list[Call]:
+        """Puts the jobs into their queues; those that another process had not put there meanwhile."""
+        if not calls:
+            return []
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for queue in self._queues.values():
-                pipeline.llen(queue.key)
-            return dict(zip(self._queues, pipeline.execute(), strict=True))
-
-    def _enqueue(self, job_id: str, name: str, *args: Any) -> bool:
-        queue = self._queues[JOBS[name]]
-        job = queue.create_job(
-            name,
-            args=args,
-            job_id=job_id,
-            timeout=LONGEST_JOB_S,
-            result_ttl=0,
-            failure_ttl=0,
-            description=job_id,
-            status=JobStatus.QUEUED,
-        )
-        fields = [word for pair in job.to_dict().items() for word in pair]
-        keys = [queue.key, StartedJobRegistry(queue=queue).key, job.key]
-        with redis_errors():
-            return bool(self._push_once(keys=keys, args=[job_id, time.time(), *fields]))
+            for call in calls:
+                queue = self._queues[JOBS[call.name]]
+                job = queue.create_job(
+                    call.name,
+                    args=call.args,
+                    job_id=call.id,
+                    timeout=LONGEST_JOB_S,
+                    result_ttl=0,
+                    failure_ttl=0,
+                    description=call.id,
+                    status=JobStatus.QUEUED,
+                )
+                fields = [word for pair in job.to_dict().items() for word in pair]
+                keys = [queue.key, StartedJobRegistry(queue=queue).key, job.key]
+                self._push_once(keys=keys, args=[call.id, time.time(), *fields], client=pipeline)
+            return [call for call, put in zip(calls, pipeline.execute(), strict=True) if put]
 
     def _withdraw(self, queue_name: str, job_id: str) -> None:
         with redis_errors():

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from configs.settings import JobSettings
@@ -12,10 +13,21 @@ from jobs.company import Company
 from jobs.names import JOBS, Target, find_target
 from jobs.queues import parse_arguments
 from storage import agenda as due
-from storage.errors import GivenAway, JobNotAllowed, RedisUnavailable, Surroundings
+from storage.errors import GivenAway, JobNotAllowed, LongwatchError, RedisUnavailable, Surroundings
 from storage.store import Store
 
 log = logging.getLogger(__name__)
+
+
+class Trouble(NamedTuple):
+    """The surroundings' fault that a job here met last."""
+
+    message: str
+    met_at: float  # monotonic
+    since: str  # when the first of the jobs that met one after the other did
+
+
+NO_TROUBLE = Trouble("", -math.inf, "")
 
 
 class Handler(NamedTuple):
@@ -41,17 +53,17 @@ class Runner:
         self._handlers = handlers
         self._attempts = Attempts(store.state)
         self._company = Company()
-        self._trouble = ("", -math.inf)  # the surroundings' fault that a job here met last, and when (monotonic)
+        self._trouble = NO_TROUBLE
         self._redis_away_at = -math.inf  # monotonic
         self._begun: set[str] = set()  # jobs that run here now
         self._unforgiven: list[str] = []  # attempts that do not count, but Redis was away when they ended
 
     @property
     def trouble(self) -> str | None:
-        """What jobs here wait for; None once a job worked again, or none has met it for a while."""
-        message, met_at = self._trouble
+        """What jobs here wait for, and since when; None once a job worked again, or none has met it for a while."""
+        message, met_at, since = self._trouble
         lately = time.monotonic() - met_at < 3 * self._settings.surroundings_retry_after_s
-        return message if lately else None
+        return f"{message} (since {since})" if lately else None
 
     def run(self, job_id: str, data: bytes) -> None:
         """Runs the job; raises nothing but RedisUnavailable. `data` is what RQ stored: nothing in it is trusted."""
@@ -113,18 +125,20 @@ class Runner:
                 self._forgive(job_id)
         except Surroundings as error:
             log.error("job %s waits for its surroundings: %s", job_id, error)
-            self._trouble = (str(error), time.monotonic())
+            since = self._trouble.since if self.trouble else f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            self._trouble = Trouble(str(error), time.monotonic(), since)
             self._forgive(job_id)
             self._look_again(job_id, self._settings.surroundings_retry_after_s)
         except Exception as error:
             log.exception("job %s failed (attempt %d of %d)", job_id, attempt, limit)
             if attempt >= limit:
-                self._give_up(handler, job_id, args, f"{type(error).__name__}: {error}")
+                reason = str(error) if isinstance(error, LongwatchError) else f"{type(error).__name__}: {error}"
+                self._give_up(handler, job_id, args, reason)
             else:
                 pauses = self._settings.retry_after_s
                 self._look_again(job_id, pauses[min(attempt, len(pauses)) - 1])
         else:
-            self._trouble = ("", -math.inf)
+            self._trouble = NO_TROUBLE
             self._attempts.clear(job_id)
 
     def _give_up(self, handler: Handler, job_id: str, args: list[Any], reason: str) -> None:

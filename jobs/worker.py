@@ -1,25 +1,29 @@
 """A worker process: job threads, one heart that beats for all of them, and the reconciler."""
 
 import logging
+import math
 import os
 import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
 
+from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from rq import Queue, SimpleWorker
+from rq import Queue, SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
+from rq.utils import now
 
 from configs.settings import JobSettings, Settings
 from jobs.queues import Queues
@@ -73,6 +77,7 @@ class JobThread(SimpleWorker):
         super().__init__(list(queues), name=name, connection=process.redis, serializer=JSONSerializer)
         self._process = process
         self.log_job_description = False
+        self._beaten_at = -math.inf
 
     @property
     def dequeue_timeout(self) -> int:
@@ -82,6 +87,12 @@ class JobThread(SimpleWorker):
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Seconds after a beat at which the job counts as lost."""
         return self._process.settings.worker_dead_after_s
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """RQ beats three times a job; once in a while is enough for an entry that is kept for minutes."""
+        if pipeline is not None or time.monotonic() - self._beaten_at >= DEQUEUE_S:
+            self._beaten_at = time.monotonic()
+            super().heartbeat(timeout, pipeline)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Runs the job while the process's heart beats for it, and removes what RQ keeps of it."""
@@ -104,7 +115,10 @@ class JobThread(SimpleWorker):
             pipeline.execute()
 
     def clean_registries(self) -> None:
-        """The reconciler does that, without RQ's callbacks."""
+        """Forgets threads of killed workers. The jobs are the reconciler's, who calls no callbacks."""
+        for queue in self.queues:
+            worker_registration.clean_worker_registry(queue)
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ does not say that it holds a time
 
     def clean_group_registries(self) -> None:
         """There are no groups."""
@@ -138,7 +152,7 @@ class WorkerProcess:
         self._kind = kind
         self._pools = pools
         self._fingerprint = fingerprint
-        self._reconciler = Reconciler(store, settings.jobs)
+        self._reconciler = Reconciler(store, settings.jobs, settings.archive.orphan_after_s)
         self._name = f"{kind}-{socket.gethostname()}-{os.getpid()}"
 
     def run(self) -> None:

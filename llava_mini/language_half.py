@@ -105,6 +105,14 @@ def fork(cache: DynamicCache) -> DynamicCache:
     return twin
 
 
+def shorten(cache: DynamicCache, positions: int) -> None:
+    """Takes from every layer what stands behind the first `positions`."""
+    layers: Any = cache.layers
+    for layer in layers:
+        if layer.is_initialized and layer.keys.shape[2] > positions:
+            layer.keys, layer.values = layer.keys[:, :, :positions], layer.values[:, :, :positions]
+
+
 @contextmanager
 def _rows_watched(layers: Any, cache: DynamicCache, span: tuple[int, int], total: Tensor) -> Iterator[None]:
     """Adds to `total` what the rows run meanwhile attend to within `span`."""

@@ -17,6 +17,9 @@ from llava_mini.errors import CheckpointError
 IMAGE_TOKEN_ID = -200  # stands where the frames' tokens go (golden/README.md)
 IMAGE_MARK = "<image>"
 BROKEN_STREAM = "Invalid prefix"  # how DecodeStream's error begins when later bytes change text it has already given
+# Llama 3's templates write a date into the system text: 3.1's this one, later ones today's, unless they are given one.
+# Fusions of the system text are kept, so it must not change from day to day.
+DATE = "26 Jul 2024"
 # The public implementation's system text for Llama 3.1 (golden/SEMANTICS.md, item 11).
 SYSTEM_TEXT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -98,7 +101,7 @@ class PromptBuilder:
                 messages.append({"role": "assistant", "content": self._strip_marks(answer)})
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=self._generation_prompt
+                messages, tokenize=False, add_generation_prompt=self._generation_prompt, date_string=DATE
             )
         except TemplateError as error:
             raise CheckpointError(f"the chat template fails: {error}") from error

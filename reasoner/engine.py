@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from llava_mini.language_half import fork
+from llava_mini.language_half import fork, shorten
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder, PromptIds, Turn
 from llava_mini.sampling import next_token
-from reasoner.context import Array, as_float, even_sample, focus_count, halved, top_places
+from reasoner.focus import Array, as_float, even_sample, focus_count, halved, top_places
 from reasoner.prefix_cache import PrefixCache
 from reasoner.scheduler import ModelThread
 from storage.documents import FusionMode, Options
@@ -124,38 +124,42 @@ class Engine:
         kept = self._thread.run(lambda: self._prefixes.find(stretch.key))
         if kept is not None:
             return kept
+        system, tokens = stretch.load()  # may wait for an encoder: no other question waits with it
         with self._making_prefix:
             kept = self._thread.run(lambda: self._prefixes.find(stretch.key))
-            return self._make_prefix(stretch) if kept is None else kept
+            return self._make_prefix(stretch, system, tokens) if kept is None else kept
 
-    def _make_prefix(self, stretch: Stretch) -> DynamicCache:
-        system, tokens = stretch.load()
+    def _make_prefix(self, stretch: Stretch, system: Array, tokens: Array) -> DynamicCache:
         rows = torch.from_numpy(np.concatenate([system, tokens.reshape(-1, tokens.shape[-1])]))
-        language = self._model.language
-        size_bytes = language.count_cache_bytes(len(rows))
+        size_bytes = self._model.language.count_cache_bytes(len(rows))
         self._thread.run(lambda: self._prefixes.make_room(size_bytes))
-        cache = language.make_cache()
-        for part in torch.split(rows, TURN_POSITIONS):
-            self._grow(partial(language.prefill, part, cache))
+        cache = self._try_twice(partial(self._prefill, rows))
         self._thread.run(lambda: self._prefixes.keep(stretch.key, cache, size_bytes))
         return fork(cache)
 
-    def _turn(self, turn: Callable[[], Result]) -> Result:
-        """A turn on the model's thread that leaves the caches it is given as they are: it can be tried twice."""
-        try:
-            return self._grow(turn)
-        except torch.OutOfMemoryError:
-            return self._grow(turn)
+    def _prefill(self, rows: Tensor) -> DynamicCache:
+        """Grows one cache in place, turn by turn: two copies of a long prefix would not fit."""
+        cache = self._model.language.make_cache()
+        for part in torch.split(rows, TURN_POSITIONS):
+            self._thread.run(partial(self._model.language.prefill, part, cache))
+        return cache
 
-    def _grow(self, turn: Callable[[], Result]) -> Result:
-        """A turn that may grow a cache in place. If memory runs out, the kept prefixes go; the caller tries again."""
+    def _turn(self, turn: Callable[[], Result]) -> Result:
+        """A turn on the model's thread that begins with the caches as they were: it can be tried twice."""
+        return self._try_twice(lambda: self._thread.run(turn))
+
+    def _try_twice(self, work: Callable[[], Result]) -> Result:
+        """If memory runs out, the kept prefixes go and it is tried once more."""
         try:
-            return self._thread.run(turn)
+            return work()
         except torch.OutOfMemoryError:
-            log.warning("out of memory: dropping all kept prefixes")
-            self._thread.run(self._prefixes.clear)
-            self._thread.run(torch.cuda.empty_cache)
-            raise
+            log.warning("out of memory: dropping all kept prefixes, and trying once more")
+        self._thread.run(self._free_memory)  # behind the handler: the error, which holds tensors, is gone
+        return work()
+
+    def _free_memory(self) -> None:
+        self._prefixes.clear()
+        torch.cuda.empty_cache()
 
     def _fused_rows(
         self, stretch: Stretch, prompt: PromptIds, mode: FusionMode, fuse: Fuse, cache: DynamicCache, outcome: Outcome
@@ -212,8 +216,18 @@ class Engine:
                 break
             outcome.answer_tokens += 1
             yield stream.push(token)
-            logits = self._grow(partial(self._model.language.step, cache, token))
+            logits = self._step(cache, token)
         yield stream.finish()
+
+    def _step(self, cache: DynamicCache, token: int) -> Tensor:
+        """Grows the cache in place by a token: a copy of a long one would not fit."""
+        length = cache.get_seq_length()
+
+        def turn() -> Tensor:
+            shorten(cache, length)  # a try that ran out of memory has grown some of the layers
+            return self._model.language.step(cache, token)
+
+        return self._turn(turn)
 
 
 def as_half_kept(rows: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -9,15 +10,16 @@ from configs.settings import Settings
 from jobs.names import FUSE, FusionRequest, fuse_job_id
 from jobs.notices import Notices
 from jobs.queues import Queues
-from reasoner.context import Array, Frame, as_float
+from reasoner.focus import Array, Frame, as_float
 from storage.cache import FusionKey
 from storage.documents import Video
 from storage.errors import LongwatchError
 from storage.records import Half, select_tokens, text_id
 from storage.store import Store
-from storage.timeline import masks_of
+from storage.timeline import Masks, count_frames, cut_portions, masks_of
 
 LOOK_S = 1.0  # a blocked look for the end of a job, between two looks whether the answer is still wanted
+MOST_FRUITLESS = 3  # jobs that ended well, one after the other, without one of the fusions they were to make
 FUSIONS_AT_ONCE = 64  # read by one command: 10 MB at the 8B shapes
 
 
@@ -76,7 +78,7 @@ class Gatherer:
     def load_anchor(self, system: Sequence[int]) -> Array:
         """The system prompt's rows (L,D): its mean over the stretch's first segment (docs/design.md, anchors)."""
         segment = next(iter(self._masks))
-        return as_float(self._system_rows(system, {segment: self._whole_mask(segment)}))
+        return self._system_rows(system, {segment: self._sampled.get(segment, self._masks[segment])})
 
     def load_system(self, system: Sequence[int]) -> Array:
         """The system prompt's rows (L,D): its mean over every frame of the stretch, as the paper has it."""
@@ -84,7 +86,7 @@ class Gatherer:
 
     def order(self, ids: Sequence[int], first_row: int, frames: Sequence[Frame]) -> None:
         """Asks encoder workers for those of the text's fusions with these frames that are not there: one job."""
-        pending = masks_of(frame.slot for frame in frames)
+        pending = cut_portions(sorted(masks_of(frame.slot for frame in frames).items()))
         for _ in self._collect(ids, pending):
             continue
         if pending:
@@ -102,86 +104,105 @@ class Gatherer:
         for requests in self._ordered.values():
             self._queues.withdraw_fuse(self._holder.id, requests)
 
+    @cached_property
+    def _sampled(self) -> dict[int, int]:
+        """Segment -> mask of all its frames, those beyond the stretch too."""
+        span = range(min(self._masks), max(self._masks) + 1)
+        return self._store.read_coverage(self._holder, span, self._fingerprint).sampled
+
     def _system_rows(self, system: Sequence[int], masks: dict[int, int]) -> Array:
         """Of whole segments the records hold it; the others' is fused now."""
-        system_id = text_id(system)
-        known: list[tuple[Half, int]] = []
-        unknown: dict[int, int] = {}
-        for segment, mask in masks.items():
-            rows = self._recorded_system(segment, system_id) if mask == self._whole_mask(segment) else None
-            if rows is None:
-                unknown[segment] = mask
-            else:
-                known.append((rows, mask.bit_count()))
+        whole = [segment for segment, mask in masks.items() if mask == self._sampled.get(segment, mask)]
+        recorded = self._recorded_system(whole, text_id(system))
         total = sum(mask.bit_count() for mask in masks.values())
-        pooled = as_float(sum(rows.astype(np.float32) * (weight / total) for rows, weight in known))
+        weights = {segment: np.float32(masks[segment].bit_count() / total) for segment in recorded}
+        pooled = as_float(sum(rows.astype(np.float32) * weights[segment] for segment, rows in recorded.items()))
+        unknown = {segment: mask for segment, mask in masks.items() if segment not in recorded}
         if unknown:
             weight = sum(mask.bit_count() for mask in unknown.values()) / total
             pooled = as_float(pooled + self._pooled(system, 0, unknown) * weight)
         return pooled
 
-    def _recorded_system(self, segment: int, system_id: str) -> Half | None:
-        rows = self._store.cache.read_system(self._holder.id, segment, system_id, self._fingerprint)
-        if rows is None:
+    def _recorded_system(self, segments: Sequence[int], system_id: str) -> dict[int, Half]:
+        """Segment -> the system prompt's fusion with all of it, as far as the records hold it."""
+        cached = self._store.cache.read_systems(self._holder.id, segments, system_id, self._fingerprint)
+        found = {}
+        for segment in segments:
+            if segment in cached:
+                found[segment] = cached[segment]
+                continue
             record = self._store.read_record(self._holder.id, segment, self._fingerprint)
             if record is not None and record.system_id == system_id:
-                return record.system
-        return rows
-
-    def _whole_mask(self, segment: int) -> int:
-        covered = self._store.read_coverage(self._holder, range(segment, segment + 1), self._fingerprint)
-        return covered.sampled.get(segment, self._masks[segment])
+                found[segment] = record.system
+        return found
 
     def _pooled(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> Array:
         """The mean over all frames of the masks, in float32; waits for encoder workers to make what is not there."""
         pooled: Array | float = 0.0
-        pending = dict(masks)
-        total = sum(mask.bit_count() for mask in masks.values())
+        pending = cut_portions(sorted(masks.items()))
+        total = count_frames(masks.items())
         began = alive_at = time.monotonic()
+        fruitless = 0
         while True:
-            for mask, rows in self._collect(ids, pending):
-                pooled = pooled + rows.astype(np.float32) * (mask.bit_count() / total)
+            for portion, rows in self._collect(ids, pending):
+                pooled = pooled + rows.astype(np.float32) * (count_frames(portion) / total)
+                fruitless = 0
             if not pending:
                 return as_float(pooled)
             self._still_wanted()
+            if time.monotonic() - began > self._timeout_s:
+                raise FusionFailed(
+                    f"encoder workers did not fuse the question within {self._timeout_s:g} s; see their log, that they "
+                    f"run this checkpoint ({self._fingerprint}), and that the cache has room (redis.cache_url)"
+                )
             problem = self._notices.wait(self._order(ids, first_row, pending), LOOK_S)
             if problem:
                 raise FusionFailed(f"the question could not be fused with its frames: {problem}")
             if problem is None:
-                alive_at = self._check_encoders(began, alive_at)
+                alive_at = self._see_encoders(alive_at)
+                continue
+            fruitless += 1
+            if fruitless > MOST_FRUITLESS:
+                raise FusionFailed(
+                    f"encoder workers fused the question, but not for this model ({self._fingerprint}), or the cache "
+                    "lost it at once; `longwatch doctor` says whether they run another checkpoint or the cache is full"
+                )
 
-    def _check_encoders(self, began: float, alive_at: float) -> float:
-        """When encoder workers were last seen alive; raises EncoderMissing, FusionFailed."""
+    def _see_encoders(self, alive_at: float) -> float:
+        """When encoder workers were last seen alive; raises EncoderMissing."""
         now = time.monotonic()
         if self._store.workers.count_by_queue()[FUSE]:
-            alive_at = now
-        elif now - alive_at > self._missing_after_s:
+            return now
+        if now - alive_at > self._missing_after_s:
             raise EncoderMissing("no encoder worker is alive; start one with `longwatch worker encode`")
-        if now - began > self._timeout_s:
-            raise FusionFailed(
-                f"encoder workers did not fuse the question within {self._timeout_s:g} s; see their log, and that "
-                f"they run this checkpoint ({self._fingerprint})"
-            )
         return alive_at
 
-    def _collect(self, ids: Sequence[int], pending: dict[int, int]) -> Iterator[tuple[int, Half]]:
-        """(mask, rows) of each fusion that is there; it is pending no longer."""
-        text = text_id(ids)
-        wanted = list(pending.items())
+    def _collect(self, ids: Sequence[int], pending: list[Masks]) -> Iterator[tuple[Masks, Half]]:
+        """(portion, rows) of each fusion that is there; it is pending no longer."""
+        text, wanted = text_id(ids), list(pending)
         for first in range(0, len(wanted), FUSIONS_AT_ONCE):
             chunk = wanted[first : first + FUSIONS_AT_ONCE]
-            keys = [FusionKey(self._holder.id, segment, text, mask) for segment, mask in chunk]
+            keys = [FusionKey(self._holder.id, text, portion) for portion in chunk]
             found = self._store.cache.read_fusions(keys, self._fingerprint)
-            for (segment, mask), rows in zip(chunk, found, strict=True):
+            for portion, rows in zip(chunk, found, strict=True):
                 if rows is not None:
-                    del pending[segment]
-                    yield mask, rows
+                    pending.remove(portion)
+                    yield portion, rows
 
-    def _order(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> str:
-        requests: list[FusionRequest] = [(list(ids), first_row, list(masks.items()))]
+    def _order(self, ids: Sequence[int], first_row: int, pending: Sequence[Masks]) -> str:
+        """The job that makes these fusions: one that was ordered before and is at it, else a new one."""
+        masks = [each for portion in pending for each in portion]
+        requests: list[FusionRequest] = [(list(ids), first_row, masks)]
         job_id = fuse_job_id(self._holder.id, requests)
-        if not self._queues.list_live(FUSE, [job_id]):
-            self._notices.clear(job_id)
-            self._queues.fuse(self._holder.id, requests)
-            self._ordered[job_id] = requests
+        earlier = [known for known, ordered in self._ordered.items() if _covers(ordered, ids, masks)]
+        live = self._queues.list_live(FUSE, [*earlier, job_id])
+        if live:
+            return next(known for known in (*earlier, job_id) if known in live)
+        self._notices.clear(job_id)
+        self._queues.fuse(self._holder.id, requests)
+        self._ordered[job_id] = requests
         return job_id
+
+
+def _covers(ordered: Sequence[FusionRequest], ids: Sequence[int], masks: Sequence[tuple[int, int]]) -> bool:
+    return any(text == list(ids) and set(masks) <= set(wanted) for text, _, wanted in ordered)

@@ -14,17 +14,17 @@ from configs.settings import Settings
 from jobs.reconciler import Reconciler
 from llava_mini.errors import ModelError
 from llava_mini.prompt import PromptIds, Turn
-from reasoner.context import Array, Frame, as_float, evidence
 from reasoner.engine import Engine, Outcome, Stretch
+from reasoner.focus import Array, Frame, as_float, evidence
 from reasoner.gathering import EncoderMissing, Gatherer, RecordLost
 from storage.documents import Answer, Evidence, Problem, Question, Timings, Tokens
 from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
 from storage.fences import Fence
 from storage.records import text_id
-from storage.store import Store
+from storage.store import Store, describe_progress
 from storage.stretch import Stretch as AskedStretch
 from storage.stretch import find_stretch
-from storage.timeline import slots_in
+from storage.timeline import Grid, slots_in
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Asked:
     """A question with what was found for it."""
 
     question: Question
+    grid: Grid  # of the video that was asked about
     fence: Fence
     stretch: AskedStretch
     frames: list[Frame]
@@ -66,12 +67,13 @@ class ReasonerJobs:
         """
         fence = self._store.fences.take(question_id)
         try:
-            question = self._store.read_question(question_id)
+            question = self._store.archive.read_question(question_id)
             if not question.settled:
                 self._settle_or_wait(question, fence)
         except NotFound:
             log.info("question %s was deleted meanwhile", question_id)
             self._store.answers.announce(question_id, "done")
+            self._reconciler.look_at_question(question_id)  # it counts as unsettled no longer
 
     def give_up_question(self, reason: str, question_id: str) -> None:
         """Settles the question as failed."""
@@ -101,15 +103,14 @@ class ReasonerJobs:
 
     def _answer(self, question: Question, fence: Fence) -> None:
         began, queue_s = time.monotonic(), (datetime.now(UTC) - question.created_at).total_seconds()
-        holder = self._store.read_holder(question.video_id)
+        video = self._store.read_video(question.video_id)
+        holder = self._store.read_holder(video.duplicate_of) if video.duplicate_of else video
         stretch = find_stretch(self._store, question, holder, self._engine.fingerprint)
         if not stretch.is_ready(partial=question.partial):
             self._reconciler.look_at_question(question.id)
             return
-        self._require_wanted(question.id)
-        self._store.set_question_state(question.id, "running")
-        if self._store.answers.has_text(question.id):
-            self._store.answers.send(fence, "restart")
+        if not self._store.answers.begin(fence):
+            raise Unwanted
         masks = stretch.masks
         frames = [Frame(slot, holder.grid.time_s(slot)) for slot in slots_in(masks)]
         if not frames:
@@ -125,7 +126,7 @@ class ReasonerJobs:
             masks,
             lambda: self._require_wanted(question.id),
         )
-        asked = Asked(question, fence, stretch, frames, prompt, most, began, queue_s)
+        asked = Asked(question, video.grid, fence, stretch, frames, prompt, most, began, queue_s)
         try:
             answer = self._stream(asked, gather, masks)
         except Unwanted:
@@ -197,7 +198,12 @@ class ReasonerJobs:
         turns: list[Turn] = [(question.text, None)]
         previous = question.previous_question_id
         while previous is not None:
-            earlier = self._store.read_question(previous)
+            try:
+                earlier = self._store.read_question(previous)
+            except NotFound as error:
+                raise BadRequest(
+                    f"the earlier question {previous} is gone: ask without previous_question_id"
+                ) from error
             if earlier.answer is not None:
                 turns.insert(0, (earlier.text, earlier.answer.text))
             previous = earlier.previous_question_id
@@ -207,9 +213,9 @@ class ReasonerJobs:
         self, asked: Asked, text: str, finish_reason: FinishReason, outcome: Outcome, timings: Timings
     ) -> Answer:
         frames, question = asked.frames, asked.question
-        grid = self._store.read_video(question.video_id).grid
+        grid, holder, totals = asked.grid, asked.stretch.holder, asked.stretch.covered.totals
         best = evidence(outcome.scores, self._settings.reasoner.evidence_frames)
-        (progress,) = self._store.read_progress([asked.stretch.holder])
+        progress = describe_progress(holder, totals) if totals else None
         return Answer(
             text=text,
             finish_reason=finish_reason,
@@ -257,7 +263,12 @@ def _describe_empty(question: Question, stretch: AskedStretch) -> str:
     if problem is not None and not stretch.covered.sampled:
         return f"the video has no frames here: {problem.message}"
     asked = (
-        f"from {question.start_s:g} s on" if question.end_s is None else f"{question.start_s:g} to {question.end_s:g} s"
+        f"from {question.start_s:g} s on"
+        if question.end_s is None
+        else f"between {question.start_s:g} and {question.end_s:g} s"
     )
-    step_s = 1 / stretch.holder.sample_fps
-    return f"no frame lies at {asked}: there is one every {step_s:g} s, the first at {step_s / 2:g} s"
+    grid, sampled = stretch.holder.grid, stretch.holder.frames_sampled
+    last = f", the last at {grid.time_s(sampled - 1):g} s" if sampled else ""
+    return (
+        f"no frame lies {asked}: there is one every {1 / grid.sample_fps:g} s, the first at {grid.time_s(0):g} s{last}"
+    )

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -20,7 +21,10 @@ class ModelThread:
         """What `turn` returns or raises on the model's thread."""
         future: Future[Result] = Future()
         self._turns.put((turn, future))
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            del future  # an error, its traceback and this frame would hold each other, and all caches below
 
     def _run(self) -> None:
         while True:
@@ -28,4 +32,6 @@ class ModelThread:
             try:
                 future.set_result(turn())
             except BaseException as error:  # noqa: BLE001 - it is the caller's, and raised there
+                traceback.clear_frames(error.__traceback__)  # what the turn had made is freed before another is tried
                 future.set_exception(error)
+            del turn, future  # an idle thread holds no caches

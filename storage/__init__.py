@@ -1,1 +1,1 @@
-"""What is kept and passed on: archive, hot copy, queues, answers. The only code that knows a key, a path or a queue."""
+"""What is kept: archive, state and cache. The only code that knows an archive path, or a Redis key of what is kept."""

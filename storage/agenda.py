@@ -30,10 +30,11 @@ class Agenda:
             with redis_errors():
                 self._redis.zadd(agenda, dict.fromkeys(ids, due), lt=True)
 
-    def postpone(self, agenda: str, item_id: str, in_s: float) -> None:
-        """Has it looked at in `in_s` seconds, unless it was settled meanwhile."""
-        with redis_errors():
-            self._redis.zadd(agenda, {item_id: time.time() + in_s}, xx=True)
+    def postpone(self, agenda: str, *ids: str, in_s: float) -> None:
+        """Has these looked at in `in_s` seconds, unless they were settled meanwhile."""
+        if ids:
+            with redis_errors():
+                self._redis.zadd(agenda, dict.fromkeys(ids, time.time() + in_s), xx=True)
 
     def remove(self, agenda: str, item_id: str) -> None:
         """It is settled."""

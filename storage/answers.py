@@ -2,18 +2,21 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from redis import Redis
+from redis.commands.core import Script
 
 from configs.settings import RedisSettings
+from storage.agenda import QUESTIONS
 from storage.connection import redis_errors
+from storage.documents import QuestionState
 from storage.errors import DamagedState, GivenAway
-from storage.fences import KNOWN_S, Fence, fence_key
+from storage.fences import CLOSED, KNOWN_S, Fence, fence_key
 from storage.ids import video_of
-from storage.index import deleted_key
+from storage.index import STATE_KNOWN_S, deleted_key, question_state_key
 
 log = logging.getLogger(__name__)
 PieceKind = Literal["text", "restart", "state", "done"]
@@ -30,6 +33,37 @@ end
 redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 2 end
+return 1
+"""
+# An attempt begins: 0 if nobody wants the answer any more, -1 if another attempt goes on with it.
+_BEGIN = """
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[1] then return -1 end
+if redis.call('EXISTS', KEYS[4], KEYS[5]) > 0 then return 0 end
+if redis.call('SET', KEYS[3], 'running', 'EX', ARGV[5], 'GET') ~= 'running' then
+  redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
+end
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
+  if entry[2][2] and string.sub(entry[2][2], 1, 7) == '["text"' then
+    redis.call('XADD', KEYS[1], '*', 'piece', ARGV[3])
+    break
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return 1
+"""
+_CHANGE = """
+if redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[4], 'GET') == ARGV[1] then return 0 end
+redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+_SETTLE = """
+redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[3], ARGV[4], 'EX', ARGV[5])
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 
@@ -57,32 +91,71 @@ class Answers:
         self._ttl_s = settings.answer_ttl_s
         self._longest_look_s = settings.command_timeout_s / 2  # a blocked read is no hung server
         self._send = redis.register_script(_SEND)
+        self._begin = redis.register_script(_BEGIN)
+        self._change = redis.register_script(_CHANGE)
+        self._settle = redis.register_script(_SETTLE)
+
+    def begin(self, fence: Fence) -> bool:
+        """An attempt begins to answer: the question is running, and readers of an earlier attempt's text learn of it.
+
+        Whether the answer is wanted. Raises GivenAway.
+        """
+        question_id = fence.target
+        keys = [
+            _stream_key(question_id),
+            fence_key(question_id),
+            question_state_key(question_id),
+            *_unwanted_keys(question_id),
+        ]
+        pieces = _piece("state"), _piece("restart")
+        begun = self._run(self._begin, question_id, keys, [fence.token, *pieces, self._ttl_s, STATE_KNOWN_S])
+        if begun < 0:
+            raise GivenAway(f"another attempt at {question_id} goes on with it, or has ended it")
+        return bool(begun)
+
+    def change_state(self, question_id: str, state: QuestionState) -> None:
+        """Keeps how far an unsettled question is, and tells its readers of a change."""
+        keys = [_stream_key(question_id), question_state_key(question_id)]
+        self._run(self._change, question_id, keys, [state, _piece("state"), self._ttl_s, STATE_KNOWN_S])
+
+    def settle(self, question_id: str) -> None:
+        """The question's document is kept: nothing of it is due any more, and its readers learn of the end.
+
+        An attempt that wakes up later finds its fence taken.
+        """
+        keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id), QUESTIONS]
+        self._run(self._settle, question_id, keys, [question_id, _piece("done"), self._ttl_s, CLOSED, KNOWN_S])
 
     def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:
         """Appends a piece of this attempt at a question; whether the rest is still wanted. Raises GivenAway."""
         question_id = fence.target
-        try:
-            sent = self._append(fence, kind, text)
-        except DamagedState as error:
-            self._drop_damaged(question_id, error)
-            sent = self._append(fence, kind, text)
+        keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
+        sent = self._run(self._send, question_id, keys, [fence.token, _piece(kind, text), self._ttl_s, KNOWN_S])
         if sent == 0:
             raise GivenAway(f"another attempt at {question_id} goes on with it, or has ended it")
         return sent == 1
 
-    def _append(self, fence: Fence, kind: PieceKind, text: str) -> int:
-        question_id = fence.target
-        keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
-        with redis_errors():
-            return int(self._send(keys=keys, args=[fence.token, json.dumps([kind, text]), self._ttl_s, KNOWN_S]))
+    def _run(self, script: Script, question_id: str, keys: Sequence[str], args: Sequence[str | int]) -> int:
+        """What the script answers; a value that is none of ours is removed first."""
+        try:
+            with redis_errors():
+                return int(script(keys=keys, args=args))
+        except DamagedState as error:
+            self._drop_damaged(question_id, error)
+            with redis_errors():
+                return int(script(keys=keys, args=args))
 
     def _drop_damaged(self, question_id: str, error: DamagedState) -> None:
-        log.error("the pieces of %s are removed: %s", question_id, error)
+        log.error("what Redis holds of the pieces of %s is removed: %s", question_id, error)
+        types = {
+            _stream_key(question_id): b"stream",
+            fence_key(question_id): b"string",
+            question_state_key(question_id): b"string",
+        }
         with redis_errors():
-            if self._redis.type(fence_key(question_id)) != b"string":
-                self._redis.delete(fence_key(question_id))
-            if self._redis.type(_stream_key(question_id)) != b"stream":
-                self._redis.delete(_stream_key(question_id))
+            for key, kind in types.items():
+                if self._redis.type(key) != kind:
+                    self._redis.delete(key)
 
     def announce(self, question_id: str, kind: PieceKind) -> None:
         """Appends a piece that is nobody's attempt: the question changed its state."""
@@ -94,7 +167,7 @@ class Answers:
 
     def _announce(self, question_id: str, kind: PieceKind) -> None:
         with redis_errors(), self._redis.pipeline() as pipeline:
-            pipeline.xadd(_stream_key(question_id), {"piece": json.dumps([kind, ""])})
+            pipeline.xadd(_stream_key(question_id), {"piece": _piece(kind)})
             pipeline.expire(_stream_key(question_id), self._ttl_s)
             pipeline.execute()
 
@@ -113,10 +186,6 @@ class Answers:
                 if piece is not None:
                     yield piece
 
-    def has_text(self, question_id: str) -> bool:
-        """Whether an attempt has sent a piece already: the next one says `restart`."""
-        return any(piece.kind == "text" for piece in self.read(question_id))
-
     def cancel(self, question_id: str) -> None:
         """Asks the reasoner to stop after the piece at hand."""
         with redis_errors():
@@ -126,6 +195,10 @@ class Answers:
         """Whether nobody asked to stop, and the video was not deleted."""
         with redis_errors():
             return not self._redis.exists(*_unwanted_keys(question_id))
+
+
+def _piece(kind: PieceKind, text: str = "") -> str:
+    return json.dumps([kind, text])
 
 
 def _parse(cursor: str, fields: dict[bytes, bytes]) -> Piece | None:

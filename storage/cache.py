@@ -1,5 +1,6 @@
 """The cache in Redis: tokens, fusions, settled questions. It evicts; losing it costs time, never an answer."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,18 @@ from storage.connection import mget, redis_errors
 from storage.documents import Question, parse_document
 from storage.errors import DamagedFile, DamagedState, NewerDocument, RedisUnavailable
 from storage.records import Half, Record
+from storage.timeline import Masks, count_frames
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FusionKey:
-    """A text fused with some frames of a segment, and averaged over them."""
+    """A text fused with the frames of a portion (see `timeline.cut_portions`), and averaged over them."""
 
     video_id: str
-    segment: int
     text_id: str
-    mask: int
+    masks: Masks
 
 
 class Cache:
@@ -73,12 +74,13 @@ class Cache:
             blobs = mget(self.redis, [_fusion_key(key, fingerprint) for key in keys])
         arrays = [None if blob is None else _unpack(blob, 2) for blob in blobs]
         return [
-            None if array is None or array[0] != key.mask else array[1] for key, array in zip(keys, arrays, strict=True)
+            None if array is None or array[0] != count_frames(key.masks) else array[1]
+            for key, array in zip(keys, arrays, strict=True)
         ]
 
     def write_fusions(self, fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
         """Keeps fusions; raises RedisUnavailable."""
-        blobs = {_fusion_key(key, fingerprint): _pack(key.mask, value) for key, value in fusions.items()}
+        blobs = {_fusion_key(key, fingerprint): _pack(count_frames(key.masks), value) for key, value in fusions.items()}
         with redis_errors(), self.redis.pipeline(transaction=False) as pipeline:
             for key, blob in blobs.items():
                 pipeline.set(key, blob, ex=self._ttl_s)
@@ -98,16 +100,19 @@ class Cache:
         """Keeps a pooled question's rows."""
         self._write({_rows_key(name, fingerprint): _pack(frames, rows)})
 
-    def read_system(self, video_id: str, segment: int, system_id: str, fingerprint: str) -> Half | None:
-        """The system prompt's fusion with a segment (L,D); None if it has to be read from the record."""
+    def read_systems(self, video_id: str, segments: Sequence[int], system_id: str, fingerprint: str) -> dict[int, Half]:
+        """Segment -> the system prompt's fusion with it (L,D), those that are there, by one command."""
+        if not segments:
+            return {}
         try:
             with redis_errors():
-                blob = self.redis.get(_system_key(video_id, segment, system_id, fingerprint))
+                keys = [_system_key(video_id, segment, system_id, fingerprint) for segment in segments]
+                blobs = mget(self.redis, keys)
         except (RedisUnavailable, DamagedState) as error:
-            log.warning("the cache goes without a value: %s", error)
-            return None
-        array = _unpack(blob, 2) if isinstance(blob, bytes) else None
-        return None if array is None else array[1]
+            log.warning("the cache goes without values: %s", error)
+            return {}
+        arrays = {segment: _unpack(blob, 2) for segment, blob in zip(segments, blobs, strict=True) if blob is not None}
+        return {segment: array[1] for segment, array in arrays.items() if array is not None}
 
     def read_settled(self, question_ids: Sequence[str]) -> list[Question | None]:
         """Settled questions, None for each that is not here; by one command."""
@@ -125,6 +130,16 @@ class Cache:
         """Keeps a copy of a settled question: it never changes again."""
         self._write({_question_key(question.id): question.model_dump_json().encode()})
 
+    def forget_settled(self, question_ids: Sequence[str]) -> None:
+        """Removes the copies of these questions: their video was deleted."""
+        if not question_ids:
+            return
+        try:
+            with redis_errors():
+                self.redis.delete(*map(_question_key, question_ids))
+        except RedisUnavailable as error:
+            log.warning("the cache is away, copies of deleted questions stay until they expire: %s", error)
+
     def _write(self, blobs: Mapping[str, bytes]) -> None:
         try:
             with redis_errors(), self.redis.pipeline(transaction=False) as pipeline:
@@ -135,9 +150,9 @@ class Cache:
             log.warning("the cache goes without %s: %s", ", ".join(blobs), error)
 
 
-def _pack(mask: int, array: Half) -> bytes:
-    """Mask and shape (little-endian), then the values as float16."""
-    header = np.array([mask], "<u8").tobytes() + np.array([array.ndim, *array.shape], "<u4").tobytes()
+def _pack(number: int, array: Half) -> bytes:
+    """A number (tokens: their mask; fusions: of frames) and the shape, little-endian; then the values as float16."""
+    header = np.array([number], "<u8").tobytes() + np.array([array.ndim, *array.shape], "<u4").tobytes()
     return header + np.ascontiguousarray(array, "<f2").tobytes()
 
 
@@ -178,7 +193,8 @@ def _system_key(video_id: str, segment: int, system_id: str, fingerprint: str) -
 
 
 def _fusion_key(key: FusionKey, fingerprint: str) -> str:
-    return f"lw:fusion:{fingerprint}:{key.video_id}:{key.segment}:{key.text_id}:{key.mask:016x}"
+    frames_id = hashlib.sha256(repr(key.masks).encode()).hexdigest()[:24]
+    return f"lw:fusion:{fingerprint}:{key.video_id}:{key.text_id}:{frames_id}"
 
 
 def _rows_key(name: str, fingerprint: str) -> str:

@@ -17,6 +17,11 @@ from storage.errors import DamagedState, RedisUnavailable
 from storage.urls import redact
 
 DEFAULT_PORT = 6379
+# What to do about some of the refusals: a word of Redis' own -> advice.
+REMEDIES = {
+    "maxmemory": "; it is full: raise its maxmemory (redis.state_max_memory_mb of the private server)",
+    "MISCONF": "; it cannot write to its disk: make room there",
+}
 
 
 def connect(url: str, settings: RedisSettings) -> Redis:
@@ -52,7 +57,8 @@ def redis_errors() -> Iterator[None]:
     except ResponseError as error:
         if any(words in str(error) for words in DAMAGE):
             raise DamagedState(f"a value in Redis is none of ours: {error}; it will be rebuilt") from error
-        raise RedisUnavailable(f"Redis refuses: {error}") from error
+        remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
+        raise RedisUnavailable(f"Redis refuses: {str(error).rstrip('.')}{remedy}") from error
     except RedisError as error:
         raise RedisUnavailable(
             f"Redis does not answer: {error}; start it (`longwatch up` does), or correct redis.state_url and cache_url"

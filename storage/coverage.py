@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
-from redis.client import Pipeline
 
+from storage import coverage_scripts
 from storage.connection import as_text, redis_errors
 from storage.index import deleted_key
 from storage.timeline import FULL_MASK
@@ -16,34 +16,6 @@ from storage.timeline import FULL_MASK
 log = logging.getLogger(__name__)
 
 MODELS = "lw:models"  # set of all fingerprints that ever encoded here
-
-# A segment is counted when its bit is set for the first time; one that is not full is noted with its mask.
-_MARK = """
-if redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
-if redis.call('SETBIT', KEYS[1], ARGV[1], 1) == 0 then
-  redis.call('HINCRBY', KEYS[2], ARGV[2], ARGV[3])
-  redis.call('HSETNX', KEYS[2], ARGV[2] .. ':since', ARGV[5])
-  if ARGV[4] ~= '' then redis.call('ZADD', KEYS[3], ARGV[1], ARGV[1] .. ':' .. ARGV[4]) end
-end
-return 1
-"""
-_UNMARK = """
-if redis.call('GETBIT', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('SETBIT', KEYS[1], ARGV[1], 0)
-redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3])
-return 1
-"""
-_FAIL = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-redis.call('SADD', KEYS[3], ARGV[3])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-return 1
-"""
-_COUNTED = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], 'counted', 1)
-return 1
-"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +36,8 @@ class Covered:
     sampled: dict[int, int]  # segment -> mask of its frames
     encoded: frozenset[int]
     failed: dict[int, str]  # segment -> why it could not be encoded
+    segments: int = 0  # of the whole video: one more than the last sampled one's number, to within seven
+    totals: Totals | None = None  # of the whole video; None: the marks are not complete
 
     def missing(self) -> list[int]:
         """Sampled segments that are still to be encoded, ascending."""
@@ -75,29 +49,22 @@ class Coverage:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._mark = redis.register_script(_MARK)
-        self._unmark = redis.register_script(_UNMARK)
-        self._fail = redis.register_script(_FAIL)
-        self._counted = redis.register_script(_COUNTED)
+        self._mark = redis.register_script(coverage_scripts.MARK)
+        self._unmark = redis.register_script(coverage_scripts.UNMARK)
+        self._read = redis.register_script(coverage_scripts.READ)
+        self._totals = redis.register_script(coverage_scripts.TOTALS)
+        self._pending = redis.register_script(coverage_scripts.PENDING)
+        self._counted = redis.register_script(coverage_scripts.COUNTED)
+        self._fail = redis.register_script(coverage_scripts.FAIL)
 
     def mark_sampled(self, video_id: str, masks: Mapping[int, int]) -> None:
         """The archive holds these segments' frames (segment -> mask)."""
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for segment, mask in masks.items():
-                self._set(pipeline, _sampled_key(video_id), video_id, segment, mask, "sampled")
-            pipeline.execute()
+        self._set(_sampled_key(video_id), video_id, masks, "sampled", ())
 
     def mark_encoded(self, video_id: str, masks: Mapping[int, int], fingerprint: str) -> None:
         """The archive holds these segments' records by this model (segment -> mask)."""
-        if not masks:
-            return
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.sadd(MODELS, fingerprint)
-            for segment, mask in masks.items():
-                key = _encoded_key(video_id, fingerprint)
-                self._set(pipeline, key, video_id, segment, mask, f"encoded:{fingerprint}")
-            pipeline.hdel(_failed_key(video_id, fingerprint), *map(str, masks))
-            pipeline.execute()
+        more = (_failed_key(video_id, fingerprint), MODELS)
+        self._set(_encoded_key(video_id, fingerprint), video_id, masks, f"encoded:{fingerprint}", more)
 
     def unmark_encoded(self, video_id: str, segment: int, mask: int, fingerprint: str) -> None:
         """The segment's record was lost or damaged."""
@@ -128,35 +95,49 @@ class Coverage:
         with redis_errors():
             return bool(self._redis.hexists(_totals_key(video_id), "counted"))
 
-    def read_totals(self, video_ids: Iterable[str], fingerprint: str) -> list[Totals | None]:
-        """The totals of each video, by one round trip; None for marks that are not complete."""
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for video_id in video_ids:
-                pipeline.hgetall(_totals_key(video_id))
-                pipeline.hvals(_failed_key(video_id, fingerprint))
-                pipeline.bitpos(_encoded_key(video_id, fingerprint), 0)
-                pipeline.strlen(_encoded_key(video_id, fingerprint))
-            replies = pipeline.execute()
-        return [_totals(replies[k : k + 4], fingerprint) for k in range(0, len(replies), 4)]
+    def read_totals(self, video_ids: Sequence[str], fingerprint: str) -> list[Totals | None]:
+        """The totals of each video, by one command; None for marks that are not complete."""
+        if not video_ids:
+            return []
+        keys = [
+            key
+            for video_id in video_ids
+            for key in (
+                _totals_key(video_id),
+                _failed_key(video_id, fingerprint),
+                _encoded_key(video_id, fingerprint),
+            )
+        ]
+        with redis_errors():
+            found = self._totals(keys=keys)
+        return [_totals([_pairs(reply[0]), *reply[1:]], fingerprint) for reply in found]
 
     def read(self, video_id: str, segments: range, fingerprint: str) -> Covered:
-        """The segments of a stretch."""
+        """The segments of a stretch, by one command."""
         if not segments:
             return Covered({}, frozenset(), {})
-        first, last = segments.start // 8, (segments.stop - 1) // 8
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.getrange(_sampled_key(video_id), first, last)
-            pipeline.getrange(_encoded_key(video_id, fingerprint), first, last)
-            pipeline.zrangebyscore(_partial_key(video_id), segments.start, segments.stop - 1)
-            pipeline.hgetall(_failed_key(video_id, fingerprint))
-            sampled, encoded, partial, failed = pipeline.execute()
-        masks = dict.fromkeys(_bits(sampled, first * 8, segments), FULL_MASK)
+        with redis_errors():
+            sampled, encoded, partial, failed, length, *totals = self._read(
+                keys=[
+                    _sampled_key(video_id),
+                    _encoded_key(video_id, fingerprint),
+                    _partial_key(video_id),
+                    _failed_key(video_id, fingerprint),
+                    _totals_key(video_id),
+                ],
+                args=[segments.start, segments.stop - 1],
+            )
+        offset = segments.start // 8 * 8
+        masks = dict.fromkeys(_bits(sampled, offset, segments), FULL_MASK)
         masks |= {segment: mask for segment, mask in map(_partial, partial) if segment in masks}
-        reasons = {int(segment): as_text(value).partition(":")[2] for segment, value in failed.items()}
+        values = _pairs(failed)
+        reasons = {int(segment): as_text(value).partition(":")[2] for segment, value in values.items()}
         return Covered(
             masks,
-            frozenset(_bits(encoded, first * 8, segments)),
+            frozenset(_bits(encoded, offset, segments)),
             {segment: reason for segment, reason in sorted(reasons.items()) if segment in segments},
+            8 * int(length),
+            _totals([_pairs(totals[0]), list(values.values()), *totals[1:]], fingerprint),
         )
 
     def count_sampled(self, video_id: str) -> int:
@@ -169,23 +150,26 @@ class Coverage:
         with redis_errors():
             return 8 * int(self._redis.strlen(_sampled_key(video_id)))
 
-    def first_missing(self, video_id: str, fingerprint: str, count: int) -> list[int]:
-        """Up to `count` segments that are sampled, but neither encoded nor given up, ascending."""
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.get(_sampled_key(video_id))
-            pipeline.get(_encoded_key(video_id, fingerprint))
-            pipeline.hkeys(_failed_key(video_id, fingerprint))
-            sampled, encoded, failed = pipeline.execute()
-        done = (encoded or b"").ljust(len(sampled or b""), b"\0")
-        given_up = {int(segment) for segment in failed}
-        missing: list[int] = []
-        for at, (one, other) in enumerate(zip(sampled or b"", done, strict=False)):
-            if one & ~other:
-                segments = _bits(bytes([one & ~other]), 8 * at, range(8 * at, 8 * at + 8))
-                missing += [segment for segment in segments if segment not in given_up]
-                if len(missing) >= count:
-                    break
-        return missing[:count]
+    def list_pending(self, video_ids: Sequence[str], fingerprint: str, count: int) -> list[list[int] | None]:
+        """Of each video up to `count` segments that are sampled, but neither encoded nor given up, ascending.
+
+        None for a video whose marks are not complete, or damaged. One command for all.
+        """
+        if not video_ids:
+            return []
+        keys = [
+            key
+            for video_id in video_ids
+            for key in (
+                _sampled_key(video_id),
+                _encoded_key(video_id, fingerprint),
+                _failed_key(video_id, fingerprint),
+                _totals_key(video_id),
+            )
+        ]
+        with redis_errors():
+            found = self._pending(keys=keys)
+        return [_gaps(reply[1:], count) if reply and reply[0] else None for reply in found]
 
     def find_models(self) -> None:
         """Makes the set of fingerprints anew from all keys there are, after something else was found in its place."""
@@ -206,13 +190,19 @@ class Coverage:
                 keys += [_encoded_key(video_id, fingerprint), _failed_key(video_id, fingerprint)]
             self._redis.delete(*keys)
 
-    def _set(self, pipeline: Pipeline, key: str, video_id: str, segment: int, mask: int, counter: str) -> None:
-        partial = "" if mask == FULL_MASK else f"{mask:016x}"
-        self._mark(
-            keys=[key, _totals_key(video_id), _partial_key(video_id), deleted_key(video_id)],
-            args=[segment, counter, mask.bit_count(), partial, int(time.time())],
-            client=pipeline,
-        )
+    def _set(self, key: str, video_id: str, masks: Mapping[int, int], counter: str, more_keys: Sequence[str]) -> None:
+        if not masks:
+            return
+        marks = [
+            word
+            for segment, mask in masks.items()
+            for word in (segment, mask.bit_count(), "" if mask == FULL_MASK else f"{mask:016x}")
+        ]
+        with redis_errors():
+            self._mark(
+                keys=[key, _totals_key(video_id), _partial_key(video_id), deleted_key(video_id), *more_keys],
+                args=[counter, int(time.time()), *marks],
+            )
 
 
 def _totals(replies: list[Any], fingerprint: str) -> Totals | None:
@@ -228,6 +218,24 @@ def _totals(replies: list[Any], fingerprint: str) -> Totals | None:
         first_gap if first_gap >= 0 and encoded_bytes else 8 * encoded_bytes,
         None if since is None else float(since),
     )
+
+
+def _gaps(replies: Sequence[Any], count: int) -> list[int]:
+    """The first bits that are set in the first reply and not in the second, less the numbers in the third."""
+    sampled, encoded, failed = replies
+    size = len(sampled)
+    done = int.from_bytes(encoded[:size].ljust(size, b"\0"), "big")
+    open_bits = int.from_bytes(sampled, "big") & ~done
+    if not open_bits:
+        return []
+    given_up = {int(segment) for segment in failed}
+    missing = _bits(open_bits.to_bytes(size, "big"), 0, range(8 * size))
+    return [segment for segment in missing if segment not in given_up][:count]
+
+
+def _pairs(flat: Sequence[Any]) -> dict[Any, Any]:
+    """What HGETALL answers within a script."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _bits(data: bytes, offset: int, segments: range) -> list[int]:

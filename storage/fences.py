@@ -1,4 +1,4 @@
-"""Numbers attempts: who was taken for dead and has been replaced finds its fence taken, and its writes ignored."""
+"""Numbers attempts, so that a process that was taken for dead and replaced cannot write any more."""
 
 import secrets
 from dataclasses import dataclass

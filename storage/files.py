@@ -93,6 +93,8 @@ class Files:
                 else:
                     self._fs.pipe_file(self.full(path), content, mode="create")
             except FileExistsError:
+                if not self._fs.isfile(self.full(path)):
+                    raise  # something else is in the way of a folder
                 return False
             return True
 
@@ -238,6 +240,17 @@ def _translated(where: str) -> Iterator[None]:
             f"cannot use the archive at {where}: {error or type(error).__name__}; "
             "check archive.url, its permissions and free space"
         ) from error
+
+
+def _find_local(root: str) -> Iterator[str]:
+    """All files below a folder. fsspec's own leaves out every folder that cannot be read, and says nothing."""
+
+    def look_at(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # a deletion took the folder
+            raise error
+
+    for folder, _, names in os.walk(root, onerror=look_at):
+        yield from (f"{folder}/{name}" for name in names)
 
 
 def _into_place(source: Path, place: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 from redis import Redis
 
 from storage.connection import as_text, mget, redis_errors
-from storage.documents import Question, QuestionState, Video, parse_document
+from storage.documents import Question, Video, parse_document
 from storage.errors import DamagedFile, DamagedState, NewerDocument, StateRebuilding
 from storage.ids import VIDEO_ID
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 GENERATION = "lw:state:generation"
 READY = "lw:state:ready"  # set once the state was built from the archive; a flush takes it away
 VIDEOS = "lw:videos"  # sorted set, all scores 0: ids sort by age
+PROBE = "lw:check"
 UNREADABLE = "lw:unreadable"  # hash: path -> what is wrong with the document there
 STATE_KNOWN_S = 7 * 86400
 STATES = (b"waiting", b"queued", b"running")
@@ -27,10 +29,11 @@ _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL
 # A copy and its place in lists, unless the video was deleted: a late reader of the archive must not bring it back.
 _PUT = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-if KEYS[4] and redis.call('TYPE', KEYS[4]).ok ~= 'set' then redis.call('DEL', KEYS[4]) end
+if KEYS[5] and redis.call('TYPE', KEYS[5]).ok ~= 'set' then redis.call('DEL', KEYS[5]) end
 redis.call('SET', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
-if KEYS[4] then redis.call('SADD', KEYS[4], ARGV[1]) end
+if KEYS[5] then redis.call('SADD', KEYS[5], ARGV[1]) end
+redis.call('HDEL', KEYS[4], ARGV[1])
 return 1
 """
 _ADD_QUESTIONS = """
@@ -45,7 +48,7 @@ if redis.call('SCARD', KEYS[2]) > 0 then return 0 end
 redis.call('SET', KEYS[1], 1, 'EX', ARGV[1])
 return 1
 """
-_SET_READY = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end redis.call('SET', KEYS[2], 1) return 1"
+_SET_READY = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end redis.call('SET', KEYS[2], ARGV[2]) return 1"
 
 
 class Index:
@@ -60,9 +63,15 @@ class Index:
         self._set_ready = redis.register_script(_SET_READY)
 
     def check(self) -> None:
-        """Raises RedisUnavailable if the state does not answer."""
+        """Raises RedisUnavailable if the state does not answer, or takes no writes: it is full, or its disk is."""
         with redis_errors():
-            self._redis.ping()
+            self._redis.set(PROBE, 1, ex=60)
+
+    def read_clock_s(self) -> float:
+        """The time of the state's host (epoch seconds)."""
+        with redis_errors():
+            seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
 
     # readiness
 
@@ -83,7 +92,13 @@ class Index:
     def set_ready(self, generation: str) -> bool:
         """The state holds what the archive does; False if a flush took some of it since `read_generation`."""
         with redis_errors():
-            return bool(self._set_ready(keys=[GENERATION, READY], args=[generation]))
+            return bool(self._set_ready(keys=[GENERATION, READY], args=[generation, int(time.time())]))
+
+    def read_ready_since(self) -> float:
+        """When the state was built (epoch seconds); now if it was not."""
+        with redis_errors():
+            (since,) = mget(self._redis, [READY])
+        return float(since) if since is not None and since.isdigit() else time.time()
 
     def report_unreadable(self, path: str, reason: str) -> None:
         """Has `doctor` and `readyz` name a document that cannot be read."""
@@ -104,7 +119,7 @@ class Index:
 
     def put_video(self, video: Video) -> None:
         """Keeps a copy of the document, and finds the video in lists; does nothing once it was deleted."""
-        keys = [deleted_key(video.id), _video_key(video.id), VIDEOS]
+        keys = [deleted_key(video.id), _video_key(video.id), VIDEOS, UNREADABLE]
         if video.duplicate_of:
             keys.append(_leaning_key(video.duplicate_of))
         with redis_errors():
@@ -131,6 +146,7 @@ class Index:
         video_id = video if isinstance(video, str) else video.id
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.zrem(VIDEOS, video_id)
+            pipeline.hdel(UNREADABLE, video_id)
             pipeline.delete(_video_key(video_id), _questions_key(video_id), _leaning_key(video_id))
             if not isinstance(video, str) and video.duplicate_of:
                 pipeline.srem(_leaning_key(video.duplicate_of), video_id)
@@ -199,30 +215,18 @@ class Index:
                 self._redis.delete(key, READY)
             raise StateRebuilding("a list in Redis was damaged and is read from the archive again") from error
 
-    def set_question_state(self, question_id: str, state: QuestionState) -> bool:
-        """How far an unsettled question is; whether that is a change."""
-        with redis_errors():
-            (before,) = mget(self._redis, [_question_state_key(question_id)])
-            self._redis.set(_question_state_key(question_id), state, ex=STATE_KNOWN_S)
-        return before != state.encode()
-
     def with_states(self, questions: Sequence[Question]) -> list[Question]:
         """The questions, the unsettled ones with how far they are."""
         unsettled = [question.id for question in questions if not question.settled]
         if not unsettled:
             return list(questions)
         with redis_errors():
-            found = mget(self._redis, [_question_state_key(question_id) for question_id in unsettled])
+            found = mget(self._redis, [question_state_key(question_id) for question_id in unsettled])
         states = {key: as_text(state) for key, state in zip(unsettled, found, strict=True) if state in STATES}
         return [
             question.model_copy(update={"status": states[question.id]}) if question.id in states else question
             for question in questions
         ]
-
-    def forget_question_state(self, question_id: str) -> None:
-        """The question is settled: its document says how."""
-        with redis_errors():
-            self._redis.delete(_question_state_key(question_id))
 
     # deletion
 
@@ -270,7 +274,8 @@ def _leaning_key(video_id: str) -> str:
     return f"lw:leaning:{video_id}"
 
 
-def _question_state_key(question_id: str) -> str:
+def question_state_key(question_id: str) -> str:
+    """How far an unsettled question is; scripts set it."""
     return f"lw:question-state:{question_id}"
 
 

@@ -42,10 +42,6 @@ class Record:
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
-    def tokens_of(self, mask: int) -> Half:
-        """The rows of those frames that `mask` names: (m,C,D)."""
-        return select_tokens(self.tokens, self.mask, mask)
-
     def to_bytes(self) -> bytes:
         """The record as a safetensors blob."""
         metadata = {

@@ -1,6 +1,7 @@
 """All of storage in one hand: writes to archive, state and cache in the right order, and reads the cheapest of them."""
 
 import logging
+import time
 from collections.abc import Sequence
 
 from configs.settings import Settings
@@ -12,12 +13,20 @@ from storage.cache import Cache
 from storage.connection import connect
 from storage.coverage import Coverage, Covered, Totals
 from storage.documents import Progress, Question, QuestionState, Video
-from storage.errors import Conflict, DamagedFile, DamagedState, GivenAway, NewerDocument, NotFound
+from storage.errors import (
+    ArchiveUnavailable,
+    Conflict,
+    DamagedFile,
+    DamagedState,
+    GivenAway,
+    NewerDocument,
+    NotFound,
+    RedisUnavailable,
+)
 from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
 from storage.locks import Locks
-from storage.progress import count_progress
 from storage.records import Half, Record
 from storage.segments import SegmentFrame
 from storage.timeline import FULL_MASK
@@ -26,6 +35,7 @@ from storage.workers import Workers
 log = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 64  # segments read from the cache by one command: 34 MB at the 8B shapes
+EVERY_QUESTION = 2**31
 UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
 
 
@@ -49,6 +59,24 @@ class Store:
     def open(cls, settings: Settings) -> "Store":
         """The store that `settings` describe. Connects lazily; raises ArchiveUnavailable or RedisUnavailable."""
         return cls(settings)
+
+    def check_archive(self) -> None:
+        """Raises ArchiveUnavailable if the archive cannot be written, or is another than the state knows.
+
+        A disk that is not mounted leaves an empty folder behind, which can be written very well.
+        """
+        self.archive.files.check()
+        try:
+            newest = self.index.list_videos(None, 1)
+            lost = [video_id for video_id in newest if not self.index.is_deleted(video_id)]
+        except (RedisUnavailable, DamagedState) as error:
+            log.warning("the archive is not compared with the state: %s", error)
+            return
+        if lost and not self.archive.has_video(lost[0]) and self.index.list_videos(None, 1) == lost:
+            raise ArchiveUnavailable(
+                f"the archive at {self.archive.files.full('')} does not hold {lost[0]}, which the state knows: mount "
+                "its disk, or correct archive.url; if it is a restored backup, flush the state"
+            )
 
     # videos
 
@@ -121,7 +149,9 @@ class Store:
     def finish_deletion(self, video_id: str) -> None:
         """Removes what there is of a video that was marked as deleted."""
         video = self.index.get_video(video_id)
+        question_ids = self.index.list_questions(video_id, None, EVERY_QUESTION)
         self.archive.delete_video(video_id)
+        self.cache.forget_settled(question_ids)
         self._forget(video or video_id)
         self.agenda.remove(due.DELETIONS, video_id)
 
@@ -205,15 +235,24 @@ class Store:
     # coverage
 
     def count_video(self, video: Video) -> None:
-        """Marks what the archive holds of the video, if Redis has lost the marks: one listing."""
-        if self.coverage.is_counted(video.id):
-            return
+        """Marks what the archive holds of the video, if Redis has lost the marks or holds damaged ones: one listing."""
+        try:
+            if self.coverage.is_counted(video.id):
+                return
+        except DamagedState as error:
+            log.error("the marks of %s are read from the archive again: %s", video.id, error)
+            self.coverage.forget(video.id)
         contents = self.archive.list_contents(video.id)
         masks = dict.fromkeys(contents.sampled, FULL_MASK)
         if contents.sampled:  # only the last segment of a file can be shorter
             with self.archive.open_segment(video.id, contents.sampled[-1]) as last:
                 masks[contents.sampled[-1]] = last.mask
         self.coverage.mark_sampled(video.id, masks)
+        held = sum(mask.bit_count() for mask in masks.values())
+        if video.status == "ready" and held < (video.frames_sampled or 0):
+            lost = f"the archive holds {held} of its {video.frames_sampled} frames; restore the others, or add it anew"
+            log.error("%s: %s", video.id, lost)
+            self.index.report_unreadable(video.id, lost)
         for fingerprint, segments in contents.encoded.items():
             known = {segment: masks[segment] for segment in segments if segment in masks}
             self.coverage.mark_encoded(video.id, known, fingerprint)
@@ -222,8 +261,15 @@ class Store:
         self.coverage.set_counted(video.id)
 
     def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:
-        """The segments of a stretch of a video that holds its own frames."""
-        self._recounted(video)
+        """The segments of a stretch of a video that holds its own frames; marks that were lost are made again."""
+        try:
+            covered = self.coverage.read(video.id, segments, fingerprint)
+            if covered.totals is not None or not segments:
+                return covered
+        except (ValueError, DamagedState) as error:
+            log.error("marks of %s in Redis are damaged (%s): reading them from the archive again", video.id, error)
+            self.coverage.forget(video.id)
+        self.count_video(video)
         return self.coverage.read(video.id, segments, fingerprint)
 
     def read_progress(self, videos: Sequence[Video]) -> list[Progress | None]:
@@ -232,7 +278,12 @@ class Store:
         known = {video.id: video for video in [*videos, *self.read_videos(sorted(holders))]}
         model = self.workers.read_model()
         totals = dict(zip(known, self._totals(list(known.values()), model), strict=True))
-        return [count_progress(known.get(video.duplicate_of or video.id, video), totals) for video in videos]
+        holding = [known.get(video.duplicate_of or video.id, video) for video in videos]
+        counts = [totals.get(video.id) for video in holding]
+        return [
+            None if count is None else describe_progress(video, count)
+            for video, count in zip(holding, counts, strict=True)
+        ]
 
     def _totals(self, videos: Sequence[Video], model: str) -> list[Totals | None]:
         try:
@@ -244,14 +295,6 @@ class Store:
             self.coverage.forget(videos[0].id)
             self.agenda.put(due.VIDEOS, videos[0].id)
             return [None]
-
-    def _recounted(self, video: Video) -> None:
-        try:
-            self.count_video(video)
-        except DamagedState as error:
-            log.error("%s", error)
-            self.coverage.forget(video.id)
-            self.count_video(video)
 
     # questions
 
@@ -286,8 +329,7 @@ class Store:
 
     def set_question_state(self, question_id: str, state: QuestionState) -> None:
         """Keeps how far an unsettled question is, and tells its readers of a change. The archive holds the end only."""
-        if self.index.set_question_state(question_id, state):
-            self.answers.announce(question_id, "state")
+        self.answers.change_state(question_id, state)
 
     def settle_question(self, question: Question, fence: Fence | None = None) -> None:
         """Keeps the question's end; raises GivenAway, and NotFound once its video was deleted.
@@ -300,7 +342,27 @@ class Store:
                 raise GivenAway(f"another attempt has ended {question.id}")
         self.archive.write_question(question)
         self.cache.write_settled(question)
-        self.index.forget_question_state(question.id)
-        self.agenda.remove(due.QUESTIONS, question.id)
-        self.fences.close(question.id)
-        self.answers.announce(question.id, "done")
+        self.answers.settle(question.id)
+
+
+def describe_progress(video: Video, counts: Totals) -> Progress:
+    """How far a video is that holds its own frames."""
+    expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
+    complete = video.settled and counts.encoded + counts.failed >= counts.sampled
+    until = min(counts.encoded_segments * 64, counts.encoded)
+    return Progress(
+        frames_sampled=counts.sampled,
+        frames_expected=expected,
+        frames_encoded=counts.encoded,
+        frames_failed=counts.failed,
+        encoded_until_s=until / video.sample_fps,
+        eta_s=0.0 if complete else _eta_s(counts, expected),
+        complete=complete,
+    )
+
+
+def _eta_s(counts: Totals, expected: int | None) -> float | None:
+    if expected is None or counts.since_s is None or counts.encoded <= 0:
+        return None
+    elapsed_s = time.time() - counts.since_s
+    return round(elapsed_s / counts.encoded * max(expected - counts.encoded, 0), 1)

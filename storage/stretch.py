@@ -24,6 +24,13 @@ class Stretch:
         """The last segment it needs; None: all of the video."""
         return None if self.open_end or not self.slots else (self.slots.stop - 1) // SEGMENT_SLOTS
 
+    def awaited_segment(self, *, partial: bool) -> int | None:
+        """The question can be answered once all segments up to this one are encoded; None: all of the video.
+
+        With `partial` its first segment is enough.
+        """
+        return self.slots.start // SEGMENT_SLOTS if partial else self.last_segment
+
     @property
     def masks(self) -> dict[int, int]:
         """Segment -> mask of the stretch's encoded frames, ascending."""
@@ -56,12 +63,11 @@ class Stretch:
 
 def find_stretch(store: Store, question: Question, holder: Video, fingerprint: str) -> Stretch:
     """What the question is about, as far as it is there now."""
-    store.count_video(holder)
-    open_end = question.end_s is None
-    if question.end_s is None or holder.settled:
-        last_s = holder.grid.segment_start_s(store.coverage.count_segments(holder.id))
-        end_s = last_s if question.end_s is None else min(question.end_s, last_s)
-    else:
-        end_s = min(question.end_s, holder.grid.segment_start_s(LAST))
-    slots = holder.grid.slots_between(question.start_s, end_s)
-    return Stretch(holder, slots, open_end, store.read_coverage(holder, segments_of(slots), fingerprint))
+    grid, open_end = holder.grid, question.end_s is None
+    last_s = grid.segment_start_s(LAST)
+    end_s = last_s if question.end_s is None else min(question.end_s, last_s)
+    slots = grid.slots_between(question.start_s, end_s)
+    covered = store.read_coverage(holder, segments_of(slots), fingerprint)
+    if open_end or holder.settled:
+        slots = grid.slots_between(question.start_s, min(end_s, grid.segment_start_s(covered.segments)))
+    return Stretch(holder, slots, open_end, covered)

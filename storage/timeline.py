@@ -15,6 +15,7 @@ SEGMENT_SLOTS = 64
 FULL_MASK = (1 << SEGMENT_SLOTS) - 1
 EPSILON_SLOTS = 1e-6  # times are decimal fractions: 0.1 + 0.2 must not fall beside its slot
 
+Masks = tuple[tuple[int, int], ...]  # (segment, mask of some of its frames) of neighbouring segments
 Moment = float | datetime  # seconds from the start, or a time of day
 
 
@@ -131,3 +132,20 @@ def masks_of(slots: Iterable[int]) -> dict[int, int]:
         segment, place = locate(slot)
         masks[segment] = masks.get(segment, 0) | 1 << place
     return masks
+
+
+def cut_portions(masks: Iterable[tuple[int, int]]) -> list[Masks]:
+    """Neighbours together, until they have a segment's worth of frames; the last portion has what is left."""
+    portions: list[Masks] = []
+    portion: list[tuple[int, int]] = []
+    for segment, mask in masks:
+        portion.append((segment, mask))
+        if count_frames(portion) >= SEGMENT_SLOTS:
+            portions.append(tuple(portion))
+            portion = []
+    return [*portions, tuple(portion)] if portion else portions
+
+
+def count_frames(masks: Iterable[tuple[int, int]]) -> int:
+    """How many frames the masks name."""
+    return sum(mask.bit_count() for _, mask in masks)

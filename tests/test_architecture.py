@@ -1,59 +1,169 @@
-"""What no linter sees: job names resolve, importing does nothing, and the light parts stay light."""
+"""What no linter sees: jobs have their workers, importing does nothing, names say one thing, and nothing is idle."""
 
+import ast
+import importlib
+import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from storage.queues import JOBS, QUEUES
+from jobs.names import JOBS, QUEUES
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("api", "configs", "encoder_worker", "ingest", "llava_mini", "reasoner", "storage")
+ROOMS = ("api", "cli", "configs", "encoder_worker", "ingest", "jobs", "llava_mini", "reasoner", "storage")
+WORKERS = ("encoder_worker", "ingest", "reasoner")
+# File names that mean the same in every room that has one.
+SHARED_NAMES = {"__init__", "__main__", "errors", "jobs", "questions", "scheduler", "videos"}
+# File names that only their room tells apart. The list gets no longer.
+QUALIFIED_NAMES = {"connections", "frames", "loading", "pictures", "sampling", "tables", "workers"}
 
 
-def modules(package: str) -> list[str]:
-    files = sorted((ROOT / package).rglob("*.py"))
-    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+def list_files(*folders: str) -> list[Path]:
+    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+
+
+def list_modules(package: str) -> list[str]:
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in list_files(package)]
     return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
 
 
-def test_every_job_has_one_worker_that_runs_it() -> None:
-    entry_points = [
-        (ROOT / package / "__main__.py").read_text() for package in ("ingest", "encoder_worker", "reasoner")
-    ]
-    entry_points += [
-        (ROOT / package / "worker.py").read_text()
-        for package in ("encoder_worker", "reasoner")
-        if (ROOT / package / "worker.py").exists()
-    ]
-    for job in JOBS:
-        assert sum(f'"{job}"' in text for text in entry_points) == 1, job
+def find_handlers(package: str) -> Iterator[tuple[str, list[str]]]:
+    """(job name, methods of the room's jobs that it is bound to), from the worker's own start."""
+    tree = ast.parse((ROOT / package / "__main__.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(value, ast.Call) and ast.unparse(value.func) == "Handler":
+                    assert isinstance(key, ast.Constant)
+                    yield str(key.value), [ast.unparse(part).removeprefix("jobs.") for part in value.args]
+
+
+def test_every_job_is_bound_by_one_kind_of_worker_to_methods_that_exist() -> None:
+    bound: Counter[str] = Counter()
+    for package in WORKERS:
+        module = importlib.import_module(f"{package}.jobs")
+        (jobs_class,) = [value for name, value in vars(module).items() if name.endswith("Jobs")]
+        for name, methods in find_handlers(package):
+            bound[name] += 1
+            assert len(methods) == 2, f"{name} can be run and given up"
+            assert all(callable(getattr(jobs_class, method)) for method in methods), name
+    assert bound == Counter(dict.fromkeys(JOBS, 1))
+
+
+def test_every_queue_is_worked_on_by_one_kind_of_worker() -> None:
+    listened: defaultdict[str, set[str]] = defaultdict(set)
+    for package in WORKERS:
+        for node in ast.walk(ast.parse((ROOT / package / "__main__.py").read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Pool":
+                for queue in _names_in(node.args[0]):
+                    listened[queue.lower()].add(package)
+    assert {queue: len(packages) for queue, packages in listened.items()} == dict.fromkeys(QUEUES, 1)
     assert set(JOBS.values()) == set(QUEUES)
 
 
-@pytest.mark.parametrize("package", ["api", "ingest", "storage", "configs"])
+def _names_in(node: ast.AST) -> list[str]:
+    return [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+
+
+def test_imports_point_down_only() -> None:
+    """The contracts in pyproject.toml; and they speak of every room."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    layers = re.search(r"^layers = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)
+    assert layers is not None
+    assert set(re.findall(r"\w+", layers[1])) == set(ROOMS)
+
+
+@pytest.mark.parametrize("package", ["api", "cli", "ingest", "jobs", "storage", "configs"])
 def test_the_light_parts_never_load_the_model(package: str) -> None:
-    code = f"import sys, {', '.join(modules(package))}\nprint(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    code = f"import sys, {', '.join(list_modules(package))}\n"
+    code += "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_importing_a_module_does_nothing() -> None:
-    names = [name for package in PACKAGES for name in modules(package)]
+    names = [name for package in ROOMS for name in list_modules(package)]
+    names += [f"{package}.__main__" for package in WORKERS]
     code = (
         "import cv2, transformers.models.llama.modeling_llama\n"  # which set variables of their own
-        "import os, sys, logging\n"
-        "before = dict(os.environ), list(logging.getLogger().handlers)\n"
+        "import os, sys, logging, threading\n"
+        "before = dict(os.environ), list(logging.getLogger().handlers), threading.active_count()\n"
         f"import {', '.join(names)}\n"
-        "assert before == (dict(os.environ), list(logging.getLogger().handlers))\n"
+        "assert before == (dict(os.environ), list(logging.getLogger().handlers), threading.active_count())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_every_module_says_in_its_first_lines_what_it_is() -> None:
-    for package in (*PACKAGES, "training", "benchmarks", "tests"):
-        for file in (ROOT / package).rglob("*.py"):
-            text = file.read_text()
-            assert not text or text.startswith('"""'), file
+    for file in list_files(*ROOMS, "demo", "training", "benchmarks", "tests"):
+        text = file.read_text()
+        assert not text or text.startswith('"""'), file
+
+
+def test_a_file_name_says_one_thing() -> None:
+    rooms: defaultdict[str, set[str]] = defaultdict(set)
+    for file in list_files(*ROOMS):
+        rooms[file.stem].add(str(file.parent.relative_to(ROOT)))
+    twice = {name for name, folders in rooms.items() if len(folders) > 1}
+    assert twice - SHARED_NAMES == QUALIFIED_NAMES
+
+
+def test_nothing_is_there_that_only_tests_call() -> None:
+    """Every public function, class and method of a room is mentioned by the program itself.
+
+    What overrides a method of a foreign class is called from there, and what is decorated with a call (a route, a
+    command, a validator) by whatever the decorator belongs to.
+    """
+    trees = {file: ast.parse(file.read_text()) for file in list_files(*ROOMS, "demo", "training", "benchmarks")}
+    mentioned = Counter(name for tree in trees.values() for name in _mentions(tree))
+    ours = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    idle = [
+        f"{file.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for file, tree in trees.items()
+        if file.relative_to(ROOT).parts[0] in ROOMS
+        for node in _definitions(tree, ours)
+        if not mentioned[node.name]
+    ]
+    assert idle == []
+
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def _mentions(tree: ast.AST) -> Iterator[str]:
+    """Every name that is read, looked up as an attribute, imported, or said in a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            yield node.value
+
+
+def _definitions(tree: ast.AST, ours: set[str], foreign: bool = False) -> Iterator[Definition]:
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, Definition):
+            yield from _definitions(node, ours, foreign)
+            continue
+        is_class = isinstance(node, ast.ClassDef)
+        called_elsewhere = foreign or any(isinstance(each, ast.Call) for each in node.decorator_list)
+        if not node.name.startswith("_") and (is_class or not called_elsewhere):
+            yield node
+        if isinstance(node, ast.ClassDef):
+            bases = {ast.unparse(base).split("[")[0] for base in node.bases}
+            yield from _definitions(node, ours, bool(bases - ours))

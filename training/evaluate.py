@@ -18,8 +18,8 @@ from encoder_worker.encoder import decode_jpeg
 from ingest.files.source import VideoSource
 from llava_mini.model import LlavaMini, pool
 from llava_mini.prompt import PromptBuilder
-from reasoner.context import Array, as_float
 from reasoner.engine import Engine, Limits, Outcome, Stretch
+from reasoner.focus import Array, as_float
 from storage.documents import FusionMode, Options
 from storage.timeline import SEGMENT_SLOTS
 from training.files import write_video

@@ -49,8 +49,9 @@ def open_video(path: Path, settings: IngestSettings) -> Iterator[tuple[InputCont
     except FileNotFoundError as error:
         raise SourceUnavailable(f"there is no file {escape_controls(path.name)}") from error
     except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UnsupportedSource(
-            f"this is no video file that can be read ({getattr(error, 'strerror', None) or error}); "
+            f"this is no video file that can be read, nor a JPEG, PNG or WebP image ({reason}); "
             "playlists and streams are not taken either"
         ) from error
     with container:

@@ -9,10 +9,11 @@ from configs.settings import Settings
 from jobs.intake import Intake
 from jobs.names import ANSWER
 from jobs.queues import Queues
+from jobs.reconciler import Reconciler
 from storage.documents import Problem
 from storage.rebuild import rebuild_state
 from storage.store import Store
-from tests.api.conftest import Seed, begin, keep, new_question, require_problem, settle
+from tests.api.conftest import Seed, begin, encode, keep, new_question, require_problem, settle
 from tests.api.sse import Reader
 from tests.waiting import wait_until
 
@@ -151,6 +152,31 @@ def test_a_question_waits_for_its_stretch_and_says_how_far_it_is(
     assert {question["id"]: question["waiting"] for question in listed} == {
         question["id"]: question["waiting"] for question in (whole, early, late, partial)
     }
+
+
+def test_a_partial_question_is_queued_once_its_first_segment_is_encoded(
+    http: httpx.Client, seed: Seed, store: Store, settings: Settings, queues: Queues
+) -> None:
+    video = seed(frames=192, encoded=0, status="sampling", frames_sampled=None, frames_expected=600)
+    bodies: list[dict[str, object]] = [{"partial": True}, {"partial": True, "start": 70, "end": 500}, {}]
+    path = f"/v1/videos/{video.id}/questions"
+    asked = [http.post(path, json={"question": "?", **body}).json() for body in bodies]
+    assert {question["status"] for question in asked} == {"waiting"}
+    reconciler = Reconciler(store, settings.jobs)
+    for segment, queued in enumerate([1, 2]):
+        encode(store, video, segment, 64)
+        reconciler.wake_questions(video.id)
+        assert queues.list_live(ANSWER, [f"answer-{question['id']}" for question in asked]) == {
+            f"answer-{question['id']}" for question in asked[:queued]
+        }
+
+
+@pytest.mark.parametrize("start", [-1, None, [3], "x" * 65])
+def test_a_time_of_the_wrong_kind_is_one_error_of_its_field(http: httpx.Client, seed: Seed, start: object) -> None:
+    response = http.post(f"/v1/videos/{seed().id}/questions", json={"question": "?", "start": start})
+    (error,) = require_problem(response, 422, "invalid")["errors"]
+    assert error["at"] == "body.start"
+    assert "seconds from the start" in error["message"]
 
 
 def test_more_questions_than_set_are_told_to_come_back(http: httpx.Client, seed: Seed, settings: Settings) -> None:

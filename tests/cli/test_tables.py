@@ -1,5 +1,9 @@
 """What lists and details say, at any width."""
 
+import pytest
+from rich.console import Console
+
+from cli import show
 from cli.tables import grounds_lines, question_lines, video_details, video_header, video_lines
 from tests.cli.conftest import QUESTION_ID, VIDEO_ID, a_question, a_video, an_answer, progress
 
@@ -20,6 +24,15 @@ def test_eighty_columns_are_enough_for_one_line_and_little_takes_two() -> None:
     assert video_header(80).split() == ["id", "status", "length", "encoded", "name"]
     assert len(list(video_lines(a_video(), 60))) == 2
     assert "garden.mp4" in list(video_lines(a_video(), 60))[1]
+
+
+def test_a_narrow_header_drives_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(show, "console", Console(width=60))
+    show.videos([a_video()])
+    assert capsys.readouterr().out.splitlines()[:2] == ["id", "  status  length  encoded  name"]
 
 
 def test_a_list_says_how_far_and_why_not() -> None:
@@ -66,7 +79,7 @@ def test_an_answers_grounds_say_what_it_lacks() -> None:
     )
     words = "\n".join(grounds_lines(a_question(status="done", answer=answer)))
     for expected in (
-        "536 frames were missing",
+        "536 frames not encoded",
         "encoded up to 1:04 so far",
         "ended by length",
         "2026-11-21T13:00:00Z",

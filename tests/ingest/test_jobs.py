@@ -1,27 +1,67 @@
-"""Ingest jobs: what was sampled is kept, whatever comes in between."""
+"""Ingest jobs: what was sampled is kept, whatever comes in between; and every video comes to an end."""
 
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from configs.settings import Settings
-from ingest.jobs import ABANDONED_AFTER_S, IngestJobs, SettledElsewhere
-from ingest.local import sha256_of
-from storage.errors import ArchiveUnavailable
-from storage.models import Video
-from storage.queues import ENCODE
+from ingest.files.local import hash_file
+from ingest.jobs import ABANDONED_AFTER_S, IngestJobs
+from jobs.intake import Intake
+from jobs.names import FETCH, INGEST
+from jobs.runner import Handler
+from jobs.worker import Pool
+from storage.decoding import decode_picture
+from storage.documents import Video
+from storage.errors import ArchiveUnavailable, Conflict, DiskFull, GivenAway
+from storage.segments import SegmentFrame
 from storage.store import Store
-from tests.media import steady, write_video
-from tests.storage.test_archive import new_video
+from storage.timeline import SEGMENT_SLOTS
+from tests.ingest.hostile_site import LOCAL
+from tests.media import number_of, numbered, steady, write_video
+from tests.submitting import new_video
 from tests.waiting import wait_until
+from tests.working import WorkerThreads, working
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Few and quick attempts; what failed for its surroundings comes again soon."""
+    quick = settings.jobs.model_copy(update={"surroundings_retry_after_s": 0.5, "max_fetch_attempts": 3})
+    ingest = settings.ingest.model_copy(update={"min_free_disk_bytes": 0})
+    return settings.model_copy(update={"jobs": quick, "ingest": ingest})
 
 
 @pytest.fixture
 def jobs(settings: Settings, store: Store) -> IngestJobs:
+    store.index.set_ready(store.index.read_generation())
     return IngestJobs(settings, store)
+
+
+@pytest.fixture
+def intake(settings: Settings, store: Store) -> Intake:
+    return Intake(store, settings)
+
+
+@pytest.fixture
+def ingesting(settings: Settings, store: Store, jobs: IngestJobs) -> Iterator[WorkerThreads]:
+    """A live ingest worker, with one thread for downloads and one for sampling."""
+    handlers = {
+        "fetch_video": Handler(jobs.fetch_video, jobs.give_up_video, alone_if_suspect=False),
+        "ingest_video": Handler(jobs.ingest_video, jobs.give_up_video),
+    }
+    with working(settings, store, "ingest", [Pool((FETCH,), 1), Pool((INGEST,), 1)], handlers) as worker:
+        yield worker
 
 
 def submit(store: Store, path: Path, **values: object) -> Video:
@@ -30,28 +70,56 @@ def submit(store: Store, path: Path, **values: object) -> Video:
     return video
 
 
-def pictures(store: Store, video: Video, count: int) -> list[bytes]:
-    return [store.archive.frame(video.id, index) for index in range(count)]
+def upload(store: Store, intake: Intake, file: Path, **values: object) -> Video:
+    """As the API takes an upload in; the file is moved into the archive."""
+    video = new_video(kind="upload", location="", in_archive=True, sha256=hash_file(file), **values)
+    assert intake.claim_upload(video) is None
+    store.archive.put_source(video.id, file)
+    intake.add_video(video)
+    return video
 
 
-def test_every_second_of_a_file_is_in_the_archive(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
-    video = submit(store, write_video(tmp_path / "video.mp4", steady(130, fps=5)))
-    jobs.ingest_video(video.id)
-    done = store.archive.video(video.id)
-    assert (done.status, done.frames_sampled, done.truncated) == ("ready", 130, None)
-    assert [len(store.archive.timestamps_s(video.id, segment)) for segment in (0, 1, 2)] == [64, 64, 2]
-    assert store.archive.timestamps_s(video.id, 2) == [128.5, 129.5]
-    assert store.queues.depths()[ENCODE] == 3
+def read_numbers(store: Store, video: Video, segment: int = 0) -> list[int]:
+    """What the model's pictures of a segment spell."""
+    with store.archive.open_segment(video.id, segment) as pictures:
+        return [number_of(decode_picture(pictures.read_picture("model", place))) for place in pictures.times_s]
 
 
-def test_a_job_tried_again_goes_on_where_it_stopped(
-    jobs: IngestJobs, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def read_tree(store: Store, video: Video) -> dict[str, bytes | None]:
+    """Every file of the video's segments."""
+    files = store.archive.files
+    return {path: files.read(f"{video.id}/{path}") for path in files.tree(video.id) if "/" in path}
+
+
+def wait_settled(store: Store, video: Video) -> Video:
+    wait_until(lambda: store.archive.read_video(video.id).settled)
+    return store.archive.read_video(video.id)
+
+
+def test_every_second_of_a_file_is_in_the_archive_in_whole_segments(
+    jobs: IngestJobs, store: Store, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("ingest.jobs.is_last_try", lambda: False)
-    path = write_video(tmp_path / "video.mp4", steady(100, fps=5))
+    video = submit(store, write_video(tmp_path / "video.mp4", steady(130, fps=5)), recorded_at="2026-11-21T14:00:00Z")
+    jobs.ingest_video(video.id)
+    done = store.archive.read_video(video.id)
+    assert (done.status, done.frames_sampled, done.truncated, done.media) == ("ready", 130, None, "video")
+    assert store.archive.files.tree(video.id) == [f"00000{k}/frames.zip" for k in range(3)] + ["video.json"]
+    covered = store.read_coverage(done, range(3), "")
+    assert covered.sampled == {0: (1 << 64) - 1, 1: (1 << 64) - 1, 2: 0b11}
+    with store.archive.open_segment(video.id, 2) as last:
+        assert last.times_s == {0: 128.5, 1: 129.5}
+        assert number_of(decode_picture(last.read_picture("view", 1))) == number_of(numbered(129 * 5 + 2))
+    assert read_numbers(store, done, 1)[:2] == [64 * 5 + 2, 65 * 5 + 2]
+    assert str(done.grid.clock(128.5)) == "2026-11-21 14:02:08.500000+00:00"
+
+
+def test_an_attempt_after_a_broken_one_goes_on_at_the_first_missing_segment(
+    jobs: IngestJobs, store: Store, tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / "video.mp4", steady(150, fps=5))
     undisturbed = submit(store, path)
     jobs.ingest_video(undisturbed.id)
-    wanted = pictures(store, undisturbed, 100)
+    wanted = read_tree(store, undisturbed)
     store.delete_video(undisturbed.id)
 
     video = submit(store, path)
@@ -59,79 +127,386 @@ def test_a_job_tried_again_goes_on_where_it_stopped(
     in_the_way.write_bytes(b"a disk that fails after the first segment")
     with pytest.raises(ArchiveUnavailable):
         jobs.ingest_video(video.id)
-    assert len(store.archive.timestamps_s(video.id, 0)) == 64
+    assert store.coverage.count_sampled(video.id) == SEGMENT_SLOTS
     in_the_way.unlink()
-    first = Path(store.archive.files.full(f"{video.id}/000000/frames/00.jpg"))
+    first = Path(store.archive.files.full(f"{video.id}/000000/frames.zip"))
     written = first.stat().st_mtime_ns
+    store.state.flushall()  # and what Redis knew of it is lost as well
     jobs.ingest_video(video.id)
-    assert store.archive.video(video.id).status == "ready"
-    assert pictures(store, video, 100) == wanted
+    done = store.archive.read_video(video.id)
+    assert (done.status, done.frames_sampled) == ("ready", 150)
+    assert read_tree(store, video) == wanted
     assert first.stat().st_mtime_ns == written  # what was there was not made again
 
 
-def test_the_same_bytes_are_sampled_once(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+class SlowStore(Store):
+    """Storage that stops before the second segment: its process is taken for dead."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def create_segment(self, video_id: str, segment: int, frames: Sequence[SegmentFrame]) -> None:
+        if segment == 1:
+            self.reached.set()
+            assert self.released.wait(60)
+        super().create_segment(video_id, segment, frames)
+
+
+def test_a_late_attempt_changes_nothing(jobs: IngestJobs, settings: Settings, store: Store, tmp_path: Path) -> None:
+    """The first build's cut a finished segment from 64 frames to 12, and the video stayed `ready`."""
+    video = submit(store, write_video(tmp_path / "video.mp4", steady(150, fps=5)))
+    slow, ended = SlowStore(settings), list[Exception]()
+
+    def ingest_late() -> None:
+        try:
+            IngestJobs(settings, slow).ingest_video(video.id)
+        except GivenAway as error:
+            ended.append(error)
+
+    late = threading.Thread(target=ingest_late)
+    late.start()
+    assert slow.reached.wait(30)
+    jobs.ingest_video(video.id)
+    done, tree = store.archive.read_video(video.id), read_tree(store, video)
+    slow.released.set()
+    late.join(30)
+    assert len(ended) == 1
+    store.create_segment(video.id, 0, [SegmentFrame(place, place + 0.5, b"late", None) for place in range(12)])
+    assert store.archive.read_video(video.id) == done
+    assert read_tree(store, video) == tree
+    assert store.coverage.count_sampled(video.id) == 150
+
+
+# duplicates
+
+
+def test_the_same_bytes_are_sampled_once(jobs: IngestJobs, intake: Intake, store: Store, tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", steady(3))
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(path.read_bytes())
     first, second, otherwise = submit(store, path), submit(store, copy), submit(store, copy, mode="keyframes")
     for video in (first, second, otherwise):
         jobs.ingest_video(video.id)
-    again = store.archive.video(second.id)
+    again = store.archive.read_video(second.id)
     assert (again.status, again.duplicate_of) == ("duplicate", first.id)
-    assert store.archive.segments(second.id) == []
-    assert store.progress(again).frames_sampled == 3
-    assert store.archive.video(otherwise.id).status == "ready"  # sampled in another way: other frames
+    assert read_tree(store, second) == {}
+    (progress,) = store.read_progress([again])
+    assert progress is not None
+    assert progress.frames_sampled == 3
+    assert store.archive.read_video(otherwise.id).status == "ready"  # sampled in another way: other frames
+    with pytest.raises(Conflict, match=second.id):
+        intake.delete_video(first.id)
 
 
-def test_what_is_being_sampled_is_waited_for(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
-    path = write_video(tmp_path / "video.mp4", steady(3))
+def test_of_two_at_once_one_holds_the_frames(
+    jobs: IngestJobs, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / "video.mp4", steady(100, fps=5))
     first, second = submit(store, path), submit(store, path)
-    sampling = first.model_copy(update={"status": "sampling", "sha256": sha256_of(path)})
-    store.update_video(sampling)
-    store.archive.claim_content(sampling)
-    jobs.ingest_video(second.id)
-    assert not store.archive.video(second.id).settled
-    assert second.id in store.hot.unfinished()  # the reconciler has it tried again
-    store.update_video(sampling.model_copy(update={"status": "failed"}))
-    jobs.ingest_video(second.id)
-    assert (store.archive.video(second.id).status, store.archive.video(second.id).frames_sampled) == ("ready", 3)
+    slow = SlowStore(settings)
+    sampling = threading.Thread(target=IngestJobs(settings, slow).ingest_video, args=(first.id,))
+    sampling.start()
+    assert slow.reached.wait(30)
+    jobs.ingest_video(second.id)  # the first is in the middle of it
+    assert store.archive.read_video(second.id).duplicate_of == first.id
+    assert store.read_holder(second.id).id == first.id
+    slow.released.set()
+    sampling.join(30)
+    assert store.archive.read_video(first.id).status == "ready"
+    assert read_tree(store, second) == {}
 
 
-def test_a_second_run_of_a_job_does_not_undo_the_first(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
-    video = submit(store, tmp_path / "gone.mp4")
-    store.update_video(video.model_copy(update={"status": "ready"}))
-    with pytest.raises(SettledElsewhere):
-        jobs._settle(video)  # as by a worker that had looked before
-    assert store.archive.video(video.id).status == "ready"
+def test_a_duplicate_fails_with_its_owner_and_says_why(
+    ingesting: WorkerThreads, intake: Intake, store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"no video at all")
+    owner = new_video(kind="path", source=path.name, location=str(path), status="sampling", sha256=hash_file(path))
+    store.add_video(owner)
+    assert store.claim_content(owner) is None
+    leaning = new_video(status="duplicate", duplicate_of=owner.id, sha256=owner.sha256)
+    intake.add_video(leaning)
+    failed = [wait_settled(store, owner), wait_settled(store, leaning)]
+    wait_until(lambda: store.archive.read_video(leaning.id).status == "failed")
+    failed[1] = store.archive.read_video(leaning.id)
+    assert [video.status for video in failed] == ["failed", "failed"]
+    assert failed[0].problem == failed[1].problem is not None
+    again = submit(store, path)
+    intake.add_video(again)
+    assert wait_settled(store, again).duplicate_of is None  # what failed owns nothing
 
 
-def test_what_leans_on_a_video_that_is_being_deleted_is_sampled(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+def test_a_duplicate_whose_owner_is_gone_is_sampled_itself(
+    ingesting: WorkerThreads, intake: Intake, store: Store, tmp_path: Path
+) -> None:
+    """The owner was deleted in the moment in which the other one began to lean on it."""
+    path = write_video(tmp_path / "video.mp4", steady(3))
+    first = submit(store, path)
+    wait_settled(store, first)
+    second = new_video(kind="path", location=str(path), status="duplicate", duplicate_of=first.id)
+    store.add_video(second)
+    store.index.stop_leaning(second.id, first.id)  # which it had not said yet
+    intake.delete_video(first.id)
+    wait_until(lambda: store.archive.read_video(second.id).status == "ready")
+    assert read_numbers(store, second) == [12, 37, 62]
+
+
+def test_what_is_being_deleted_owns_nothing_any_more(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", steady(3))
     first, second = submit(store, path), submit(store, path)
     jobs.ingest_video(first.id)
-    store.hot.mark_deleted(first.id)  # its files go next
+    store.index.mark_deleted(first.id)  # its files go next
     jobs.ingest_video(second.id)
-    assert not store.archive.video(second.id).settled
-    store.archive.delete_video(first.id)
-    jobs.ingest_video(second.id)
-    assert store.archive.video(second.id).status == "ready"
+    assert store.archive.read_video(second.id).status == "ready"
 
 
-def test_an_upload_is_kept_until_its_video_is_settled_or_gone(
-    jobs: IngestJobs, settings: Settings, store: Store
+# uploads
+
+
+@pytest.mark.parametrize("archive", ["shared folder", "elsewhere"])
+@pytest.mark.parametrize("good", [True, False])
+def test_an_upload_is_ingested_on_any_host(
+    good: bool, archive: str, settings: Settings, redis_urls: tuple[str, str], tmp_path: Path
 ) -> None:
-    settings.work_dir.mkdir(parents=True)
-    fine, broken, deleted = (new_video() for _ in range(3))
-    for video in (fine, broken, deleted):
-        path = settings.work_file(video.id)
-        write_video(path.with_suffix(".mp4"), steady(3)).replace(path)
-        store.add_video(video.model_copy(update={"kind": "upload", "location": str(path)}))
-    settings.work_file(broken.id).write_bytes(b"no video at all")
-    store.delete_video(deleted.id)
-    for video in (fine, broken, deleted):
-        jobs.ingest_video(video.id)
-    assert [store.archive.video(video.id).status for video in (fine, broken)] == ["ready", "failed"]
+    """Received on one host, sampled on another, which has a disk of its own; afterwards neither has a copy."""
+    url = str(tmp_path / "archive") if archive == "shared folder" else f"memory://{tmp_path.name}"
+    place = {"url": url}
+    hosts = [
+        settings.model_copy(update={"data_dir": tmp_path / name, "archive": settings.archive.model_copy(update=place)})
+        for name in ("one", "other")
+    ]
+    here, there = (Store.open(host) for host in hosts)
+    work_file = hosts[0].work_dir / "received"
+    work_file.parent.mkdir(parents=True)
+    if good:
+        write_video(work_file.with_suffix(".mp4"), steady(3)).replace(work_file)
+    else:
+        work_file.write_bytes(b"no video at all")
+    video = upload(here, Intake(here, hosts[0]), work_file)
+    work_file.unlink(missing_ok=True)  # the API has done its part
+    assert there.archive.files.exists(f"{video.id}/source")
+    IngestJobs(hosts[1], there).ingest_video(video.id)
+    done = there.archive.read_video(video.id)
+    assert done.status == ("ready" if good else "failed")
+    if good:
+        assert read_numbers(here, done) == [12, 37, 62]
+        assert not there.archive.files.exists(f"{video.id}/source")
+    assert [file for host in hosts for file in host.work_dir.glob("*")] == []
+
+
+def test_a_second_upload_of_the_same_bytes_is_the_first(
+    jobs: IngestJobs, intake: Intake, store: Store, tmp_path: Path
+) -> None:
+    file = write_video(tmp_path / "one.mp4", steady(3))
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(file.read_bytes())
+    first = upload(store, intake, file)
+    again = new_video(kind="upload", location="", in_archive=True, sha256=hash_file(copy))
+    assert intake.claim_upload(again) == store.read_video(first.id)  # before the first is sampled
+
+
+@pytest.mark.parametrize("kind", ["upload", "url"])
+def test_a_source_that_the_archive_lost_ends_the_video(
+    kind: str, jobs: IngestJobs, intake: Intake, store: Store, tmp_path: Path
+) -> None:
+    video = new_video(kind=kind, in_archive=True, sha256="0" * 64)
+    store.add_video(video)
+    jobs.ingest_video(video.id)
+    done = store.archive.read_video(video.id)
+    assert done.status == "failed"
+    assert done.problem is not None
+    assert done.problem.code == "source-unavailable"
+    assert "add the video anew" in done.problem.message
+    assert not done.in_archive  # another try downloads it anew
+
+
+# downloads
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file; the first requests are refused as busy."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes, busy: int = 0, slow: bool = False) -> None:
+        super().__init__((LOCAL, 0), Handling)
+        self.content, self.busy, self.slow = content, busy, slow
+        self.requests: list[str] = []
+        self.url = f"http://{LOCAL}:{self.server_address[1]}/video"
+
+
+class Handling(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        if len(self.server.requests) <= self.server.busy:
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("content-length", str(len(self.server.content)))
+        self.end_headers()
+        if not self.server.slow:
+            self.wfile.write(self.server.content)
+            return
+        try:
+            for k in range(len(self.server.content)):
+                self.wfile.write(self.server.content[k : k + 1])
+                self.wfile.flush()
+                time.sleep(0.05)
+        except OSError:
+            return  # the client left
+
+
+@contextmanager
+def serving(content: bytes, **how: Any) -> Iterator[Server]:
+    with Server(content, **how) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_download_is_kept_sampled_and_dropped(
+    ingesting: WorkerThreads, intake: Intake, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    content = write_video(tmp_path / "video.mp4", steady(3)).read_bytes()
+    with serving(content, busy=1) as server:  # and a server that is busy is asked again
+        video = new_video(location=server.url)
+        intake.add_video(video)
+        done = wait_settled(store, video)
+    assert (done.status, done.frames_sampled, len(server.requests)) == ("ready", 3, 2)
+    assert read_numbers(store, video) == [12, 37, 62]
+    wait_until(lambda: not store.archive.files.exists(f"{video.id}/source"))
     assert list(settings.work_dir.iterdir()) == []
+
+
+def test_a_server_that_stays_busy_fails_the_video_with_its_words(
+    ingesting: WorkerThreads, intake: Intake, store: Store
+) -> None:
+    with serving(b"", busy=99) as server:
+        video = new_video(location=server.url)
+        intake.add_video(video)
+        done = wait_settled(store, video)
+    assert len(server.requests) == 3
+    assert done.status == "failed"
+    assert done.problem is not None
+    assert done.problem.code == "source-unavailable"
+    assert done.problem.message.startswith(f"{server.url} answers 503 Service Unavailable; ")
+    assert f"longwatch retry {video.id}" in done.problem.message
+
+
+def test_a_video_that_failed_is_tried_again_when_asked(
+    ingesting: WorkerThreads, intake: Intake, store: Store, tmp_path: Path
+) -> None:
+    with serving(write_video(tmp_path / "video.mp4", steady(3)).read_bytes(), busy=3) as server:
+        video = new_video(location=server.url)
+        intake.add_video(video)
+        assert wait_settled(store, video).status == "failed"
+        intake.retry_video(video.id)
+        wait_until(lambda: store.archive.read_video(video.id).status == "ready")
+    assert store.archive.read_video(video.id).problem is None
+
+
+def test_a_slow_server_holds_up_no_sampling_and_a_deletion_ends_its_download(
+    ingesting: WorkerThreads, intake: Intake, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    """The only download thread is taken; another video is sampled meanwhile, and the next download follows at once."""
+    content = write_video(tmp_path / "video.mp4", steady(3)).read_bytes()
+    with serving(content, slow=True) as slow, serving(content) as quick:
+        stuck, waiting = new_video(location=slow.url), new_video(location=quick.url, mode="keyframes")
+        intake.add_video(stuck)
+        wait_until(lambda: store.read_video(stuck.id).status == "fetching")
+        intake.add_video(waiting)
+        sampled = submit(store, tmp_path / "video.mp4")
+        intake.add_video(sampled)
+        assert wait_settled(store, sampled).status == "ready"
+        assert [store.read_video(video.id).status for video in (stuck, waiting)] == ["fetching", "queued"]
+        intake.delete_video(stuck.id)
+        assert wait_settled(store, waiting).status == "ready"
+    assert store.archive.list_video_ids() == sorted([waiting.id, sampled.id])
+    wait_until(lambda: list(settings.work_dir.iterdir()) == [])
+
+
+# surroundings
+
+
+def test_an_archive_that_cannot_be_written_is_waited_for(
+    ingesting: WorkerThreads, intake: Intake, store: Store, tmp_path: Path
+) -> None:
+    """It fails no video, however often it is tried; the worker says what it waits for, and goes on by itself."""
+    video = submit(store, write_video(tmp_path / "video.mp4", steady(130, fps=5)))
+    scratch = Path(store.archive.files.full(".scratch"))
+    wait_until(lambda: not list(scratch.iterdir()))
+    scratch.rename(tmp_path / "aside")
+    scratch.write_bytes(b"every write begins in this folder: now none is possible")
+    intake._reconciler.look_at_video(video.id)
+    wait_until(lambda: ingesting.runner.trouble)
+    wait_until(lambda: any(worker.trouble for worker in store.workers.list_alive()))
+    time.sleep(2)  # more attempts than a failing video gets
+    assert not store.archive.read_video(video.id).settled
+    scratch.unlink()
+    done = wait_settled(store, video)
+    assert (done.status, done.frames_sampled, done.problem) == ("ready", 130, None)
+    wait_until(lambda: ingesting.runner.trouble is None)
+
+
+def test_a_full_disk_is_the_surroundings_fault(settings: Settings, store: Store, tmp_path: Path) -> None:
+    full = settings.ingest.model_copy(update={"min_free_disk_bytes": 2**60})
+    with serving(b"x" * 100) as server:
+        video = new_video(location=server.url)
+        store.add_video(video)
+        with pytest.raises(DiskFull, match="make room"):
+            IngestJobs(settings.model_copy(update={"ingest": full}), store).fetch_video(video.id)
+    assert not store.archive.read_video(video.id).settled
+    assert list(settings.work_dir.iterdir()) == []
+
+
+# images
+
+
+def photo(form: str) -> bytes:
+    file = BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(numbered(1234, 320, 240)).transpose(Image.Transpose.ROTATE_90).save(file, form, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["path", "url", "upload"])
+def test_an_image_is_a_video_of_one_frame_whose_original_is_kept(
+    kind: str, form: str, ingesting: WorkerThreads, intake: Intake, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    content = photo(form)
+    file = tmp_path / "photo"
+    file.write_bytes(content)
+    with serving(content) as server:
+        if kind == "upload":
+            video = upload(store, intake, file)
+        else:
+            video = new_video(kind=kind, location=str(file) if kind == "path" else server.url)
+            intake.add_video(video)
+        done = wait_settled(store, video)
+    assert (done.status, done.media, done.frames_sampled, done.frames_expected) == ("ready", "image", 1, 1)
+    assert (done.width_px, done.height_px, done.codec) == (320, 240, form.lower())
+    assert store.archive.read_source(video.id) == content
+    with store.archive.open_segment(video.id, 0) as pictures:
+        assert pictures.mask == 1
+        assert not pictures.has("model", 0)  # the model sees the original
+        assert number_of(decode_picture(pictures.read_picture("view", 0))) == 1234
+    assert file.exists() == (kind != "upload")  # a file that was named stays where it is
+    wait_until(lambda: not settings.work_dir.exists() or not list(settings.work_dir.iterdir()))
+
+
+# odd ends
 
 
 def test_what_came_before_a_cut_is_kept_and_the_video_says_so(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
@@ -140,10 +515,11 @@ def test_what_came_before_a_cut_is_kept_and_the_video_says_so(jobs: IngestJobs, 
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     video = submit(store, cut)
     jobs.ingest_video(video.id)
-    done = store.archive.video(video.id)
+    done = store.archive.read_video(video.id)
     assert done.status == "ready"
     assert done.truncated is not None
-    assert done.frames_sampled == len(store.archive.timestamps_s(video.id, 0)) > 3
+    with store.archive.open_segment(video.id, 0) as pictures:
+        assert done.frames_sampled == pictures.mask.bit_count() > 3
 
 
 def test_a_file_that_is_no_video_fails_with_its_reason(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
@@ -151,23 +527,54 @@ def test_a_file_that_is_no_video_fails_with_its_reason(jobs: IngestJobs, store: 
     path.write_text("no video at all")
     video = submit(store, path)
     jobs.ingest_video(video.id)
-    done = store.archive.video(video.id)
-    assert done.status == "failed"
+    done = store.archive.read_video(video.id)
+    assert (done.status, done.frames_sampled) == ("failed", 0)
     assert done.problem is not None
     assert done.problem.code == "source-unsupported"
     again = submit(store, path)
     jobs.ingest_video(again.id)
-    assert store.archive.video(again.id).status == "failed"  # not a duplicate of what failed
+    assert store.archive.read_video(again.id).status == "failed"  # not a duplicate of what failed
 
 
-def test_a_video_deleted_while_it_is_sampled_stays_deleted(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
-    video = submit(store, write_video(tmp_path / "video.mp4", steady(600, fps=4), options={"preset": "ultrafast"}))
-    sampling = threading.Thread(target=jobs.ingest_video, args=(video.id,))
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"kind": "path"}, "internal"),
+        ({"kind": "upload", "in_archive": True}, "internal"),
+        ({"kind": "url"}, "source-unavailable"),
+    ],
+)
+def test_a_video_that_is_given_up_says_why_and_what_helps(
+    values: dict[str, Any], code: str, jobs: IngestJobs, settings: Settings, store: Store
+) -> None:
+    video = new_video(**values, sha256="0" * 64)
+    store.add_video(video)
+    assert store.claim_content(video) is None
+    settings.work_dir.mkdir(parents=True)
+    settings.work_file(video.id).write_bytes(b"a copy of the source")
+    jobs.give_up_video("its worker died 3 times while working on it", video.id)
+    done = store.archive.read_video(video.id)
+    assert done.problem is not None
+    assert done.problem.code == code
+    assert done.problem.message.startswith("its worker died 3 times")
+    assert "longwatch retry" in done.problem.message
+    assert list(settings.work_dir.iterdir()) == []
+    assert store.claim_content(new_video(sha256="0" * 64)) is None  # it owns nothing any more
+
+
+def test_a_video_deleted_while_it_is_sampled_stays_deleted(
+    jobs: IngestJobs, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    video = submit(store, write_video(tmp_path / "video.mp4", steady(130, fps=5)))
+    slow = SlowStore(settings)
+    sampling = threading.Thread(target=IngestJobs(settings, slow).ingest_video, args=(video.id,))
     sampling.start()
-    wait_until(lambda: store.archive.segments(video.id), step_s=0.001)
+    assert slow.reached.wait(30)
     store.delete_video(video.id)
+    slow.released.set()
     sampling.join()
-    assert store.archive.video_ids() == []
+    assert store.archive.list_video_ids() == []
+    assert store.index.list_videos(None, 10) == []
 
 
 def test_only_files_that_nothing_waits_for_are_swept(
@@ -175,14 +582,30 @@ def test_only_files_that_nothing_waits_for_are_swept(
 ) -> None:
     waiting = submit(store, tmp_path / "coming.mp4")
     settled = submit(store, tmp_path / "there.mp4", status="ready")
+    newer = new_video()
+    store.archive.files.write(f"{newer.id}/video.json", b'{"version": 99}')
     folder = settings.work_dir
     folder.mkdir(parents=True)
-    unneeded = [f"{settled.id}.video", f"{new_video().id}.video.part"]  # the second was deleted
-    needed = [f"{waiting.id}.video", "not-ours"]
+    unneeded = [f"{settled.id}.video", f"{new_video().id}.video.part", "not-ours"]  # the second was deleted
+    needed = [f"{waiting.id}.video", f"{newer.id}.video"]
     young = f"{new_video().id}.video"  # its upload has not ended yet
     for name in (*unneeded, *needed, young):
         (folder / name).write_bytes(b"x")
         if name != young:
             os.utime(folder / name, times=(0, time.time() - ABANDONED_AFTER_S - 1))
+    away = settings.redis.model_copy(update={"state_url": f"unix://{tmp_path}/nobody.sock", "retries": 0})
+    lonely = settings.model_copy(update={"redis": away})
+    IngestJobs(lonely, Store.open(lonely)).sweep()  # a worker that starts before Redis does
+    assert len(list(folder.iterdir())) == 6
     jobs.sweep()
     assert {file.name for file in folder.iterdir()} == {*needed, young}
+
+
+def test_a_second_run_of_a_job_does_not_undo_the_first(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+    video = submit(store, tmp_path / "gone.mp4", status="ready", frames_sampled=3)
+    runs: list[Callable[[str], None]] = [jobs.ingest_video, jobs.fetch_video]
+    for run in runs:
+        run(video.id)
+    jobs.give_up_video("why", video.id)
+    assert store.archive.read_video(video.id) == video
+    assert np.array_equal(list(read_tree(store, video)), [])

@@ -1,26 +1,39 @@
-"""One question put and answered in this process."""
+"""Questions put and answered in this process."""
 
 from typing import Any
 
 from configs.settings import Settings
-from reasoner.engine import Engine
+from llava_mini.model import LlavaMini
+from llava_mini.prompt import PromptBuilder
+from reasoner.engine import Engine, Limits
+from reasoner.gathering import Gatherer
 from reasoner.jobs import ReasonerJobs
-from reasoner.records import Gatherer
-from storage.ids import new_question_id
-from storage.models import Question, Video
+from storage.documents import Question, Video
 from storage.store import Store
+from tests.submitting import new_question
 
 FRAMES = 100
 TEXT = "is there a red circle ?"
 
 
+def make_engine(model: LlavaMini, prompts: PromptBuilder, settings: Settings) -> Engine:
+    """An engine that keeps no prefix yet."""
+    chosen = settings.reasoner
+    return Engine(
+        model,
+        prompts,
+        Limits(chosen.sample_frames, chosen.focus_frames, chosen.focus_baseline, chosen.max_tokens, 2**30),
+    )
+
+
 def ask(jobs: ReasonerJobs, store: Store, video: Video, **values: Any) -> Question:
-    base = {"id": new_question_id(video.id), "video_id": video.id, "text": TEXT, "fusion": "focused"}
-    question = Question.model_validate(base | values)
-    store.archive.put_question(question)
+    """The question as it is once its job has run."""
+    question = new_question(video, **values)
+    store.add_question(question)
     jobs.answer_question(question.id)
-    return store.archive.question(question.id)
+    return store.read_question(question.id)
 
 
-def gatherer(settings: Settings, store: Store, engine: Engine, video: Video) -> Gatherer:
-    return Gatherer(settings, store, engine.fingerprint, video, lambda: None)
+def make_gatherer(settings: Settings, store: Store, fingerprint: str, video: Video, masks: dict[int, int]) -> Gatherer:
+    """What a question about these frames of the video reads with."""
+    return Gatherer(settings, store, fingerprint, video, masks, lambda: None)

@@ -1,37 +1,38 @@
-"""A real model in both halves, a video of it encoded, and one that nobody encodes."""
+"""A real model in both halves, a video of it encoded, and an encoder that works beside the test."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from typing import NamedTuple
 
 import pytest
-from rq import Queue
-from rq.exceptions import InvalidJobOperation
-from rq.serializers import JSONSerializer
 
 from configs.settings import ReasonerSettings, Settings
 from encoder_worker.__main__ import load_encoder
-from encoder_worker.encoder import Encoder
+from encoder_worker.encoder import Encoder, decode_jpeg
 from encoder_worker.jobs import EncoderJobs
-from ingest.files.pictures import encode_jpeg
-from reasoner.__main__ import load_engine
+from jobs.names import ENCODE, FUSE
+from jobs.runner import Handler
+from jobs.worker import Pool
+from llava_mini.model import LlavaMini
+from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine
 from reasoner.jobs import ReasonerJobs
-from storage.models import Video
-from storage.queues import ENCODE, FUSE
+from storage.documents import Video
+from storage.records import Record
 from storage.store import Store
-from storage.worker import Handlers
-from tests.reasoner.asking import FRAMES
-from tests.storage.test_archive import new_video
-from tests.tiny import with_tiny
-from training.render import render
-from training.world import generate
+from tests.reasoner.asking import FRAMES, make_engine
+from tests.submitting import add_sampled, draw_pictures
+from tests.tiny import TINY, with_tiny
+from tests.working import WorkerThreads, working
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[bytes]:
-    world = generate(4, FRAMES)
-    return [encode_jpeg(render(world, k + 0.5, 336), 90) for k in range(FRAMES)]
+def model() -> LlavaMini:
+    return LlavaMini.from_pretrained(TINY, parts=("language",))
+
+
+@pytest.fixture(scope="session")
+def prompts() -> PromptBuilder:
+    return PromptBuilder.from_pretrained(TINY, system=with_tiny(Settings()).model.system_prompt)
 
 
 @pytest.fixture(scope="session")
@@ -40,61 +41,62 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Engine:
-    return load_engine(with_tiny(Settings()))
+def pictures() -> tuple[bytes, ...]:
+    return draw_pictures(FRAMES)
+
+
+@pytest.fixture(scope="session")
+def records(encoder: Encoder, pictures: tuple[bytes, ...]) -> list[Record]:
+    """The records of the pictures' segments, as `encode_segment` makes them."""
+    made = []
+    for first in (0, 64):
+        frames = [decode_jpeg(picture, "") for picture in pictures[first : first + 64]]
+        encoded = encoder.encode_frames(frames, [(encoder.system_text, range(len(frames)))])
+        halves = encoded.tokens.astype("f2"), encoded.means[0].astype("f2")
+        made.append(Record(encoder.fingerprint, (1 << len(frames)) - 1, halves[0], encoder.system_id, halves[1]))
+    return made
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    quick = ReasonerSettings(fusion_timeout_s=20, max_tokens=12, encoder_missing_after_s=1)
+    return settings.model_copy(update={"reasoner": quick})
+
+
+@pytest.fixture
+def engine(model: LlavaMini, prompts: PromptBuilder, settings: Settings) -> Engine:
+    return make_engine(model, prompts, settings)
 
 
 @pytest.fixture
 def jobs(settings: Settings, store: Store, engine: Engine) -> ReasonerJobs:
-    quick = ReasonerSettings(fusion_timeout_s=20, max_tokens=12)
-    return ReasonerJobs(settings.model_copy(update={"reasoner": quick}), store, engine)
-
-
-@pytest.fixture
-def encoding(settings: Settings, store: Store, encoder: Encoder) -> Iterator[EncoderJobs]:
-    """An encoder that works off the queues beside the test, as its worker would."""
-    encoder_jobs = EncoderJobs(settings, store, encoder)
-    handlers: Handlers = {"fuse_segment": encoder_jobs.fuse_segment, "encode_segment": encoder_jobs.encode_segment}
-    queues = [Queue(name, connection=store.hot.redis, serializer=JSONSerializer) for name in (FUSE, ENCODE)]
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.wait(0.02):
-            for job in (job for queue in queues for job in queue.jobs):
-                handlers[str(job.func_name)](*job.args)
-                with suppress(InvalidJobOperation):  # a test flushed Redis meanwhile
-                    job.delete()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield encoder_jobs
-    stop.set()
-    thread.join()
-
-
-@pytest.fixture
-def video(store: Store, encoding: EncoderJobs, encoder: Encoder, pictures: list[bytes]) -> Video:
-    store.hot.announce_model(encoder.fingerprint)
-    video = new_video(status="ready", frames_sampled=FRAMES)
-    store.add_video(video)
-    for first in (0, 64):
-        part = pictures[first : first + 64]
-        store.put_frames(video.id, first, part, [first + k + 0.5 for k in range(len(part))])
-        encoding.encode_segment(video.id, first // 64)
-    return video
-
-
-@pytest.fixture
-def unencoded(store: Store, encoder: Encoder) -> Video:
-    """One frame, and no encoder anywhere."""
-    store.hot.announce_model(encoder.fingerprint)
-    video = new_video(status="ready")
-    store.add_video(video)
-    store.put_frames(video.id, 0, [b"x"], [0.5])
-    return video
-
-
-@pytest.fixture
-def patient(settings: Settings, store: Store, engine: Engine) -> ReasonerJobs:
-    """Waits for longer than any test runs."""
+    store.workers.announce_model(engine.fingerprint)
+    store.index.set_ready(store.index.read_generation())
     return ReasonerJobs(settings, store, engine)
+
+
+class Encoding(NamedTuple):
+    jobs: EncoderJobs
+    worker: WorkerThreads
+
+
+@pytest.fixture
+def encoding(settings: Settings, store: Store, encoder: Encoder) -> Iterator[Encoding]:
+    """A live encoder worker."""
+    jobs = EncoderJobs(settings, store, encoder)
+    handlers = {
+        "fuse_question": Handler(jobs.fuse_question, jobs.give_up_fusions),
+        "encode_segment": Handler(jobs.encode_segment, jobs.give_up_segment),
+    }
+    pools = [Pool((FUSE,), 1), Pool((FUSE, ENCODE), 1)]
+    with working(settings, store, "encode", pools, handlers, encoder.fingerprint) as worker:
+        yield Encoding(jobs, worker)
+
+
+@pytest.fixture
+def video(store: Store, pictures: tuple[bytes, ...], records: list[Record]) -> Video:
+    """100 frames in two segments, encoded."""
+    video = add_sampled(store, pictures)
+    for segment, record in enumerate(records):
+        store.create_record(video.id, segment, record)
+    return video

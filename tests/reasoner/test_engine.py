@@ -1,79 +1,246 @@
 """The engine by itself: what is shared between questions changes none of them, and all that is set is heeded."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
-from reasoner.context import Array
-from reasoner.engine import NEUTRAL_QUESTION, Engine, Limits, Outcome, Stretch
-from storage.models import Options
-from tests.tiny import TINY
+from reasoner.engine import NEUTRAL_QUESTION, TURN_POSITIONS, Engine, Limits, Outcome, Stretch
+from reasoner.focus import Array
+from storage.documents import FusionMode, Options
+from tests.waiting import wait_until
+from tests.watched import WatchedLanguage, with_language
 
 LIMITS = Limits(sample_frames=16, focus_frames=16, focus_baseline=False, max_tokens=12, prefix_cache_bytes=2**30)
+RED, PLACE, NOW = "is there a red circle ?", "what place is this ?", "what is there now ?"
 
 
-@pytest.fixture(scope="module")
-def model() -> LlavaMini:
-    return LlavaMini.from_pretrained(TINY, parts=("language",))
+@pytest.fixture
+def language(model: LlavaMini) -> WatchedLanguage:
+    return WatchedLanguage(model)
 
 
-@pytest.fixture(scope="module")
-def prompts() -> PromptBuilder:
-    return PromptBuilder.from_pretrained(TINY)
+@pytest.fixture
+def engine(model: LlavaMini, prompts: PromptBuilder, language: WatchedLanguage) -> Engine:
+    return Engine(with_language(model, language), prompts, LIMITS)
 
 
-@pytest.fixture(scope="module")
-def stretch(model: LlavaMini, prompts: PromptBuilder) -> Stretch:
-    """40 frames of nothing in particular."""
-    tokens = np.random.default_rng(0).normal(size=(40, 1, model.config.hidden_size)).astype(np.float32)
-    return Stretch("a stretch", tokens, model.embed(prompts.build([("", None)]).before).numpy())
+class Loads:
+    """A stretch of frames of nothing in particular; how often it was loaded."""
+
+    def __init__(self, model: LlavaMini, prompts: PromptBuilder, frames: int, seed: int = 0) -> None:
+        self.count = 0
+        tokens = np.random.default_rng(seed).normal(size=(frames, 1, model.config.hidden_size)).astype(np.float32)
+        system = model.embed(prompts.build([("", None)]).before).numpy()
+
+        def load() -> tuple[Array, Array]:
+            self.count += 1
+            return system, tokens
+
+        self.stretch = Stretch(f"{frames} frames, {seed}", frames, load)
 
 
-def answered(engine: Engine, model: LlavaMini, stretch: Stretch, text: str, options: Options) -> tuple[str, Outcome]:
-    prompt, outcome = engine.prompt([(text, None)]), Outcome()
+@pytest.fixture
+def loads(model: LlavaMini, prompts: PromptBuilder) -> Loads:
+    return Loads(model, prompts, 40)
+
+
+def ask(
+    engine: Engine,
+    model: LlavaMini,
+    stretch: Stretch,
+    text: str,
+    options: Options | None = None,
+    mode: FusionMode = "focused",
+) -> tuple[str, Outcome]:
+    prompt, outcome = engine.build_prompt([(text, None)]), Outcome()
 
     def fuse(places: Sequence[int]) -> Array:
-        return model.embed(prompt.text).numpy()
+        """Its own for each choice of frames, as a fusion is."""
+        return model.embed(prompt.after).numpy() * np.float32(1 + np.mean(places) / 1000)
 
-    return "".join(engine.answer(stretch, prompt, "focused", options, fuse, outcome)), outcome
-
-
-def test_a_kept_prefix_changes_nothing(model: LlavaMini, prompts: PromptBuilder, stretch: Stretch) -> None:
-    keeping, forgetful = (Engine(model, prompts, replace(LIMITS, prefix_cache_bytes=n)) for n in (2**30, 1))
-    for text in ("is there a red circle ?", "what place is this ?", "is there a red circle ?"):
-        kept, fresh = (answered(engine, model, stretch, text, Options()) for engine in (keeping, forgetful))
-        assert kept[0] == fresh[0]
-        np.testing.assert_array_equal(kept[1].scores, fresh[1].scores)
+    return "".join(engine.answer(stretch, prompt, mode, options or Options(), fuse, outcome)), outcome
 
 
-def test_the_same_seed_says_the_same(model: LlavaMini, prompts: PromptBuilder, stretch: Stretch) -> None:
-    engine = Engine(model, prompts, LIMITS)
+def assert_same(one: tuple[str, Outcome], other: tuple[str, Outcome]) -> None:
+    assert one[0] == other[0]
+    np.testing.assert_array_equal(one[1].scores, other[1].scores)
+    assert one[1].rows is not None
+    np.testing.assert_array_equal(one[1].rows, other[1].rows)
+    assert one[1].answer_tokens == other[1].answer_tokens
+
+
+def test_the_second_question_over_a_stretch_makes_no_prefix(
+    engine: Engine, model: LlavaMini, prompts: PromptBuilder, loads: Loads, language: WatchedLanguage
+) -> None:
+    forgetful = Engine(model, prompts, replace(LIMITS, prefix_cache_bytes=1))
+    for number, text in enumerate((RED, PLACE, RED), 1):
+        kept, fresh = ask(engine, model, loads.stretch, text), ask(forgetful, model, loads.stretch, text)
+        assert_same(kept, fresh)
+        assert language.count("prefill") == 1
+        assert loads.count == 1 + number  # the forgetful one loads it each time
+    ask(engine, model, Loads(model, prompts, 40, seed=1).stretch, RED)
+    assert language.count("prefill") == 2  # another stretch has its own
+
+
+def test_questions_at_once_are_answered_as_if_alone(
+    model: LlavaMini, prompts: PromptBuilder, engine: Engine, language: WatchedLanguage
+) -> None:
+    stretches = [Loads(model, prompts, frames, seed).stretch for seed, frames in enumerate((40, 64, 40, 20))]
+    texts = (RED, PLACE, NOW)
+    asked = [(s, t, Options(temperature=1.0, seed=k)) for s in stretches for k, t in enumerate(texts)]
+    alone = [ask(Engine(model, prompts, LIMITS), model, *each) for each in asked]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        together = list(threads.map(lambda each: ask(engine, model, *each), asked))
+    for one, other in zip(alone, together, strict=True):
+        assert_same(one, other)
+    assert language.count("prefill") == len(stretches)  # each prefix once, although three asked for it at once
+
+
+def test_a_long_prefix_is_made_in_turns_between_which_others_go_on(
+    model: LlavaMini, prompts: PromptBuilder, engine: Engine, language: WatchedLanguage, loads: Loads
+) -> None:
+    ask(engine, model, loads.stretch, RED)
+    language.calls.clear()
+    long = Loads(model, prompts, 3 * TURN_POSITIONS)
+    language.hold()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(ask, engine, model, long.stretch, PLACE)
+        wait_until(lambda: language.calls)
+        second = threads.submit(ask, engine, model, loads.stretch, RED)
+        wait_until(engine._thread._turns.qsize)
+        language.released.set()
+        first.result(60)
+        second.result(60)
+    names = [name for name, _ in language.calls]
+    assert names.count("prefill") == 4
+    assert "score" in names[: len(names) - 1 - names[::-1].index("prefill")]
+
+
+def test_a_question_whose_stretch_is_not_there_yet_holds_up_no_other(
+    model: LlavaMini, engine: Engine, loads: Loads
+) -> None:
+    arrived = threading.Event()
+
+    def load() -> tuple[Array, Array]:
+        assert arrived.wait(60)
+        return loads.stretch.load()
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(ask, engine, model, Stretch("waits for an encoder", 40, load), RED)
+        other = ask(engine, model, loads.stretch, RED)
+        assert not waiting.done()
+        arrived.set()
+        assert_same(waiting.result(60), other)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
+def test_memory_that_runs_out_once_costs_the_kept_prefixes_and_nothing_else(
+    call: int, model: LlavaMini, prompts: PromptBuilder, loads: Loads, engine: Engine, language: WatchedLanguage
+) -> None:
+    """At the prefix, at each of the two looks, at a token: it is tried once more, from the state before."""
+    kept = Loads(model, prompts, 20)
+    ask(engine, model, kept.stretch, RED)
+    wanted = ask(Engine(model, prompts, LIMITS), model, loads.stretch, NOW)
+    assert wanted[1].answer_tokens >= 2
+    language.calls.clear()
+
+    def run_out(number: int) -> None:
+        if number == call:
+            raise torch.OutOfMemoryError("as CUDA says it")
+
+    language.before = run_out
+    assert_same(ask(engine, model, loads.stretch, NOW), wanted)
+    failed = language.calls[call - 1]
+    assert [name for name, _ in language.calls[:3]].count("prefill") == (2 if call == 1 else 1)
+    assert language.calls[call] == failed  # the same turn again
+    prefixes = language.count("prefill")
+    ask(engine, model, kept.stretch, RED)
+    assert language.count("prefill") == prefixes + 1  # what was kept before is gone
+
+
+def test_memory_that_runs_out_twice_in_a_row_is_the_questions_end_and_not_the_engines(
+    model: LlavaMini, loads: Loads, engine: Engine, language: WatchedLanguage
+) -> None:
+    def run_out(number: int) -> None:
+        raise torch.OutOfMemoryError("as CUDA says it")
+
+    language.before = run_out
+    with pytest.raises(torch.OutOfMemoryError):
+        ask(engine, model, loads.stretch, RED)
+    language.before = lambda number: None
+    assert ask(engine, model, loads.stretch, RED)[1].answer_tokens
+
+
+def test_what_is_known_of_a_question_is_not_fused_again(model: LlavaMini, loads: Loads, engine: Engine) -> None:
+    text, first = ask(engine, model, loads.stretch, RED)
+    assert first.rows is not None
+    outcome = Outcome()
+
+    def fuse(places: Sequence[int]) -> Array:
+        raise AssertionError("fused anew")
+
+    prompt = engine.build_prompt([(RED, None)])
+    known = first.fusion_frames, first.rows.astype(np.float16).astype(np.float32)  # as the cache gives it back
+    pieces = engine.answer(loads.stretch, prompt, "focused", Options(), fuse, outcome, known)
+    assert_same(("".join(pieces), outcome), (text, first))
+    assert outcome.fusion_frames == first.fusion_frames > 16
+
+
+def test_a_focused_question_is_fused_half_over_a_sample_and_half_over_where_that_looks(
+    model: LlavaMini, loads: Loads, engine: Engine
+) -> None:
+    prompt, outcome = engine.build_prompt([(RED, None)]), Outcome()
+    rows, fused = model.embed(prompt.after).numpy(), list[list[int]]()
+
+    def fuse(places: Sequence[int]) -> Array:
+        fused.append(list(places))
+        return rows * np.float32(len(fused))
+
+    list(engine.answer(loads.stretch, prompt, "focused", Options(), fuse, outcome))
+    sample, focus = fused
+    assert sample == [(2 * k + 1) * 40 // 32 for k in range(16)]
+    system, tokens = loads.stretch.load()
+    cache = model.language.prefill(torch.from_numpy(np.concatenate([system, tokens[:, 0]])))
+    looked = model.language.score(cache, torch.from_numpy(rows), (len(system), len(system) + 40))[1].numpy()
+    assert focus == sorted(np.argsort(-looked)[:5].tolist())  # an eighth of 40
+    assert outcome.rows is not None
+    np.testing.assert_allclose(outcome.rows, rows * 1.5, rtol=1e-3)
+    assert outcome.fusion_frames == len({*sample, *focus})
+
+
+def test_the_same_seed_says_the_same(model: LlavaMini, loads: Loads, engine: Engine) -> None:
     options = [Options(temperature=2.0, seed=seed, max_tokens=5) for seed in (1, 1, 2, 3, 4)]
-    texts = [answered(engine, model, stretch, "what is there now ?", each)[0] for each in options]
+    texts = [ask(engine, model, loads.stretch, NOW, each)[0] for each in options]
     assert texts[0] == texts[1]
     assert len(set(texts)) > 1
 
 
-def test_an_answer_ends_at_its_limit_and_says_so(model: LlavaMini, prompts: PromptBuilder, stretch: Stretch) -> None:
-    engine = Engine(model, prompts, LIMITS)
-    _, outcome = answered(engine, model, stretch, "what is there now ?", Options(max_tokens=1))
-    assert (outcome.answer_tokens, outcome.finish_reason) in ((1, "length"), (0, "stop"))
+def test_an_answer_ends_at_its_limit_and_says_so(model: LlavaMini, loads: Loads, engine: Engine) -> None:
+    text, outcome = ask(engine, model, loads.stretch, NOW)
+    assert (outcome.finish_reason, outcome.answer_tokens > 1) == ("stop", True)
+    cut, outcome = ask(engine, model, loads.stretch, NOW, Options(max_tokens=1))
+    assert (outcome.answer_tokens, outcome.finish_reason) == (1, "length")
+    assert text.startswith(cut)
+    assert len(cut) < len(text)
     assert outcome.vision_tokens == len(outcome.scores) == 40
 
 
 def test_relative_to_itself_the_neutral_question_looks_nowhere(
-    model: LlavaMini, prompts: PromptBuilder, stretch: Stretch
+    model: LlavaMini, prompts: PromptBuilder, loads: Loads
 ) -> None:
     engine = Engine(model, prompts, replace(LIMITS, focus_baseline=True))
-    prompt, looked_at = engine.prompt([(NEUTRAL_QUESTION, None)]), list[list[int]]()
+    prompt, looked_at = engine.build_prompt([(NEUTRAL_QUESTION, None)]), list[list[int]]()
 
     def fuse(places: Sequence[int]) -> Array:
         looked_at.append(list(places))
-        return model.embed(prompt.text).numpy()
+        return model.embed(prompt.after).numpy()
 
-    list(engine.answer(stretch, prompt, "focused", Options(), fuse, Outcome()))
+    list(engine.answer(loads.stretch, prompt, "focused", Options(), fuse, Outcome()))
     assert looked_at[1] == [0, 1, 2, 3, 4]  # all scores are equal: the first eighth of 40

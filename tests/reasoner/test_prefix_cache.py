@@ -9,11 +9,10 @@ from transformers import DynamicCache
 
 from llava_mini.model import LlavaMini
 from reasoner.prefix_cache import PrefixCache
-from tests.tiny import TINY
 
 
 class Maker:
-    """Makes prefixes of zeros, and knows how many bytes are alive."""
+    """Makes prefixes of zeros as the engine does, and knows how many bytes are alive."""
 
     def __init__(self, model: LlavaMini, limit_positions: int) -> None:
         self._language = model.language
@@ -21,31 +20,27 @@ class Maker:
         self.limit_bytes = model.language.count_cache_bytes(limit_positions)
         self.cache = PrefixCache(self.limit_bytes)
         self.made: list[str] = []
-        self.alive: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+        self._alive: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 
     def ask(self, name: str, positions: int) -> DynamicCache:
+        found = self.cache.find(name)
+        if found is not None:
+            return found
         size_bytes = self._language.count_cache_bytes(positions)
-
-        def make() -> DynamicCache:
-            self.made.append(name)
-            if size_bytes <= self.limit_bytes:
-                assert self.count_alive_bytes() + size_bytes <= self.limit_bytes  # room was made before
-            made = self._language.prefill(torch.zeros(positions, self._width))
-            layers: Any = made.layers
-            tensors = [part for layer in layers for part in (layer.keys, layer.values)]
-            assert sum(tensor.nbytes for tensor in tensors) == size_bytes
-            self.alive.update({id(tensor): tensor for tensor in tensors})
-            return made
-
-        return self.cache.get(name, size_bytes, make)
+        self.cache.make_room(size_bytes)
+        if size_bytes <= self.limit_bytes:
+            assert self.count_alive_bytes() + size_bytes <= self.limit_bytes  # room was made before
+        self.made.append(name)
+        made = self._language.prefill(torch.zeros(positions, self._width))
+        layers: Any = made.layers
+        tensors = [part for layer in layers for part in (layer.keys, layer.values)]
+        assert sum(tensor.nbytes for tensor in tensors) == size_bytes
+        self._alive.update({id(tensor): tensor for tensor in tensors})
+        self.cache.keep(name, made, size_bytes)
+        return made
 
     def count_alive_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.alive.values())
-
-
-@pytest.fixture(scope="module")
-def model() -> LlavaMini:
-    return LlavaMini.from_pretrained(TINY, parts=("language",))
+        return sum(tensor.nbytes for tensor in self._alive.values())
 
 
 def test_room_is_made_before_a_prefix_is(model: LlavaMini) -> None:
@@ -76,23 +71,34 @@ def test_a_prefix_above_the_limit_is_made_but_not_kept_and_displaces_nothing(mod
     assert maker.count_alive_bytes() == model.language.count_cache_bytes(4)
 
 
-def test_a_prefix_that_cannot_be_made_leaves_the_cache_as_it_should_be(model: LlavaMini) -> None:
+def test_what_is_cleared_is_freed_and_its_room_is_free_again(model: LlavaMini) -> None:
     maker = Maker(model, limit_positions=8)
     maker.ask("a", 4)
-
-    def fail() -> DynamicCache:
-        raise MemoryError
-
-    for _ in range(2):
-        with pytest.raises(MemoryError):
-            maker.cache.get("b", model.language.count_cache_bytes(4), fail)
-    maker.ask("a", 4)
-    maker.ask("c", 4)
-    assert maker.made == ["a", "c"]
+    maker.ask("b", 4)
+    maker.cache.clear()
+    assert maker.count_alive_bytes() == 0
+    for name in ("a", "b", "a", "b"):
+        maker.ask(name, 4)
+    assert maker.made == ["a", "b", "a", "b"]
 
 
-def test_what_is_appended_to_one_copy_is_not_seen_in_the_next(model: LlavaMini) -> None:
+def test_keeping_a_prefix_twice_counts_it_once(model: LlavaMini) -> None:
     maker = Maker(model, limit_positions=8)
-    model.language.advance(maker.ask("a", 4), torch.zeros(3, model.config.hidden_size))
+    made, size_bytes = maker.ask("a", 4), model.language.count_cache_bytes(4)
+    maker.cache.keep("a", made, size_bytes)
+    maker.ask("b", 4)
+    assert maker.cache.find("a") is not None
+
+
+@pytest.mark.parametrize("use", ["advance", "score"])
+def test_what_is_appended_to_one_copy_is_not_seen_in_the_next(use: str, model: LlavaMini) -> None:
+    maker = Maker(model, limit_positions=8)
+    maker.ask("a", 4)
+    copy, rows = maker.ask("a", 4), torch.zeros(3, model.config.hidden_size)
+    if use == "advance":
+        model.language.advance(copy, rows)
+    else:
+        model.language.score(copy, rows, (1, 4))
+    assert copy.get_seq_length() == 7
     assert maker.ask("a", 4).get_seq_length() == 4
     assert maker.made == ["a"]

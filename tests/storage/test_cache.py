@@ -8,14 +8,13 @@ from redis import Redis
 
 from configs.settings import RedisSettings, Settings
 from storage.cache import FusionKey
-from storage.connection import as_text
 from storage.errors import RedisUnavailable
 from storage.store import Store
 from storage.timeline import FULL_MASK
 from tests.conftest import running_redis
 from tests.storage.making import MODEL, OTHER_MODEL, add_encoded, make_question, make_record, make_video
 
-KEY = FusionKey("20261121-000000000-aaaaaa", 0, "text", 0b101)
+KEY = FusionKey("20261121-000000000-aaaaaa", "text", ((0, 0b101),))
 ROWS = np.full((3, 8), 1.5, np.float16)
 
 
@@ -33,7 +32,7 @@ def test_what_is_kept_comes_back_for_this_model_only(store: Store) -> None:
     rows = store.cache.read_rows("rows", MODEL)
     assert rows is not None
     assert rows[0] == 7
-    assert store.cache.read_system(KEY.video_id, 0, "system", MODEL) is not None
+    assert 0 in store.cache.read_systems(KEY.video_id, [0], "system", MODEL)
     assert store.cache.read_tokens(KEY.video_id, [0], OTHER_MODEL) == {}
     assert store.cache.read_fusions([KEY], OTHER_MODEL) == [None]
     assert store.cache.read_rows("rows", OTHER_MODEL) is None
@@ -55,16 +54,18 @@ def test_a_damaged_value_is_as_good_as_none_and_is_written_over(store: Store, ju
     assert store.cache.read_tokens(KEY.video_id, [0], MODEL) == {}
     assert store.cache.read_fusions([KEY], MODEL) == [None]
     assert store.cache.read_rows("rows", MODEL) is None
-    assert store.cache.read_system(KEY.video_id, 0, "system", MODEL) is None
+    assert store.cache.read_systems(KEY.video_id, [0], "system", MODEL) == {}
     assert store.cache.read_settled([question.id]) == [None]
     test_what_is_kept_comes_back_for_this_model_only(store)
 
 
 def test_a_fusion_of_other_frames_is_not_taken_for_it(store: Store) -> None:
+    other = FusionKey(KEY.video_id, "text", ((0, 0b111),))
     store.cache.write_fusions({KEY: ROWS}, MODEL)
-    (name,) = map(as_text, store.cache.redis.keys("lw:fusion:*"))
-    other = FusionKey(KEY.video_id, 0, "text", 0b111)
-    store.cache.redis.rename(name, name.replace(f"{KEY.mask:016x}", f"{other.mask:016x}"))
+    (name,) = store.cache.redis.keys("lw:fusion:*")
+    store.cache.write_fusions({other: ROWS}, MODEL)
+    (other_name,) = set(store.cache.redis.keys("lw:fusion:*")) - {name}
+    store.cache.redis.rename(name, other_name)
     assert store.cache.read_fusions([other], MODEL) == [None]
 
 

@@ -13,7 +13,7 @@ from redis import Redis
 from configs.settings import RedisSettings, Settings
 from jobs.attempts import Attempts
 from jobs.notices import Notices
-from jobs.queues import Queues
+from jobs.queues import Queues, ingest_call
 from storage.cache import FusionKey
 from storage.errors import RedisUnavailable
 from storage.fences import Fence
@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 VIDEO = make_video()
 QUESTION = make_question(VIDEO)
 FENCE = Fence(QUESTION.id, "token")
-KEY = FusionKey(VIDEO.id, 0, "text", 1)
+KEY = FusionKey(VIDEO.id, "text", ((0, 1),))
 LONGEST_S = 15.0  # generous: a command's time-out is 0.5 s here, and a call has a few commands
 STATE: dict[str, Callable[[Store], object]] = {
     "is_ready": lambda store: store.index.is_ready(),
@@ -48,7 +48,7 @@ STATE: dict[str, Callable[[Store], object]] = {
     "list_alive": lambda store: store.workers.list_alive(),
     "begin": lambda store: Attempts(store.state).begin("job"),
     "wait": lambda store: Notices(store.state).wait("job", 0.2),
-    "enqueue": lambda store: Queues(store.state).ingest(VIDEO.id),
+    "enqueue": lambda store: Queues(store.state).ensure([ingest_call(VIDEO.id)]),
     "take_dead": lambda store: Queues(store.state).take_dead(),
 }
 CACHE: dict[str, Callable[[Store], object]] = {

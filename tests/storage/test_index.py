@@ -106,12 +106,12 @@ def test_nothing_written_late_brings_a_deleted_video_back(store: Store) -> None:
 
 def test_how_far_a_question_is_is_told_once_a_change(store: Store) -> None:
     question = make_question(make_video())
-    assert store.index.set_question_state(question.id, "waiting")
-    assert not store.index.set_question_state(question.id, "waiting")
-    assert store.index.set_question_state(question.id, "queued")
+    for state in ("waiting", "waiting", "queued"):
+        store.set_question_state(question.id, state)
+    assert [piece.kind for piece in store.answers.read(question.id)] == ["state", "state"]
     assert store.index.with_states([question])[0].status == "queued"
     settled = make_question(make_video(), status="done")
-    store.index.set_question_state(settled.id, "running")
+    store.set_question_state(settled.id, "running")
     assert [one.status for one in store.index.with_states([settled, question])] == ["done", "queued"]
-    store.index.forget_question_state(question.id)
+    store.answers.settle(question.id)
     assert store.index.with_states([question]) == [question]

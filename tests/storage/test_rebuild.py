@@ -119,12 +119,3 @@ def test_what_cannot_be_read_is_named_and_hides_nothing_else(store: Store) -> No
     assert set(unreadable) == {bad.id, newer.id}
     assert "newer Longwatch" in unreadable[newer.id]
     assert store.archive.list_video_ids() == sorted([good.id, bad.id, newer.id])
-
-
-def test_a_deletion_that_broke_off_is_finished_after_a_flush(store: Store, settings: Settings) -> None:
-    old = make_video(id="20200101-000000000-aaaaaa")
-    store.archive.files.write(f"{old.id}/000000/frames.zip", b"x")  # the document is gone
-    fresh = make_video()
-    store.archive.files.write(f"{fresh.id}/source", b"x")  # an upload whose document comes
-    Reconciler(store, settings.jobs).run_once()
-    assert store.archive.list_video_ids() == [fresh.id]

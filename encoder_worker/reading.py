@@ -29,7 +29,7 @@ def encode_places(
     Raises DamagedFile if no picture of a segment can be read, NotFound once the video was deleted.
     """
     if video.media == "image":
-        image = decode_picture(archive.read_source(video.id))
+        image = _read_image(archive, video.id)
         return encoder.encode_image(image, wishes, urgent=urgent)
     frames = [
         frame for segment, mask in sorted(masks.items()) for frame in read_frames(archive, video.id, segment, mask)
@@ -39,9 +39,28 @@ def encode_places(
 
 def read_frames(archive: Archive, video_id: str, segment: int, mask: int) -> list[Picture]:
     """The frames that the mask names; the nearest whole one stands in for a damaged one. Raises as above."""
-    with archive.open_segment(video_id, segment) as pictures:
-        path = archive.segment_path(video_id, segment)
-        return [_read_frame(pictures, path, place) for place in places_in(mask)]
+    path = archive.segment_path(video_id, segment)
+    try:
+        with archive.open_segment(video_id, segment) as pictures:
+            return [_read_frame(pictures, path, place) for place in places_in(mask)]
+    except NotFound as error:
+        raise _explain_loss(archive, video_id, error) from error
+
+
+def _read_image(archive: Archive, video_id: str) -> Picture:
+    try:
+        return decode_picture(archive.read_source(video_id))
+    except NotFound as error:
+        raise _explain_loss(archive, video_id, error) from error
+    except DamagedFile as error:
+        raise DamagedFile(f"the image of {video_id}: {error}; restore it, or add it anew") from error
+
+
+def _explain_loss(archive: Archive, video_id: str, error: NotFound) -> NotFound | DamagedFile:
+    """A file that is not there was deleted with its video, or the archive lost it."""
+    if not archive.has_video(video_id):
+        return error
+    return DamagedFile(f"{error}, although it was kept: the archive lost it; restore it, or add the video anew")
 
 
 def _read_frame(pictures: SegmentReader, path: str, place: int) -> Picture:

@@ -3,16 +3,7 @@
 import numpy as np
 import pytest
 
-from reasoner.context import (
-    Frame,
-    even_sample,
-    evidence,
-    focus_count,
-    halved,
-    pooled,
-    top_places,
-    within,
-)  # fmt: skip
+from reasoner.focus import even_sample, evidence, focus_count, halved, top_places
 
 
 def test_a_sample_is_spread_evenly_and_never_larger_than_the_stretch() -> None:
@@ -40,16 +31,6 @@ def test_the_focus_is_where_the_scores_are_highest() -> None:
     assert evidence(np.zeros(2, np.float32), 1) == [(0, 0.0)]
 
 
-def test_means_of_parts_are_pooled_by_their_sizes() -> None:
-    rng = np.random.default_rng(0)
-    frames = rng.random((10, 3, 4)).astype(np.float32)
-    parts = [(frames[:7].mean(0).astype(np.float16), 7), (frames[7:].mean(0).astype(np.float16), 3)]
-    np.testing.assert_allclose(pooled(parts), frames.mean(0), atol=1e-3)
-    assert pooled(parts).dtype == np.float32
-    np.testing.assert_array_equal(halved(frames[0], frames[1]), (frames[0] + frames[1]) / 2)
-
-
-def test_a_stretch_holds_its_edges() -> None:
-    frames = [Frame(k, k + 0.5) for k in range(10)]
-    assert [frame.index for frame in within(frames, 2.5, 4.5)] == [2, 3, 4]
-    assert [frame.index for frame in within(frames, 8, None)] == [8, 9]
+def test_half_the_sample_and_half_the_focus() -> None:
+    sample, focus = np.random.default_rng(0).random((2, 3, 4)).astype(np.float32)
+    np.testing.assert_allclose(halved(sample, focus), 0.5 * sample + 0.5 * focus)

@@ -1,0 +1,77 @@
+"""What coverage.py has Redis do at once."""
+
+# Marks segments (number, frames, mask unless it is full), and counts those whose bit is set for the first time.
+MARK = """
+if redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
+for at = 3, #ARGV, 3 do
+  local segment, frames, mask = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  if redis.call('SETBIT', KEYS[1], segment, 1) == 0 then
+    redis.call('HINCRBY', KEYS[2], ARGV[1], frames)
+    redis.call('HSETNX', KEYS[2], ARGV[1] .. ':since', ARGV[2])
+    if mask ~= '' then redis.call('ZADD', KEYS[3], segment, segment .. ':' .. mask) end
+  end
+  if KEYS[5] then redis.call('HDEL', KEYS[5], segment) end
+end
+if KEYS[6] then redis.call('SADD', KEYS[6], string.sub(ARGV[1], 9)) end -- encoded:FINGERPRINT
+return 1
+"""
+UNMARK = """
+if redis.call('GETBIT', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('SETBIT', KEYS[1], ARGV[1], 0)
+redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3])
+return 1
+"""
+# A segment is given up, unless the video was deleted.
+FAIL = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('SADD', KEYS[3], ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+# The marks are complete, unless the video was deleted.
+COUNTED = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'counted', 1)
+return 1
+"""
+# Everything about a stretch, from ARGV[1] to ARGV[2].
+READ = """
+local first, last = math.floor(ARGV[1] / 8), math.floor(ARGV[2] / 8)
+return {
+  redis.call('GETRANGE', KEYS[1], first, last),
+  redis.call('GETRANGE', KEYS[2], first, last),
+  redis.call('ZRANGEBYSCORE', KEYS[3], ARGV[1], ARGV[2]),
+  redis.call('HGETALL', KEYS[4]),
+  redis.call('STRLEN', KEYS[1]),
+  redis.call('HGETALL', KEYS[5]),
+  redis.call('BITPOS', KEYS[2], 0),
+  redis.call('STRLEN', KEYS[2]),
+}
+"""
+# The totals of each video (three keys a video).
+TOTALS = """
+local found = {}
+for at = 1, #KEYS, 3 do
+  found[#found + 1] = {
+    redis.call('HGETALL', KEYS[at]),
+    redis.call('HVALS', KEYS[at + 1]),
+    redis.call('BITPOS', KEYS[at + 2], 0),
+    redis.call('STRLEN', KEYS[at + 2]),
+  }
+end
+return found
+"""
+# What to do about each video (four keys a video); false for marks that are none of ours.
+PENDING = """
+local found = {}
+for at = 1, #KEYS, 4 do
+  local sampled, encoded = redis.pcall('GET', KEYS[at]), redis.pcall('GET', KEYS[at + 1])
+  local failed, counted = redis.pcall('HKEYS', KEYS[at + 2]), redis.pcall('HEXISTS', KEYS[at + 3], 'counted')
+  local damaged = false
+  for _, reply in ipairs({sampled, encoded, failed, counted}) do
+    if type(reply) == 'table' and reply.err then damaged = true end
+  end
+  found[#found + 1] = not damaged and {counted, sampled or '', encoded or '', failed}
+end
+return found
+"""

@@ -1,0 +1,130 @@
+"""What befalls the service: chosen by a seed, one line in the log each."""
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.chaos.garble import garble
+from tests.chaos.service import Log, Service
+from tests.chaos.volume import Volume
+
+PAUSE_S = (0.5, 7.0)  # between two disturbances
+STOP_S = (5.0, 8.0)  # longer than worker_dead_after_s
+
+
+class Disturber:
+    """Disturbs until told to stop; what lasts runs beside the rest."""
+
+    def __init__(self, service: Service, volume: Volume, log: Log) -> None:
+        self._service = service
+        self._volume = volume
+        self._log = log
+        self._lasting: list[threading.Thread] = []
+        self._disk = threading.Lock()
+        self._stopping = threading.Event()
+
+    def disturb(self, rng: random.Random, stop: threading.Event) -> None:
+        """Acts until `stop` is set, then undoes all that lasts."""
+        kinds: list[tuple[int, Callable[[random.Random], None]]] = [
+            (5, self.kill_worker),
+            (4, self.stop_worker),
+            (2, self.end_worker),
+            (2, self.kill_api),
+            (1, self.stop_api),
+            (2, self.flush),
+            (2, self.kill_redis),
+            (2, self.stop_redis),
+            (2, self.archive_read_only),
+            (2, self.archive_full),
+            (4, self.garble),
+        ]
+        while not stop.wait(rng.uniform(*PAUSE_S)):
+            (kind,) = rng.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])
+            kind(rng)
+        self._stopping.set()
+        for thread in self._lasting:
+            thread.join()
+        for name in self._service.processes:
+            self._service.signal(name, signal.SIGCONT)
+
+    def kill_worker(self, rng: random.Random) -> None:
+        self._kill(rng.choice(self._service.workers))
+
+    def end_worker(self, rng: random.Random) -> None:
+        name = rng.choice(self._service.workers)
+        self._log(f"SIGTERM {name}")
+        self._service.signal(name, signal.SIGTERM)
+
+    def stop_worker(self, rng: random.Random) -> None:
+        self._stop(rng.choice(self._service.workers), rng.uniform(*STOP_S))
+
+    def kill_api(self, rng: random.Random) -> None:
+        self._kill("api")
+
+    def stop_api(self, rng: random.Random) -> None:
+        self._stop("api", rng.uniform(1, 5))
+
+    def kill_redis(self, rng: random.Random) -> None:
+        self._kill(rng.choice(("state", "cache")), rng.uniform(0.2, 4))
+
+    def stop_redis(self, rng: random.Random) -> None:
+        self._stop(rng.choice(("state", "cache")), rng.uniform(1, 5))
+
+    def flush(self, rng: random.Random) -> None:
+        role = rng.choice(("state", "cache"))
+        self._log(f"FLUSHALL {role}")
+        self._try(role, lambda redis: redis.flushall())
+
+    def garble(self, rng: random.Random) -> None:
+        role = rng.choice(("state", "state", "cache"))
+        self._try(role, lambda redis: self._log(f"garbled in {role}: {garble(redis, rng)}"))
+
+    def archive_read_only(self, rng: random.Random) -> None:
+        self._last("archive read-only", self._volume.read_only, rng.uniform(1, 6))
+
+    def archive_full(self, rng: random.Random) -> None:
+        self._last("archive full", self._volume.full, rng.uniform(1, 6))
+
+    def _kill(self, name: str, down_s: float = 0.5) -> None:
+        self._log(f"SIGKILL {name}, down for {down_s:.1f} s")
+        self._service.kill(name, down_s)
+
+    def _stop(self, name: str, stop_s: float) -> None:
+        self._log(f"SIGSTOP {name} for {stop_s:.1f} s")
+
+        def go_on() -> None:
+            self._stopping.wait(stop_s)
+            self._service.signal(name, signal.SIGCONT)
+
+        if self._service.signal(name, signal.SIGSTOP):
+            self._beside(go_on)
+
+    def _last(self, what: str, fault: Callable[[], AbstractContextManager[None]], last_s: float) -> None:
+        """One fault of the disk at a time."""
+
+        def hold() -> None:
+            with self._disk, fault():
+                self._log(f"{what} for {last_s:.1f} s")
+                self._stopping.wait(last_s)
+                self._log(f"{what} no more")
+
+        if not self._disk.locked():
+            self._beside(hold)
+
+    def _beside(self, body: Callable[[], None]) -> None:
+        thread = threading.Thread(target=body, name=f"lasting-{time.monotonic():.0f}", daemon=True)
+        thread.start()
+        self._lasting.append(thread)
+
+    def _try(self, role: str, act: Callable[[Redis], object]) -> None:
+        try:
+            with self._service.redis(role) as redis:
+                act(redis)
+        except RedisError as error:
+            self._log(f"{role} is away: {error}")

@@ -1,0 +1,93 @@
+"""The real model, watched: its calls are counted, and can be held up or made to fail as a machine would.
+
+Nothing it computes is replaced. What cannot be had on every machine (a slow card, a full one) is brought about here.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from torch import Tensor
+from transformers import DynamicCache
+
+from llava_mini.language_half import LanguageHalf
+from llava_mini.model import Encoded, LlavaMini
+
+
+class Watch:
+    """What was called, in order; `hold` stops the next call until `released` is set."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.released = threading.Event()
+        self.released.set()
+        self.before: Callable[[int], None] = lambda call: None  # with the number of the call; may raise
+
+    def hold(self) -> None:
+        """The next call begins, and waits for `released`."""
+        self.released.clear()
+
+    def note(self, *call: Any) -> None:
+        self.calls.append(call)
+        number = len(self.calls)
+        assert self.released.wait(60)
+        self.before(number)
+
+
+class WatchedModel(Watch):
+    """Passes everything on to a model. Each `encode` is noted as (frames, texts) before it runs."""
+
+    def __init__(self, model: LlavaMini) -> None:
+        super().__init__()
+        self._model = model
+
+    def encode(self, pixel_values: Tensor, texts: Sequence[Sequence[int]] = ()) -> Encoded:
+        self.note(len(pixel_values), len(texts))
+        return self._model.encode(pixel_values, texts)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+class WatchedLanguage(LanguageHalf, Watch):
+    """The language half. Each turn is noted as (name, positions), once it has run and the cache has grown by it.
+
+    A failure therefore comes as from a card that runs out of memory half-way: what was given is changed already.
+    """
+
+    def __init__(self, model: LlavaMini) -> None:
+        LanguageHalf.__init__(self, model.language.llm)
+        Watch.__init__(self)
+
+    def prefill(self, inputs_embeds: Tensor, cache: DynamicCache | None = None) -> DynamicCache:
+        grown = super().prefill(inputs_embeds, cache)
+        self.note("prefill", len(inputs_embeds))
+        return grown
+
+    def score(
+        self, cache: DynamicCache, question_embeds: Tensor, vision_span: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        scored = super().score(cache, question_embeds, vision_span)
+        self.note("score", len(question_embeds))
+        return scored
+
+    def step(self, cache: DynamicCache, token_id: int) -> Tensor:
+        logits = super().step(cache, token_id)
+        self.note("step", 1)
+        return logits
+
+    def count(self, name: str) -> int:
+        return sum(call[0] == name for call in self.calls)
+
+
+class _WithLanguage:
+    def __init__(self, model: LlavaMini, language: LanguageHalf) -> None:
+        self._model, self.language = model, language
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def with_language(model: LlavaMini, language: LanguageHalf) -> LlavaMini:
+    """The model with this language half in the place of its own."""
+    return cast(LlavaMini, _WithLanguage(model, language))
