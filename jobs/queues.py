@@ -44,8 +44,17 @@ return 1
 """
 _TAKE_DEAD = """
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('DEL', KEYS[2])
+if not redis.call('LPOS', KEYS[3], ARGV[2]) then redis.call('DEL', KEYS[2]) end
 return 1
+"""
+# A job that is neither waiting nor running any more leaves nothing behind.
+_DROP_LOST = """
+redis.call('LREM', KEYS[1], 0, ARGV[1])
+if redis.call('LPOS', KEYS[2], ARGV[1]) then return end
+for _, entry in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  if string.sub(entry, 1, #ARGV[1] + 1) == ARGV[1] .. ':' then return end
+end
+redis.call('DEL', KEYS[4])
 """
 _WITHDRAW = "if redis.call('LREM', KEYS[1], 0, ARGV[1]) > 0 then redis.call('DEL', KEYS[2]) end"
 # The places of those of the jobs ARGV[2..] that wait in the queue KEYS[1], or run until ARGV[1] (registry KEYS[2]) at
@@ -101,6 +110,8 @@ class Queues:
         self._take_dead = redis.register_script(_TAKE_DEAD)
         self._remove_waiting = redis.register_script(_WITHDRAW)
         self._live = redis.register_script(_LIVE)
+        self._drop_lost = redis.register_script(_DROP_LOST)
+        self._between: set[tuple[str, bytes]] = set()  # (queue, job id) between queue and worker at the last look
         self._queues = {name: Queue(name, connection=redis, serializer=JSONSerializer) for name in QUEUES}
 
     def ensure(self, calls: Sequence[Call]) -> list[Call]:
@@ -149,23 +160,42 @@ class Queues:
     def take_dead(self) -> list[str]:
         """The ids of jobs whose worker fell silent; each is named once."""
         dead: list[str] = []
-        keys = [StartedJobRegistry(queue=queue).key for queue in self._queues.values()]
+        keys = [(StartedJobRegistry(queue=queue).key, queue.key) for queue in self._queues.values()]
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
+            for key, _ in keys:
                 pipeline.zrangebyscore(key, "-inf", time.time())
-            for key, silent in zip(keys, pipeline.execute(), strict=True):
+            for (key, queue_key), silent in zip(keys, pipeline.execute(), strict=True):
                 for entry in cast(list[bytes], silent):
                     job_id = as_text(entry).rpartition(":")[0]
-                    if self._take_dead(keys=[key, Job.key_for(job_id)], args=[entry]):
+                    if self._take_dead(keys=[key, Job.key_for(job_id), queue_key], args=[entry, job_id]):
                         dead.append(job_id)
         return dead
+
+    def drop_lost(self) -> None:
+        """Removes what RQ keeps of jobs whose worker died between taking and beginning them.
+
+        An id is on its way for milliseconds: one that is there at two looks is lost. The agenda has it queued again.
+        """
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
+            for queue in self._queues.values():
+                pipeline.lrange(queue.intermediate_queue_key, 0, -1)
+            seen = {
+                (name, job_id) for name, ids in zip(self._queues, pipeline.execute(), strict=True) for job_id in ids
+            }
+            for name, job_id in seen & self._between:
+                queue = self._queues[name]
+                registry = StartedJobRegistry(queue=queue).key
+                keys = [queue.intermediate_queue_key, queue.key, registry, Job.key_for(as_text(job_id))]
+                self._drop_lost(keys=keys, args=[job_id])
+        self._between = seen
 
     def end(self, job: Job, entry: str) -> None:
         """Removes what is kept of a job that returned; if it was given away, what is there under its id is another's.
 
         Raises RedisError: RQ's thread, which ends it, begins anew then.
         """
-        self._take_dead(keys=[job.started_job_registry.key, job.key], args=[entry])
+        keys = [job.started_job_registry.key, job.key, f"{Queue.redis_queue_namespace_prefix}{job.origin}"]
+        self._take_dead(keys=keys, args=[entry, job.id])
 
     def put_back(self, job: Job, queue: Queue) -> None:
         """Gives a job back that was taken from the queue but not begun. Raises RedisError, as `end`."""

@@ -23,9 +23,10 @@ from storage.errors import (
     Surroundings,
 )
 from storage.ids import check_video_id, created_at, video_of
+from storage.progress import describe_progress
 from storage.rebuild import rebuild_state
 from storage.repair import repair_shared, repair_video
-from storage.store import Store, describe_progress
+from storage.store import Store
 from storage.stretch import find_stretch
 
 log = logging.getLogger(__name__)
@@ -269,6 +270,7 @@ class Reconciler:
 
     def _revive(self) -> None:
         """Has the targets of dead workers' jobs looked at now."""
+        self.queues.drop_lost()
         for job_id in self.queues.take_dead():
             log.warning("the worker of job %s is silent: the job is given to another", job_id)
             target = find_target(job_id)

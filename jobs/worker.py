@@ -123,6 +123,9 @@ class JobThread(SimpleWorker):
     def clean_group_registries(self) -> None:
         """There are no groups."""
 
+    def check_for_suspension(self, burst: bool) -> None:
+        """Nobody suspends workers over Redis."""
+
     def subscribe(self) -> None:
         """Commands over Redis are not taken."""
 

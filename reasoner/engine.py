@@ -115,7 +115,7 @@ class Engine:
             outcome.rows = self._fused_rows(stretch, prompt, mode, fuse, cache, outcome)
         else:
             outcome.fusion_frames, outcome.rows = known
-        logits, outcome.scores, cache = self._score(torch.from_numpy(outcome.rows), cache, stretch, start)
+        logits, outcome.scores = self._score(torch.from_numpy(outcome.rows), cache, stretch, start)
         outcome.prefill_s = time.monotonic() - began - (outcome.fusion_s - fused_s)
         yield from self._decode(logits, cache, options, outcome)
 
@@ -187,24 +187,28 @@ class Engine:
         return as_half_kept(halved(sample, focus))
 
     def _interest(self, rows: Tensor, cache: DynamicCache, stretch: Stretch, start: int) -> Array:
-        """Where the rows attend among the frames (n,), per row; the cache stays as it is."""
-        return as_float(self._score(rows, cache, stretch, start)[1] / len(rows))
+        """Where the rows attend among the frames (n,), per row; the cache is as long as before."""
+        length = cache.get_seq_length()
+        scores = self._score(rows, cache, stretch, start)[1]
+        shorten(cache, length)
+        return as_float(scores / len(rows))
 
-    def _score(
-        self, rows: Tensor, cache: DynamicCache, stretch: Stretch, start: int
-    ) -> tuple[Tensor, Array, DynamicCache]:
-        """Runs the rows (L,D) behind the prefix: the last one's logits (V,), what all attend to, per frame (n,), and
-        the cache that has grown by them.
+    def _score(self, rows: Tensor, cache: DynamicCache, stretch: Stretch, start: int) -> tuple[Tensor, Array]:
+        """Runs the rows (L,D) behind the prefix, by which the cache grows: the last one's logits (V,), and what all
+        attend to, per frame (n,).
+
+        The cache is the question's own and grows in place. A layer's old keys and values go as its new ones come, so
+        a question never holds its stretch twice (`longwatch plan`).
         """
         per_frame = self._model.config.tokens_per_frame
-        span = (start, start + stretch.count * per_frame)
+        span, length = (start, start + stretch.count * per_frame), cache.get_seq_length()
 
-        def turn() -> tuple[Tensor, Tensor, DynamicCache]:
-            grown = fork(cache)
-            return *self._model.language.score(grown, rows, span), grown
+        def turn() -> tuple[Tensor, Tensor]:
+            shorten(cache, length)  # a try that ran out of memory has grown some of the layers
+            return self._model.language.score(cache, rows, span)
 
-        logits, attention, grown = self._turn(turn)
-        return logits, as_float(attention.cpu().view(stretch.count, per_frame).sum(1).numpy()), grown
+        logits, attention = self._turn(turn)
+        return logits, as_float(attention.cpu().view(stretch.count, per_frame).sum(1).numpy())
 
     def _decode(self, logits: Tensor, cache: DynamicCache, options: Options, outcome: Outcome) -> Iterator[str]:
         generator = torch.Generator().manual_seed(options.seed)

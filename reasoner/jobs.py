@@ -20,8 +20,9 @@ from reasoner.gathering import EncoderMissing, Gatherer, RecordLost
 from storage.documents import Answer, Evidence, Problem, Question, Timings, Tokens
 from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
 from storage.fences import Fence
+from storage.progress import describe_progress
 from storage.records import text_id
-from storage.store import Store, describe_progress
+from storage.store import Store
 from storage.stretch import Stretch as AskedStretch
 from storage.stretch import find_stretch
 from storage.timeline import Grid, slots_in

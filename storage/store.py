@@ -1,7 +1,6 @@
 """All of storage in one hand: writes to archive, state and cache in the right order, and reads the cheapest of them."""
 
 import logging
-import time
 from collections.abc import Sequence
 
 from configs.settings import Settings
@@ -27,6 +26,7 @@ from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
 from storage.locks import Locks
+from storage.progress import describe_progress
 from storage.records import Half, Record
 from storage.segments import SegmentFrame
 from storage.timeline import FULL_MASK
@@ -343,26 +343,3 @@ class Store:
         self.archive.write_question(question)
         self.cache.write_settled(question)
         self.answers.settle(question.id)
-
-
-def describe_progress(video: Video, counts: Totals) -> Progress:
-    """How far a video is that holds its own frames."""
-    expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
-    complete = video.settled and counts.encoded + counts.failed >= counts.sampled
-    until = min(counts.encoded_segments * 64, counts.encoded)
-    return Progress(
-        frames_sampled=counts.sampled,
-        frames_expected=expected,
-        frames_encoded=counts.encoded,
-        frames_failed=counts.failed,
-        encoded_until_s=until / video.sample_fps,
-        eta_s=0.0 if complete else _eta_s(counts, expected),
-        complete=complete,
-    )
-
-
-def _eta_s(counts: Totals, expected: int | None) -> float | None:
-    if expected is None or counts.since_s is None or counts.encoded <= 0:
-        return None
-    elapsed_s = time.time() - counts.since_s
-    return round(elapsed_s / counts.encoded * max(expected - counts.encoded, 0), 1)

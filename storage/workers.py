@@ -2,17 +2,21 @@
 
 import json
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from pydantic import TypeAdapter
 from redis import Redis
 
 from storage.connection import as_text, mget, redis_errors
 from storage.errors import DamagedState
 
 log = logging.getLogger(__name__)
+
+FINGERPRINT = re.compile(r"\w*", re.ASCII)  # not only hexadecimal: tests use names
 
 ALIVE = "lw:workers"  # sorted set: name -> until when it counts as alive (epoch seconds)
 ADOPTED = "lw:model:adopted"
@@ -83,7 +87,13 @@ class Workers:
         """The fingerprint of the model whose progress counts; empty before any worker with a model has come up."""
         with redis_errors():
             (raw,) = mget(self._redis, [MODEL])  # MGET takes a value of another type for none
-        return as_text(raw) if raw else ""
+        model = as_text(raw) if raw else ""
+        if not FINGERPRINT.fullmatch(model):
+            log.error("the model in Redis is none of ours and is removed: %r", model)
+            with redis_errors():
+                self._redis.delete(MODEL)  # the next heart that beats names its own
+            return ""
+        return model
 
     def read_adopted(self) -> str:
         """The model that every video was last made due for."""
@@ -97,11 +107,13 @@ class Workers:
             self._redis.set(ADOPTED, fingerprint)
 
 
-def _parse(blob: object) -> Worker | None:
+_ENTRY = TypeAdapter(Worker)
+
+
+def _parse(blob: bytes) -> Worker | None:
     try:
-        fields = json.loads(as_text(blob))
-        return Worker(**{**fields, "queues": tuple(fields["queues"])})
-    except (ValueError, TypeError, KeyError) as error:
+        return _ENTRY.validate_json(blob)
+    except ValueError as error:
         log.error("a worker's entry in Redis is damaged and is passed over: %s", error)
         return None
 

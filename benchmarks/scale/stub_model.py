@@ -93,7 +93,7 @@ class StubModel:
         """A row per frame."""
         return torch.zeros(len(frames), 1)
 
-    def encode(self, pixels: Tensor, texts: Sequence[Sequence[int]] = ()) -> Encoded:
+    def encode(self, pixels: Tensor, texts: Sequence[Sequence[int]] = (), _: int | None = None) -> Encoded:
         """Tokens and fused texts."""
         count = len(pixels)
         fused = [torch.full((1, len(text), WIDTH), 0.5).expand(count, -1, -1) for text in texts]

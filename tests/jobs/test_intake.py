@@ -4,13 +4,14 @@ import pytest
 
 from configs.settings import Settings
 from jobs.intake import Intake
-from jobs.names import ANSWER, ENCODE, FETCH, INGEST
+from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
 from storage import agenda as due
 from storage.documents import Problem, Question
 from storage.errors import Conflict, GivenAway, NotFound, StateRebuilding
 from storage.store import Store
 from storage.timeline import FULL_MASK
-from tests.storage.making import MODEL, add_encoded, count_waiting, make_question, make_video
+from tests.storage.making import MODEL, add_encoded, make_question, make_video
+from tests.working import count_waiting
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def kinds(store: Store, question: Question) -> list[str]:
 def test_a_video_is_begun_at_once(intake: Intake, store: Store) -> None:
     intake.add_video(make_video())
     intake.add_video(make_video(kind="path"))
-    waiting = count_waiting(store)
+    waiting = {name: count_waiting(store, name) for name in QUEUES}
     assert (waiting[FETCH], waiting[INGEST]) == (1, 1)
     assert intake.count_unsettled_videos() == 2
 
@@ -53,7 +54,7 @@ def test_a_queued_question_is_cancelled_at_once_and_leaves_the_queue(intake: Int
     question = intake.add_question(make_question(add_encoded(store, 64)))
     assert question.status == "queued"
     assert intake.cancel_question(question.id).status == "cancelled"
-    assert count_waiting(store)[ANSWER] == 0
+    assert count_waiting(store, ANSWER) == 0
 
 
 def test_a_running_question_is_asked_to_stop_and_ends_by_its_worker(intake: Intake, store: Store) -> None:
@@ -103,7 +104,7 @@ def test_a_failed_video_is_tried_again(intake: Intake, store: Store) -> None:
     again = intake.retry_video(video.id)
     assert (again.status, again.problem, again.frames_sampled) == ("queued", None, None)
     assert store.read_video(video.id) == again
-    assert count_waiting(store)[FETCH] == 1
+    assert count_waiting(store, FETCH) == 1
 
 
 @pytest.mark.parametrize("by_duplicate", [True, False])
@@ -114,7 +115,7 @@ def test_segments_that_could_not_be_encoded_are_tried_again(intake: Intake, stor
     store.coverage.mark_failed(video.id, 1, FULL_MASK, MODEL, "reason")
     intake.retry_video(copy.id if by_duplicate else video.id)
     assert store.read_coverage(video, range(2), MODEL).missing() == [1]
-    assert count_waiting(store)[ENCODE] == 1
+    assert count_waiting(store, ENCODE) == 1
 
 
 def test_what_is_well_is_not_tried_again(intake: Intake, store: Store) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from configs.settings import Settings
 from jobs.intake import Intake
-from jobs.names import ANSWER, ENCODE, FETCH, INGEST
+from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
 from jobs.reconciler import Reconciler, Sight
 from storage import agenda as due
 from storage.archive import Archive
@@ -20,13 +20,13 @@ from tests.storage.making import (
     MODEL,
     OTHER_MODEL,
     add_encoded,
-    count_waiting,
     make_due,
     make_frames,
     make_question,
     make_record,
     make_video,
 )
+from tests.working import count_waiting
 
 
 def ask(store: Store, settings: Settings, video: Video, **values: object) -> Question:
@@ -43,7 +43,7 @@ def test_every_video_gets_the_job_it_needs(store: Store, settings: Settings) -> 
     store.add_video(make_video(status="failed", problem=Problem(code="x", message="x")))
     reconciler = Reconciler(store, settings.jobs)
     reconciler.run_once()
-    waiting = count_waiting(store)
+    waiting = {name: count_waiting(store, name) for name in QUEUES}
     assert (waiting[FETCH], waiting[INGEST], waiting[ENCODE]) == (1, 2, 1)
     assert store.state.zscore(due.VIDEOS, done.id) is None  # settled: it costs nothing from now on
     assert store.agenda.count(due.VIDEOS) == 4
@@ -74,7 +74,7 @@ def test_items_that_fail_keep_no_other_from_its_turn(
     store.index.set_ready(store.index.read_generation())
     for _ in range(3):
         reconciler.run_once()
-    assert count_waiting(store)[INGEST] == len(good)
+    assert count_waiting(store, INGEST) == len(good)
     assert store.agenda.count(due.VIDEOS) == len(bad + good)  # and the bad ones are not forgotten
 
 
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_read_keeps_no_other_from_its_turn(store: Store,
     store.index.set_ready(store.index.read_generation())
     for _ in range(4):
         reconciler.run_once()
-    assert count_waiting(store)[INGEST] == 1
+    assert count_waiting(store, INGEST) == 1
 
 
 def test_no_exception_ends_the_reconciler(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +120,9 @@ def test_one_process_reconciles_at_a_time(store: Store, settings: Settings) -> N
     with store.locks.hold("reconciler", 30) as got:
         assert got
         reconciler.run_once()
-        assert count_waiting(store)[FETCH] == 0
+        assert count_waiting(store, FETCH) == 0
     reconciler.run_once()
-    assert count_waiting(store)[FETCH] == 1
+    assert count_waiting(store, FETCH) == 1
 
 
 def test_after_an_outage_hearts_may_beat_before_anyone_is_taken_for_dead(
@@ -152,7 +152,7 @@ def test_a_question_waits_without_a_worker_and_is_woken_by_its_last_segment(stor
     early = ask(store, settings, video, end_s=64.0)
     late = ask(store, settings, video)
     assert (early.status, late.status) == ("waiting", "waiting")
-    assert count_waiting(store)[ANSWER] == 0
+    assert count_waiting(store, ANSWER) == 0
     reconciler = Reconciler(store, settings.jobs)
     store.create_record(video.id, 0, make_record())
     reconciler.wake_questions(video.id)
@@ -161,7 +161,7 @@ def test_a_question_waits_without_a_worker_and_is_woken_by_its_last_segment(stor
         store.create_record(video.id, segment, make_record())
         reconciler.wake_questions(video.id)
     assert store.read_question(late.id).status == "queued"
-    assert count_waiting(store)[ANSWER] == 2
+    assert count_waiting(store, ANSWER) == 2
     assert [piece.kind for piece in store.answers.read(late.id)] == ["state", "state"]
 
 
@@ -183,7 +183,7 @@ def test_eight_failed_segments_block_nothing(store: Store, settings: Settings) -
     store.index.set_ready(store.index.read_generation())
     make_due(store)
     reconciler.run_once()
-    assert count_waiting(store)[ENCODE] == 4
+    assert count_waiting(store, ENCODE) == 4
     for segment in range(count, count + 4):
         store.create_record(video.id, segment, make_record())
     make_due(store)
@@ -211,7 +211,7 @@ def test_another_model_makes_every_video_due_even_if_its_worker_died_on_the_way(
     reconciler.adopt_model(OTHER_MODEL)
     assert store.agenda.count(due.VIDEOS) == len(videos)
     reconciler.run_once()
-    assert count_waiting(store)[ENCODE] == len(videos)
+    assert count_waiting(store, ENCODE) == len(videos)
 
 
 def stop(*_: object, **__: object) -> None:

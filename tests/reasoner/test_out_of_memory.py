@@ -1,13 +1,53 @@
-"""The model's thread keeps nothing of a turn that failed or ended."""
+"""Memory of the reasoner: what failed or ended is let go of, and no question holds its stretch twice."""
 
+import threading
+import time
 import weakref
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from llava_mini.model import LlavaMini
+from llava_mini.prompt import PromptBuilder
+from reasoner.engine import Engine, Limits, Outcome, Stretch
+from reasoner.focus import Array
 from reasoner.scheduler import ModelThread
-from tests.waiting import wait_until
+from storage.documents import Options
+from tests.tiny import TINY
+
+LIMITS = Limits(sample_frames=16, focus_frames=16, focus_baseline=False, max_tokens=12, prefix_cache_bytes=0)
+FRAMES = 200
+
+
+@pytest.fixture(scope="module")
+def model() -> LlavaMini:
+    return LlavaMini.from_pretrained(TINY, parts=("language",))
+
+
+@pytest.fixture(scope="module")
+def prompts() -> PromptBuilder:
+    return PromptBuilder.from_pretrained(TINY, system="answer the question about the video .")
+
+
+def make_stretch(model: LlavaMini, prompts: PromptBuilder, key: Hashable) -> Stretch:
+    tokens = np.random.default_rng(0).normal(size=(FRAMES, 1, model.config.hidden_size)).astype(np.float32)
+    system = model.embed(prompts.build([("", None)]).before).float().numpy()
+    return Stretch(key, FRAMES, lambda: (system, tokens))
+
+
+def ask(engine: Engine, model: LlavaMini, stretch: Stretch) -> Iterator[str]:
+    prompt = engine.build_prompt([("is there a red circle ?", None)])
+
+    def fuse(_: Sequence[int]) -> Array:
+        rows: Array = model.embed(prompt.after).float().numpy()
+        return rows
+
+    return engine.answer(stretch, prompt, "focused", Options(), fuse, Outcome())
 
 
 def test_what_a_failed_turn_had_made_is_freed_while_its_error_is_handled() -> None:
@@ -36,4 +76,69 @@ def test_an_idle_thread_holds_neither_a_turn_nor_its_result() -> None:
     alive = weakref.ref(cache)
     thread.run(partial(torch.sum, cache))
     del cache
-    wait_until(lambda: alive() is None, within_s=5)  # it lets go just after the result is there
+    deadline = time.monotonic() + 5
+    while alive() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)  # it lets go just after the result is there
+    assert alive() is None
+
+
+def test_a_question_that_runs_out_of_memory_halfway_is_tried_again_and_answered_the_same(
+    model: LlavaMini, prompts: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stretch = make_stretch(model, prompts, "s")
+    expected = "".join(ask(Engine(model, prompts, LIMITS), model, stretch))
+    layer: Any = model.language.llm.model.layers[2].mlp
+    plain, lengths = layer.forward, list[int]()
+
+    def run_out(hidden: torch.Tensor) -> torch.Tensor:
+        lengths.append(hidden.shape[1])
+        if len(lengths) in (2, 4):  # the first look and the answer; 1 is the prefix, 3 the second try
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        result: torch.Tensor = plain(hidden)
+        return result
+
+    monkeypatch.setattr(layer, "forward", run_out)
+    assert "".join(ask(Engine(model, prompts, LIMITS), model, stretch)) == expected
+    assert lengths[1] == lengths[2] == lengths[3] == lengths[4]
+
+
+def test_a_question_holds_its_stretch_once(
+    model: LlavaMini, prompts: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, held = model.language.score, list[int]()
+    known: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+
+    def score(cache: Any, *args: Any) -> Any:
+        known.update({id(part): part for layer in cache.layers for part in (layer.keys, layer.values)})
+        result = plain(cache, *args)
+        known.update({id(part): part for layer in cache.layers for part in (layer.keys, layer.values)})
+        held.append(sum(part.nbytes for part in known.values()))
+        return result
+
+    monkeypatch.setattr(model.language, "score", score)
+    assert "".join(ask(Engine(model, prompts, LIMITS), model, make_stretch(model, prompts, "s")))
+    assert len(held) == 2
+    assert max(held) <= model.language.count_cache_bytes(FRAMES + 40)  # and its text
+
+
+def test_a_stretch_that_waits_for_encoders_holds_up_no_other(model: LlavaMini, prompts: PromptBuilder) -> None:
+    engine, begun, encoded = Engine(model, prompts, LIMITS), threading.Event(), threading.Event()
+    first, second = make_stretch(model, prompts, "first"), make_stretch(model, prompts, "second")
+
+    def wait() -> tuple[Array, Array]:
+        begun.set()
+        assert encoded.wait(60)
+        return first.load()
+
+    waiting = threading.Thread(target=lambda: list(ask(engine, model, replace(first, load=wait))))
+    waiting.start()
+    assert begun.wait(30)
+    answers = list[str]()
+    other = threading.Thread(target=lambda: answers.extend(ask(engine, model, second)))
+    other.start()
+    other.join(20)
+    answered = bool(answers)
+    encoded.set()
+    waiting.join()
+    other.join()
+    assert answered

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from redis import Redis
 
-from jobs.names import QUEUES
 from storage import agenda as due
 from storage.connection import as_text
 from storage.documents import Question, Video
@@ -22,11 +21,6 @@ OTHER_MODEL = "fedcba9876543210"
 def list_keys(redis: Redis, pattern: str = "*") -> list[str]:
     """The keys there are, sorted."""
     return sorted(as_text(key) for key in redis.keys(pattern))
-
-
-def count_waiting(store: Store) -> dict[str, int]:
-    """How many jobs wait in each queue."""
-    return {queue: int(store.state.llen(f"rq:queue:{queue}")) for queue in QUEUES}
 
 
 def make_due(store: Store, *agendas: str) -> None:

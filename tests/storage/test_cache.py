@@ -8,6 +8,7 @@ from redis import Redis
 
 from configs.settings import RedisSettings, Settings
 from storage.cache import FusionKey
+from storage.connection import as_text
 from storage.errors import RedisUnavailable
 from storage.store import Store
 from storage.timeline import FULL_MASK
@@ -60,11 +61,11 @@ def test_a_damaged_value_is_as_good_as_none_and_is_written_over(store: Store, ju
 
 
 def test_a_fusion_of_other_frames_is_not_taken_for_it(store: Store) -> None:
-    other = FusionKey(KEY.video_id, "text", ((0, 0b111),))
     store.cache.write_fusions({KEY: ROWS}, MODEL)
-    (name,) = store.cache.redis.keys("lw:fusion:*")
+    other = FusionKey(KEY.video_id, "text", ((0, 0b111),))
+    (name,) = map(as_text, store.cache.redis.keys("lw:fusion:*"))
     store.cache.write_fusions({other: ROWS}, MODEL)
-    (other_name,) = set(store.cache.redis.keys("lw:fusion:*")) - {name}
+    (other_name,) = set(map(as_text, store.cache.redis.keys("lw:fusion:*"))) - {name}
     store.cache.redis.rename(name, other_name)
     assert store.cache.read_fusions([other], MODEL) == [None]
 

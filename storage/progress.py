@@ -1,0 +1,30 @@
+"""Says how far a video is, from the counts of its frames. Pure but for the clock."""
+
+import time
+
+from storage.coverage import Totals
+from storage.documents import Progress, Video
+from storage.timeline import SEGMENT_SLOTS
+
+
+def describe_progress(video: Video, counts: Totals) -> Progress:
+    """How far a video is that holds its own frames."""
+    expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
+    complete = video.settled and counts.encoded + counts.failed >= counts.sampled
+    until = min(counts.encoded_segments * SEGMENT_SLOTS, counts.encoded)
+    return Progress(
+        frames_sampled=counts.sampled,
+        frames_expected=expected,
+        frames_encoded=counts.encoded,
+        frames_failed=counts.failed,
+        encoded_until_s=until / video.sample_fps,
+        eta_s=0.0 if complete else _eta_s(counts, expected),
+        complete=complete,
+    )
+
+
+def _eta_s(counts: Totals, expected: int | None) -> float | None:
+    if expected is None or counts.since_s is None or counts.encoded <= 0:
+        return None
+    elapsed_s = time.time() - counts.since_s
+    return round(elapsed_s / counts.encoded * max(expected - counts.encoded, 0), 1)
