@@ -116,9 +116,15 @@ class Reconciler:
         self.queues.ensure(self._find_lacking(sight))
 
     def _look_at_due_videos(self) -> None:
-        """As `look_at_video`, of all videos that are due: the commands are shared."""
+        """As `look_at_video`, of all videos that are due: the commands are shared.
+
+        Once the archive has failed, what needs it waits for the next pass, and comes before what met the failure.
+        """
         lacking: list[Call] = []
         for sight in self._see_videos(self._store.agenda.list_due(due.VIDEOS, LOOKS_A_PASS)):
+            if self._outages >= OUTAGES_A_PASS and (sight.copy is None or sight.missing is None):
+                self._store.agenda.postpone(due.VIDEOS, sight.video_id, in_s=0)
+                continue
             with self._contained(due.VIDEOS, sight.video_id):
                 lacking += self._find_lacking(sight)
         self.queues.ensure(lacking)
@@ -274,14 +280,16 @@ class Reconciler:
                 self._store.agenda.put(due.QUESTIONS, target.question_id)
 
     def _look_at_due(self, agenda: str, look: Callable[[str], None]) -> None:
-        """Looks at what is due."""
+        """Looks at what is due, as long as the archive answers."""
         for item_id in self._store.agenda.list_due(agenda, LOOKS_A_PASS):
+            if self._outages >= OUTAGES_A_PASS:
+                break
             with self._contained(agenda, item_id):
                 look(item_id)
 
     @contextmanager
     def _contained(self, agenda: str, item_id: str) -> Iterator[None]:
-        """A look. One that fails is postponed, and keeps no other from its turn; a failing archive ends the pass."""
+        """A look. One that fails is postponed, and keeps no other from its turn."""
         try:
             yield
         except RedisUnavailable:
@@ -290,8 +298,6 @@ class Reconciler:
             log.error("%s: %s", item_id, error)
             self._store.agenda.postpone(agenda, item_id, in_s=self._settings.surroundings_retry_after_s)
             self._outages += 1
-            if self._outages == OUTAGES_A_PASS:
-                raise
         except (ValueError, DamagedState) as error:  # what Redis holds of it is none of ours
             log.error("what Redis holds of %s is damaged and is read from the archive again: %s", item_id, error)
             self._forget_damaged(agenda, item_id)
