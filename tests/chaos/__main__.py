@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -198,6 +199,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     enter_namespace()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no process of the run outlasts it
     logging.disable(logging.ERROR)  # of this process's own look at the archive; the service logs to files
     SPRUNG.unlink(missing_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="lwchaos-"))
