@@ -432,7 +432,7 @@ def test_a_question_that_waits_for_fusions_can_be_cancelled_and_takes_its_orders
     assert intake.cancel_question(asked.id).status == "running"  # it ends after its next look
     settled = wait_settled(store, asked)
     assert (settled.status, settled.answer) == ("cancelled", None)
-    assert read_pieces(store, asked)[-1].kind == "done"
+    wait_until(lambda: read_pieces(store, asked)[-1].kind == "done")
     wait_until(lambda: count_waiting(store, FUSE) == 0)
 
 
