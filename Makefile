@@ -57,13 +57,16 @@ demo: setup  ## The main job from end to end on this machine; KEEP=1 leaves the 
 run: setup  ## The whole service in the foreground: Redis, API, workers
 	$(BIN)/longwatch up
 
+# Two processes: half of the time the tests wait for those that they started.
+PYTEST = python -m pytest --numprocesses 2 --dist loadfile
+
 test: setup  ## All tests
-	$(BIN)/python -m pytest
+	$(BIN)/$(PYTEST)
 
 test-latest:  ## All tests without the pins: shows which new release will break Longwatch, before the next `make lock`
 	rm -rf data/latest
 	$(call environment,data/latest,constraints/torch.txt)
-	data/latest/bin/python -m pytest --ignore tests/install/test_pins.py
+	data/latest/bin/$(PYTEST) --ignore tests/install/test_pins.py
 
 lint: setup  ## Format, style, types, layers
 	$(BIN)/ruff format --check

@@ -77,7 +77,7 @@ class MemoryPlan:
 def plan(card_bytes: int, config: LlavaMiniConfig, load: Load) -> MemoryPlan:
     """How long a stretch a card takes in each of the questions at once, beside all that is resident meanwhile.
 
-    A question has keys and values of its own over the whole stretch: what it appends to a kept prefix copies it.
+    Each question holds its own keys and values over the whole stretch, because appending to a kept prefix copies it.
     """
     costs = byte_costs(config, load.dtype, load.weights, batch_frames=load.batch_frames, text_tokens=PROMPT_TOKENS)
     per_position = int((costs.cache_per_position * load.questions + costs.copy_per_position) * (1 + FRAGMENTS))

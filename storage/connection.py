@@ -56,7 +56,9 @@ def redis_errors() -> Iterator[None]:
         raise RedisUnavailable(f"Redis does not answer in time ({error}): it is overloaded or hangs") from error
     except ResponseError as error:
         if any(words in str(error) for words in DAMAGE):
-            raise DamagedState(f"a value in Redis is none of ours: {error}; it will be rebuilt") from error
+            raise DamagedState(
+                f"a value in Redis is damaged: {error}; it is being rebuilt from the archive, try again in a few seconds"
+            ) from error
         remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
         raise RedisUnavailable(f"Redis refuses: {str(error).rstrip('.')}{remedy}") from error
     except RedisError as error:

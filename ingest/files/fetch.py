@@ -117,7 +117,9 @@ def _receive_body(response: httpcore.Response, partial: Path, settings: IngestSe
     packed = _read_header(response, b"content-encoding") or "identity"
     if packed.lower() != "identity":
         shown = escape_controls(packed[:SHOWN_CHARS])
-        raise SourceUnavailable(f"the server packs the file ({shown}), although it was asked not to")
+        raise SourceUnavailable(
+            f"the server sends the file compressed ({shown}), although it was asked not to; give another address"
+        )
     promised = _read_header(response, b"content-length") or "0"
     _check_size(int(promised), settings)
     _check_disk(partial.parent, int(promised), settings)
