@@ -133,9 +133,7 @@ class ReasonerSettings(Part):
     evidence_frames: PositiveInt = 4
     concurrent_questions: PositiveInt = Field(4, description="Questions answered at once by one worker.")
     fusion_timeout_s: PositiveFloat = Field(600.0, description="How long live encoder workers may take for a question.")
-    encoder_missing_after_s: PositiveFloat = Field(
-        5.0, description="Without encoder workers for so long, a question waits."
-    )
+    encoder_missing_after_s: PositiveFloat = Field(5.0, description="Without encoder workers a question waits then.")
     max_tokens: PositiveInt = 256
     prefix_cache_mb: PositiveInt = 1024
     threads: PositiveInt | None = None

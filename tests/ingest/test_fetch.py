@@ -55,7 +55,7 @@ def test_name_and_password_of_the_address_are_sent(port: int, into: Path) -> Non
         ("huge", {}, SourceTooLarge, "ingest.max_download_bytes"),
         ("huge", {"max_download_bytes": 10**15, "min_free_disk_bytes": 10**15}, DiskFull, "ingest.min_free_disk_bytes"),
         ("endless", {"max_download_bytes": 10**6}, SourceTooLarge, "larger than 1000000 bytes"),
-        ("packed", {}, SourceUnavailable, "the server packs the file (gzip)"),
+        ("packed", {}, SourceUnavailable, "the server sends the file compressed (gzip)"),
         ("trickle", {"download_timeout_s": 0.3}, SourceTooLarge, "longer than 0.3 s (ingest.download_timeout_s)"),
         ("trickled-header", {"download_timeout_s": 0.3}, SourceTooLarge, "longer than 0.3 s"),
         ("trickled-header", {"header_timeout_s": 0.3}, SourceInterrupted, "longer than 0.3 s (ingest.header_timeout_s"),
