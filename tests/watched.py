@@ -41,9 +41,11 @@ class WatchedModel(Watch):
         super().__init__()
         self._model = model
 
-    def encode(self, pixel_values: Tensor, texts: Sequence[Sequence[int]] = ()) -> Encoded:
+    def encode(
+        self, pixel_values: Tensor, texts: Sequence[Sequence[int]] = (), batch_frames: int | None = None
+    ) -> Encoded:
         self.note(len(pixel_values), len(texts))
-        return self._model.encode(pixel_values, texts)
+        return self._model.encode(pixel_values, texts, batch_frames)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

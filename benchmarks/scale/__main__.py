@@ -3,8 +3,9 @@
 Only the model is replaced. Commands are counted as clients send them: each member of a pipeline, MULTI and EXEC are one
 each, and so is a script. They stand in three columns: those of whoever asks (the API's process, or ingest), those of
 the workers' own reading and writing, and those of queueing (RQ's queues and registries, attempts, heartbeats). The
-targets for questions are held against the workers' column; an answer adds two commands or so a second while its text
-streams. CPU seconds are of this process (the stub, and the decoding of its pictures, included) and of both servers.
+targets for questions are held against the workers' column, for an answer of two pieces; a longer one takes one command
+more for each 0.1 s that its text streams. CPU seconds are of this process (the stub, and the decoding of its pictures,
+included) and of both servers.
 Beside the fixed targets a page, progress and a deletion must cost the same whatever the number of videos.
 """
 

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -65,15 +66,18 @@ class Run:
     def run(self) -> list[str]:
         """The faults that were found."""
         volume = prepare_volume(self._folder / "data" / "archive", self._pids)
+        faults: list[str] | None = None
         try:
             self._service.start()
             self._wait("ready", self._is_ready, START_S)
             references = self._learn()
             self.log(f"calm phase over; {self._minutes:g} minutes with seed {self._seed}")
             self._disturb(Disturber(self._service, volume, self.log))
-            return self._judge(references)
+            faults = self._judge(references)
         finally:
             self._service.stop()
+            volume.give_back(keep_in=None if faults == [] else self._folder / "archive")
+        return faults
 
     def _new_user(self) -> User:
         return User(self._url, self._ledger, self._media, self._site, self._folder / "media")
@@ -198,6 +202,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     enter_namespace()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no process of the run outlasts it
     logging.disable(logging.ERROR)  # of this process's own look at the archive; the service logs to files
     SPRUNG.unlink(missing_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="lwchaos-"))

@@ -45,6 +45,9 @@ class Volume(Protocol):
     def full(self) -> Iterator[None]:
         """Nothing large can be written."""
 
+    def give_back(self, keep_in: Path | None) -> None:
+        """The service is stopped; what it wrote goes to `keep_in`, if that is given and it would be lost."""
+
 
 class Mounted:
     """A tmpfs."""
@@ -80,6 +83,12 @@ class Mounted:
         finally:
             filler.unlink(missing_ok=True)
 
+    def give_back(self, keep_in: Path | None) -> None:
+        """Unmounts it: with the namespace it would be gone."""
+        if keep_in is not None:
+            shutil.copytree(self._folder, keep_in)
+        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
+
     def _remount(self, mode: str) -> bool:
         command = ["mount", "-o", f"remount,{mode}", str(self._folder)]
         return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
@@ -110,6 +119,9 @@ class Limited:
             yield
         finally:
             self._limit(pids, resource.RLIM_INFINITY)
+
+    def give_back(self, keep_in: Path | None) -> None:
+        """It is an ordinary folder."""
 
     def _limit(self, pids: list[int], most: int) -> None:
         for pid in pids:
