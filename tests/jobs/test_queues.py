@@ -123,3 +123,12 @@ def test_one_videos_jobs_never_flood_a_queue(store: Store, settings: Settings) -
         reconciler.look_at_video(video.id)
     assert count_waiting(store, ENCODE) == settings.jobs.max_pending_segments
     assert count_waiting(store, FUSE) == 0
+
+
+def test_nothing_of_a_spoiled_job_is_left_in_the_one_that_is_queued_anew(store: Store) -> None:
+    """One odd field is enough to keep RQ from ever reading a job."""
+    key = f"rq:job:{ingest_job_id(VIDEO_ID)}"
+    store.state.hset(key, mapping={"data": "x", "retries_left": "many", "success_callback_name": "os.abort"})
+    assert Queues(store.state).ensure([ingest_call(VIDEO_ID)])
+    assert store.state.hget(key, "retries_left") is None
+    assert store.state.hget(key, "success_callback_name") == b""
