@@ -57,7 +57,7 @@ def redis_errors() -> Iterator[None]:
     except ResponseError as error:
         if any(words in str(error) for words in DAMAGE):
             raise DamagedState(
-                f"a value in Redis is damaged: {error}; it is being rebuilt from the archive, try again in a few seconds"
+                f"a value in Redis is damaged: {error}; it is rebuilt from the archive, try again in some seconds"
             ) from error
         remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
         raise RedisUnavailable(f"Redis refuses: {str(error).rstrip('.')}{remedy}") from error
