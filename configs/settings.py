@@ -43,7 +43,7 @@ class RedisSettings(Part):
     retries: Annotated[int, Field(ge=0)] = 2
     state_max_memory_mb: PositiveInt = Field(2048, description="Of the private instance (noeviction).")
     cache_max_memory_mb: PositiveInt = Field(4096, description="Of the private instance (allkeys-lru).")
-    cache_ttl_s: PositiveInt = Field(24 * 3600, description="How long a cached value lives after its last use.")
+    cache_ttl_s: PositiveInt = Field(24 * 3600, description="How long a cached value is kept at most.")
     answer_ttl_s: PositiveInt = Field(3600, description="How long the pieces of an answer can be re-read.")
 
 

@@ -165,20 +165,19 @@ class WorkerProcess:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("rq").setLevel(logging.WARNING)
         self._announce_model()
-        threads = [self._thread(self._beat, "heart"), self._thread(self._reconcile, "reconciler")]
+        self._start_thread(self._beat, "heart")
+        self._start_thread(self._reconcile, "reconciler")
         count = 0
         for pool in self._pools:
             for _ in range(pool.threads):
                 count += 1
-                threads.append(self._thread(self._job_loop(pool, f"{self._name}-{count}"), f"job-{count}"))
+                self._start_thread(self._job_loop(pool, f"{self._name}-{count}"), f"job-{count}")
         log.info("%s works on %s", self._name, ", ".join(q for pool in self._pools for q in pool.queues))
         self.stopping.wait()
         self._wind_up()
 
-    def _thread(self, body: Callable[[], None], name: str) -> threading.Thread:
-        thread = threading.Thread(target=body, name=name, daemon=True)
-        thread.start()
-        return thread
+    def _start_thread(self, body: Callable[[], None], name: str) -> None:
+        threading.Thread(target=body, name=name, daemon=True).start()
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
         self.stopping.set()
