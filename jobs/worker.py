@@ -64,6 +64,13 @@ def run_worker(
     WorkerProcess(settings, store, kind, pools, handlers, fingerprint).run()
 
 
+def start_thread(body: Callable[[], None], name: str) -> threading.Thread:
+    """Starts a thread that does not keep the process from ending."""
+    thread = threading.Thread(target=body, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
 class JobThread(SimpleWorker):
     """RQ's in-process worker in a thread of its own. Nothing that Redis says is imported, called or fetched.
 
@@ -165,19 +172,22 @@ class WorkerProcess:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("rq").setLevel(logging.WARNING)
         self._announce_model()
-        self._start_thread(self._beat, "heart")
-        self._start_thread(self._reconcile, "reconciler")
-        count = 0
-        for pool in self._pools:
-            for _ in range(pool.threads):
-                count += 1
-                self._start_thread(self._job_loop(pool, f"{self._name}-{count}"), f"job-{count}")
+        self.start_threads()
         log.info("%s works on %s", self._name, ", ".join(q for pool in self._pools for q in pool.queues))
         self.stopping.wait()
         self._wind_up()
 
-    def _start_thread(self, body: Callable[[], None], name: str) -> None:
-        threading.Thread(target=body, name=name, daemon=True).start()
+    def start_threads(self) -> list[threading.Thread]:
+        """Starts the heart, the reconciler and the job threads; they end some time after `stopping` is set."""
+        started = [self.start_heart(), start_thread(self._reconcile, "reconciler")]
+        pools = [pool for pool in self._pools for _ in range(pool.threads)]
+        for count, pool in enumerate(pools, 1):
+            started.append(start_thread(self._job_loop(pool, f"{self._name}-{count}"), f"job-{count}"))
+        return started
+
+    def start_heart(self) -> threading.Thread:
+        """Starts the beats alone, for job threads that are somebody else's."""
+        return start_thread(self._beat, "heart")
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
         self.stopping.set()

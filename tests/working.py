@@ -24,11 +24,7 @@ class WorkerThreads(WorkerProcess):
 
     def start(self) -> list[threading.Thread]:
         self._announce_model()
-        bodies = [(self._beat, "heart"), (self._reconcile, "reconciler")]
-        bodies += [
-            (self._job_loop(pool, f"{self._name}-{k}"), "job") for pool in self._pools for k in range(pool.threads)
-        ]
-        return [self._thread(body, name) for body, name in bodies]
+        return self.start_threads()
 
     def end(self) -> None:
         self.stopping.set()

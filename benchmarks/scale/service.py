@@ -53,14 +53,6 @@ START_S = 20.0
 SETTLE_S = 0.25  # for RQ's words after a job
 
 
-class BeatingProcess(WorkerProcess):
-    """A worker process whose job threads are the benchmark's; its heart beats for their jobs."""
-
-    def start_heart(self) -> None:
-        """Without it a job of more than a few seconds counts as lost."""
-        self._thread(self._beat, "heart")
-
-
 class Service:
     """All parts but the API and the video decoder, over one meter."""
 
@@ -119,7 +111,7 @@ class Service:
 
     def _start(self, kind: str, queues: Sequence[str], functions: dict[str, Any], store: Store) -> None:
         handlers = {name: Handler(partial(self._run, name, run), give_up) for name, (run, give_up) in functions.items()}
-        process = BeatingProcess(self.settings, store, kind, (), handlers, FINGERPRINT)
+        process = WorkerProcess(self.settings, store, kind, (), handlers, FINGERPRINT)
         self.meter.watch(process.redis, "state")
         store.workers.announce(Worker(kind, kind, "here", os.getpid(), tuple(queues), FINGERPRINT), 86400)
 
