@@ -93,6 +93,7 @@ class IngestSettings(Part):
     connect_timeout_s: PositiveFloat = Field(10.0, description="To resolve a host and connect to it; again for TLS.")
     header_timeout_s: PositiveFloat = Field(30.0, description="From asking, connecting included, to the last header.")
     read_timeout_s: PositiveFloat = Field(30.0, description="The longest silence of a server.")
+    min_download_bytes_per_s: PositiveInt = Field(10 * 1024, description="A slower download is given up.")
     max_redirects: Annotated[int, Field(ge=0)] = 3
     concurrent_downloads: PositiveInt = Field(8, description="Of one ingest worker.")
     concurrent_videos: PositiveInt = Field(2, description="Sampled at once by one ingest worker.")

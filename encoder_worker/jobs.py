@@ -47,8 +47,8 @@ class EncoderJobs:
         """Makes the segment's record; raises DamagedFile if its pictures are gone or damaged, NonFinite."""
         try:
             mask = self._mask(video_id, segment)
-            with self._store.locks.hold(f"{video_id}:{segment}", self._hold_s) as got:
-                if mask and got:  # else it is encoded, or another is at it and the reconciler comes back
+            with self._store.locks.hold(f"{video_id}:{segment}", self._hold_s) as held:
+                if mask and held:  # else it is encoded, or another is at it and the reconciler comes back
                     self._make_record(video_id, segment, mask)
             self._follow_up(video_id)
         except NotFound as error:

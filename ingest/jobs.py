@@ -14,6 +14,8 @@ from ingest.files.frames import EncodedFrame
 from ingest.files.images import is_image, read_image
 from ingest.files.local import find_allowed_file, hash_file
 from ingest.files.source import VideoSource
+from jobs.attempts import Attempts
+from jobs.names import ingest_job_id
 from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.documents import Problem, Video
@@ -36,6 +38,7 @@ class IngestJobs:
         self._settings = settings
         self._store = store
         self._reconciler = Reconciler(store, settings.jobs)
+        self._attempts = Attempts(store.state)
 
     def fetch_video(self, video_id: str) -> None:
         """Has the source's bytes in the archive, or the reason why not in `video.json`. Raises SourceInterrupted."""
@@ -179,6 +182,8 @@ class IngestJobs:
             segment, _ = locate(batch[0].slot)
             self._store.create_segment(video.id, segment, [_kept(frame) for frame in batch])
             self._reconciler.look_at_video(video.id)
+            if done == start_slot:  # a long video may be interrupted often, as long as each attempt gets further
+                self._attempts.forgive_earlier(ingest_job_id(video.id))
             done = batch[-1].slot + 1
         if done == 0:
             because = f": {source.truncated}" if source.truncated else ""

@@ -17,6 +17,7 @@ if redis.call('TYPE', KEYS[1]).ok == 'string' then count = tonumber(redis.call('
 if count ~= math.floor(count) or count < 0 or count > 1000000 then count = 0 end
 """
 _BEGIN = _COUNT + "redis.call('SET', KEYS[1], count + 1, 'EX', ARGV[1]) return count + 1"
+_FORGIVE_EARLIER = _COUNT + "if count > 1 then redis.call('SET', KEYS[1], 1, 'EX', ARGV[1]) end"
 _FORGIVE = (
     _COUNT
     + "if count > 1 then redis.call('SET', KEYS[1], count - 1, 'EX', ARGV[1]) else redis.call('DEL', KEYS[1]) end"
@@ -31,6 +32,7 @@ class Attempts:
         self._count = redis.register_script(_COUNT + "return count")
         self._begin = redis.register_script(_BEGIN)
         self._forgive = redis.register_script(_FORGIVE)
+        self._forgive_earlier = redis.register_script(_FORGIVE_EARLIER)
 
     def count(self, job_id: str) -> int:
         """How many attempts were begun and did not end."""
@@ -51,6 +53,11 @@ class Attempts:
         """The attempt did not count: its surroundings failed, or its process was told to stop."""
         with redis_errors():
             self._forgive(keys=[_key(job_id)], args=[KNOWN_S])
+
+    def forgive_earlier(self, job_id: str) -> None:
+        """The attempt that runs now got further than those before it: only a job that stands still is given up."""
+        with redis_errors():
+            self._forgive_earlier(keys=[_key(job_id)], args=[KNOWN_S])
 
 
 def _key(job_id: str) -> str:

@@ -83,13 +83,13 @@ class Reconciler:
 
     def run_once(self) -> None:
         """One pass, unless another process is at it."""
-        with self._store.locks.hold("reconciler", LEASE_S) as got:
-            if not got:
+        with self._store.locks.hold("reconciler", LEASE_S) as held:
+            if not held:
                 return
             self._outages = 0
             repair_shared(self._store)
             if not self._store.index.is_ready():
-                rebuild_state(self._store)
+                rebuild_state(self._store, held.renew)
             if time.monotonic() >= self._revive_from:
                 self._revive()
             self._look_at_due(due.DELETIONS, self._look_at_deletion)

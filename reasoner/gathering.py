@@ -20,7 +20,7 @@ from storage.timeline import Masks, count_frames, cut_portions, masks_of
 
 LOOK_S = 1.0  # a blocked look for the end of a job, between two looks whether the answer is still wanted
 MOST_FRUITLESS = 3  # jobs that ended well, one after the other, without one of the fusions they were to make
-FUSIONS_AT_ONCE = 64  # read by one command: 10 MB at the 8B shapes
+FUSED_ROWS_AT_ONCE = 4096  # read by one command: 32 MB at the 8B shapes
 
 
 class EncoderMissing(LongwatchError):
@@ -180,8 +180,9 @@ class Gatherer:
     def _collect(self, ids: Sequence[int], pending: list[Masks]) -> Iterator[tuple[Masks, Half]]:
         """(portion, rows) of each fusion that is there; it is pending no longer."""
         text, wanted = text_id(ids), list(pending)
-        for first in range(0, len(wanted), FUSIONS_AT_ONCE):
-            chunk = wanted[first : first + FUSIONS_AT_ONCE]
+        at_once = max(FUSED_ROWS_AT_ONCE // len(ids), 1)
+        for first in range(0, len(wanted), at_once):
+            chunk = wanted[first : first + at_once]
             keys = [FusionKey(self._holder.id, text, portion) for portion in chunk]
             found = self._store.cache.read_fusions(keys, self._fingerprint)
             for portion, rows in zip(chunk, found, strict=True):

@@ -1,6 +1,7 @@
 """Builds the state in Redis from the archive: after a flush, and when it is new."""
 
 import logging
+from collections.abc import Callable
 
 from storage import agenda as due
 from storage.documents import Video
@@ -10,16 +11,20 @@ from storage.store import Store
 log = logging.getLogger(__name__)
 
 
-def rebuild_state(store: Store) -> None:
+def rebuild_state(store: Store, renew_lease: Callable[[], bool]) -> None:
     """Lists the archive's videos and puts each on the agenda, which counts it and finds its open questions.
 
-    Reads one document a video and lists no segments: lists answer again within seconds.
+    Reads one document a video and lists no segments: lists answer again within seconds. A slow archive can take longer
+    than the lease of whoever rebuilds, so it is renewed with each video; once it is lost, another process rebuilds.
     """
     log.info("looking through the archive: Redis holds no state")
     generation = store.index.read_generation()
     store.index.forget_unreadable()
     owners: dict[str, str] = {}
     for video_id in store.archive.list_video_ids():
+        if not renew_lease():
+            log.warning("another process looks through the archive")
+            return
         try:
             video = store.archive.read_video(video_id)
         except NotFound:

@@ -34,7 +34,7 @@ from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
-TOKENS_AT_ONCE = 64  # segments read from the cache by one command: 34 MB at the 8B shapes
+TOKENS_AT_ONCE_BYTES = 32 * 1024**2  # read from the cache by one command, which has seconds: an hour at the 8B shapes
 EVERY_QUESTION = 2**31
 UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
 
@@ -212,13 +212,16 @@ class Store:
     ) -> dict[int, tuple[int, Half] | None]:
         """Segment -> (mask, tokens (n,C,D)); None for a record that was lost: it is encoded anew."""
         found: dict[int, tuple[int, Half] | None] = {}
-        for first in range(0, len(segments), TOKENS_AT_ONCE):
-            chunk = segments[first : first + TOKENS_AT_ONCE]
+        first, count = 0, 1  # the first one shows how large they are
+        while first < len(segments):
+            chunk = segments[first : first + count]
             found |= self.cache.read_tokens(video_id, chunk, fingerprint)
             for segment in chunk:
                 if segment not in found:
                     record = self.read_record(video_id, segment, fingerprint)
                     found[segment] = None if record is None else (record.mask, record.tokens)
+            largest_bytes = max(kept[1].nbytes if (kept := found[segment]) else 0 for segment in chunk)
+            first, count = first + count, max(TOKENS_AT_ONCE_BYTES // largest_bytes, 1) if largest_bytes else count
         return found
 
     def read_record(self, video_id: str, segment: int, fingerprint: str) -> Record | None:

@@ -4,6 +4,7 @@ import base64
 import errno
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,11 +124,12 @@ def _receive_body(response: httpcore.Response, partial: Path, settings: IngestSe
     promised = _read_header(response, b"content-length") or "0"
     _check_size(int(promised), settings)
     _check_disk(partial.parent, int(promised), settings)
-    digest, size, looked_at = hashlib.sha256(), 0, 0
+    digest, size, looked_at, began = hashlib.sha256(), 0, 0, time.monotonic()
     with partial.open("wb") as file:
         for chunk in response.iter_stream():  # as sent: nothing is unpacked, so nothing can swell
             size += len(chunk)
             _check_size(size, settings)
+            _check_rate(size, time.monotonic() - began, settings)
             if size - looked_at >= LOOK_AT_DISK_EVERY_BYTES:
                 _check_disk(partial.parent, 0, settings)
                 looked_at = size
@@ -144,6 +146,15 @@ def _read_header(response: httpcore.Response, name: bytes) -> str | None:
 def _check_size(size_bytes: int, settings: IngestSettings) -> None:
     if size_bytes > settings.max_download_bytes:
         raise SourceTooLarge(f"the file is larger than {settings.max_download_bytes} bytes (ingest.max_download_bytes)")
+
+
+def _check_rate(size_bytes: int, elapsed_s: float, settings: IngestSettings) -> None:
+    """A server that sends a byte now and then would hold one of a few download slots for hours."""
+    if elapsed_s > settings.read_timeout_s + size_bytes / settings.min_download_bytes_per_s:
+        raise SourceInterrupted(
+            f"the server sends less than {settings.min_download_bytes_per_s} bytes a second "
+            "(ingest.min_download_bytes_per_s)"
+        )
 
 
 def _check_disk(folder: Path, coming_bytes: int, settings: IngestSettings) -> None:

@@ -57,6 +57,7 @@ def test_name_and_password_of_the_address_are_sent(port: int, into: Path) -> Non
         ("endless", {"max_download_bytes": 10**6}, SourceTooLarge, "larger than 1000000 bytes"),
         ("packed", {}, SourceUnavailable, "the server sends the file compressed (gzip)"),
         ("trickle", {"download_timeout_s": 0.3}, SourceTooLarge, "longer than 0.3 s (ingest.download_timeout_s)"),
+        ("trickle", {"read_timeout_s": 0.3}, SourceInterrupted, "(ingest.min_download_bytes_per_s)"),
         ("trickled-header", {"download_timeout_s": 0.3}, SourceTooLarge, "longer than 0.3 s"),
         ("trickled-header", {"header_timeout_s": 0.3}, SourceInterrupted, "longer than 0.3 s (ingest.header_timeout_s"),
     ],

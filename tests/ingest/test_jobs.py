@@ -17,8 +17,9 @@ from PIL import Image
 from configs.settings import Settings
 from ingest.files.local import hash_file
 from ingest.jobs import ABANDONED_AFTER_S, IngestJobs
+from jobs.attempts import Attempts
 from jobs.intake import Intake
-from jobs.names import FETCH, INGEST
+from jobs.names import FETCH, INGEST, ingest_job_id
 from jobs.runner import Handler
 from jobs.worker import Pool
 from storage.decoding import decode_picture
@@ -137,6 +138,22 @@ def test_an_attempt_after_a_broken_one_goes_on_at_the_first_missing_segment(
     assert (done.status, done.frames_sampled) == ("ready", 150)
     assert read_tree(store, video) == wanted
     assert first.stat().st_mtime_ns == written  # what was there was not made again
+
+
+def test_only_attempts_that_get_no_further_count_against_a_video(
+    jobs: IngestJobs, store: Store, tmp_path: Path
+) -> None:
+    video = submit(store, write_video(tmp_path / "video.mp4", steady(150, fps=5)))
+    Path(store.archive.files.full(f"{video.id}/000001")).write_bytes(b"a disk that fails after the first segment")
+    attempts, job_id = Attempts(store.state), ingest_job_id(video.id)
+    counts = []
+    for _ in range(3):
+        attempts.begin(job_id)
+        attempts.begin(job_id)
+        with pytest.raises(ArchiveUnavailable):
+            jobs.ingest_video(video.id)
+        counts.append(attempts.count(job_id))
+    assert counts == [1, 3, 5]
 
 
 class SlowStore(Store):

@@ -124,11 +124,22 @@ def test_a_piece_that_is_none_of_ours_is_passed_over(store: Store) -> None:
 
 def test_one_holds_a_lock_at_a_time_and_a_lost_one_ends(store: Store) -> None:
     with store.locks.hold("x", hold_s=30) as one:
+        assert one
         with store.locks.hold("x", hold_s=30) as other:
-            assert (one, other) == (True, False)
+            assert not other
         assert not store.locks.hold("x", hold_s=30).__enter__()
     with store.locks.hold("x", hold_s=0.2), store.locks.hold("x", hold_s=30, wait_s=5) as after:
         assert after
+
+
+def test_a_lock_lasts_longer_if_it_is_renewed_and_a_lost_one_cannot_be(store: Store) -> None:
+    with store.locks.hold("x", hold_s=30) as held:
+        assert held
+        store.state.pexpire("lw:lock:x", 5000)
+        assert held.renew()
+        assert store.state.pttl("lw:lock:x") > 20_000
+        store.state.delete("lw:lock:x")
+        assert not held.renew()
 
 
 def test_a_lock_that_would_last_for_ever_is_none_of_ours(store: Store) -> None:

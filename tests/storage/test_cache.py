@@ -84,6 +84,23 @@ def test_a_full_cache_evicts_and_the_archive_fills_it_again(settings: Settings, 
         assert {k: value and float(value[1][0, 0, 0]) for k, value in found.items()} == {k: float(k) for k in range(40)}
 
 
+def test_one_command_reads_no_more_than_redis_can_send_in_time(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = add_encoded(store, 64 * 40, encoded=40)
+    (size_bytes,) = {kept[1].nbytes for kept in store.read_tokens(video.id, range(2), MODEL).values() if kept}
+
+    def count_reads(at_once_bytes: int) -> int:
+        monkeypatch.setattr("storage.store.TOKENS_AT_ONCE_BYTES", at_once_bytes)
+        before = store.cache.redis.info("commandstats")["cmdstat_mget"]["calls"]
+        assert None not in store.read_tokens(video.id, range(40), MODEL).values()
+        return int(store.cache.redis.info("commandstats")["cmdstat_mget"]["calls"] - before)
+
+    assert count_reads(10 * size_bytes) == 5  # one that shows the size, then 10, 10, 10, 9
+    assert count_reads(100 * size_bytes) == 2
+    assert count_reads(1) == 40
+
+
 def test_a_cache_that_is_away_costs_time_only(settings: Settings) -> None:
     away = RedisSettings(state_url=settings.state_url, cache_url="redis://127.0.0.1:1/0", retries=0)
     store = Store.open(settings.model_copy(update={"redis": away}))

@@ -1,5 +1,6 @@
 """A flushed state is built from the archive alone: by one document and one listing a video, and no record."""
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,11 @@ from storage.rebuild import rebuild_state
 from storage.store import Store
 from tests.storage.making import MODEL, OTHER_MODEL, add_encoded, make_due, make_question, make_record, make_video
 from tests.waiting import wait_until
+
+
+def alone() -> bool:
+    """Nobody else rebuilds."""
+    return True
 
 
 def count_requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -74,7 +80,7 @@ def test_a_rebuild_costs_one_document_and_one_listing_a_video(
     store.state.flushall()
     store.workers.announce_model(MODEL)
     counts = count_requests(monkeypatch)
-    rebuild_state(store)
+    rebuild_state(store, alone)
     assert counts == {"names": 1, "read video.json": 5}
     Reconciler(store, settings.jobs).run_once()
     assert counts.pop("tree") == 5
@@ -108,13 +114,33 @@ def test_a_flush_in_the_middle_of_a_rebuild_has_it_begin_again(
     assert len(store.index.list_videos(None, 10)) == len(videos)
 
 
+def test_a_slow_rebuild_keeps_its_lease_and_ends_once_it_is_lost(store: Store) -> None:
+    for _ in range(4):
+        add_encoded(store, 10)
+    store.state.flushall()
+    renewals = iter([True, True, False])
+    rebuild_state(store, lambda: next(renewals))
+    assert not store.index.is_ready()
+    with store.locks.hold("reconciler", 0.5) as held:
+        assert held
+        rebuild_state(store, lambda: wait_out(0.2) and held.renew())
+        assert held.renew()
+    assert store.index.is_ready()
+
+
+def wait_out(pause_s: float) -> bool:
+    """Takes as long as a slow archive."""
+    time.sleep(pause_s)
+    return True
+
+
 def test_what_cannot_be_read_is_named_and_hides_nothing_else(store: Store) -> None:
     good, bad, newer = make_video(), make_video(), make_video()
     for video in (good, bad, newer):
         store.archive.write_video(video)
     store.archive.files.write(f"{bad.id}/video.json", b"{")
     store.archive.files.write(f"{newer.id}/video.json", b'{"version": 99}')
-    rebuild_state(store)
+    rebuild_state(store, alone)
     assert store.index.list_videos(None, 10) == [good.id]
     unreadable = store.index.list_unreadable()
     assert set(unreadable) == {bad.id, newer.id}
