@@ -161,8 +161,12 @@ class TextStream:
 
 
 def _end_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's own, and those of generation_config.json (Llama 3.1 has several)."""
-    path = folder / "generation_config.json"
-    named = read_json(path).get("eos_token_id") if path.exists() else None
+    """Tokens that end an answer: the tokenizer's own, and those the checkpoint names (Llama 3.1 has several).
+
+    They are in generation_config.json; without that file transformers takes those of config.json, and so it is here.
+    """
+    files = (folder / "generation_config.json", folder / "config.json")
+    path = next((file for file in files if file.exists()), None)
+    named = read_json(path).get("eos_token_id") if path else None
     ids = [named] if isinstance(named, int) else list(named or ())
     return frozenset([*ids, tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else ids)

@@ -32,8 +32,8 @@ Fuse = Callable[[Sequence[int]], Array]  # places of frames in the stretch -> me
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """What is asked about: n frames of C tokens each."""
+class TokenSource:
+    """Where the vision tokens of a stretch come from: n frames of C tokens each."""
 
     key: Hashable  # the same for the same frames, and system rows made in the same way
     count: int
@@ -92,7 +92,7 @@ class Engine:
 
     def answer(
         self,
-        stretch: Stretch,
+        source: TokenSource,
         prompt: PromptIds,
         mode: FusionMode,
         options: Options,
@@ -107,34 +107,34 @@ class Engine:
         began, fused_s = time.monotonic(), outcome.fusion_s
         outcome.text_tokens, outcome.vision_tokens = (
             len(prompt.text),
-            stretch.count * self._model.config.tokens_per_frame,
+            source.count * self._model.config.tokens_per_frame,
         )
-        cache = self._prefix(stretch)
+        cache = self._prefix(source)
         start = len(prompt.before)
         if known is None:
-            outcome.rows = self._fused_rows(stretch, prompt, mode, fuse, cache, outcome)
+            outcome.rows = self._fused_rows(source, prompt, mode, fuse, cache, outcome)
         else:
             outcome.fusion_frames, outcome.rows = known
-        logits, outcome.scores = self._score(torch.from_numpy(outcome.rows), cache, stretch, start)
+        logits, outcome.scores = self._score(torch.from_numpy(outcome.rows), cache, source, start)
         outcome.prefill_s = time.monotonic() - began - (outcome.fusion_s - fused_s)
         yield from self._decode(logits, cache, options, outcome)
 
-    def _prefix(self, stretch: Stretch) -> DynamicCache:
+    def _prefix(self, source: TokenSource) -> DynamicCache:
         """[system rows, tokens] as keys and values, shared by all questions over the stretch."""
-        kept = self._thread.run(lambda: self._prefixes.find(stretch.key))
+        kept = self._thread.run(lambda: self._prefixes.find(source.key))
         if kept is not None:
             return kept
-        system, tokens = stretch.load()  # may wait for an encoder: no other question waits with it
+        system, tokens = source.load()  # may wait for an encoder: no other question waits with it
         with self._making_prefix:
-            kept = self._thread.run(lambda: self._prefixes.find(stretch.key))
-            return self._make_prefix(stretch, system, tokens) if kept is None else kept
+            kept = self._thread.run(lambda: self._prefixes.find(source.key))
+            return self._make_prefix(source, system, tokens) if kept is None else kept
 
-    def _make_prefix(self, stretch: Stretch, system: Array, tokens: Array) -> DynamicCache:
+    def _make_prefix(self, source: TokenSource, system: Array, tokens: Array) -> DynamicCache:
         rows = torch.from_numpy(np.concatenate([system, tokens.reshape(-1, tokens.shape[-1])]))
         size_bytes = self._model.language.count_cache_bytes(len(rows))
         self._thread.run(lambda: self._prefixes.make_room(size_bytes))
         cache = self._try_twice(partial(self._prefill, rows))
-        self._thread.run(lambda: self._prefixes.keep(stretch.key, cache, size_bytes))
+        self._thread.run(lambda: self._prefixes.keep(source.key, cache, size_bytes))
         return fork(cache)
 
     def _prefill(self, rows: Tensor) -> DynamicCache:
@@ -162,7 +162,13 @@ class Engine:
         torch.cuda.empty_cache()
 
     def _fused_rows(
-        self, stretch: Stretch, prompt: PromptIds, mode: FusionMode, fuse: Fuse, cache: DynamicCache, outcome: Outcome
+        self,
+        source: TokenSource,
+        prompt: PromptIds,
+        mode: FusionMode,
+        fuse: Fuse,
+        cache: DynamicCache,
+        outcome: Outcome,
     ) -> Array:
         """The question's rows as they go into the LLM (L,D): fused over all frames, a sample, or where it looks."""
         seen: set[int] = set()
@@ -175,25 +181,25 @@ class Engine:
             outcome.fusion_frames = len(seen)
             return rows
 
-        sample = timed_fuse(self.first_look(mode, stretch.count))
+        sample = timed_fuse(self.first_look(mode, source.count))
         if mode != "focused":
             return as_half_kept(sample)
         start = len(prompt.before)
-        scores = self._interest(torch.from_numpy(sample), cache, stretch, start)
+        scores = self._interest(torch.from_numpy(sample), cache, source, start)
         if self._limits.focus_baseline:
             neutral = self._turn(lambda: self._model.embed(self._prompts.build([(NEUTRAL_QUESTION, None)]).after))
-            scores = as_float(scores - self._interest(neutral, cache, stretch, start))
-        focus = timed_fuse(top_places(scores, focus_count(stretch.count, self._limits.focus_frames)))
+            scores = as_float(scores - self._interest(neutral, cache, source, start))
+        focus = timed_fuse(top_places(scores, focus_count(source.count, self._limits.focus_frames)))
         return as_half_kept(halved(sample, focus))
 
-    def _interest(self, rows: Tensor, cache: DynamicCache, stretch: Stretch, start: int) -> Array:
+    def _interest(self, rows: Tensor, cache: DynamicCache, source: TokenSource, start: int) -> Array:
         """Where the rows attend among the frames (n,), per row; the cache is as long as before."""
         length = cache.get_seq_length()
-        scores = self._score(rows, cache, stretch, start)[1]
+        scores = self._score(rows, cache, source, start)[1]
         shorten(cache, length)
         return as_float(scores / len(rows))
 
-    def _score(self, rows: Tensor, cache: DynamicCache, stretch: Stretch, start: int) -> tuple[Tensor, Array]:
+    def _score(self, rows: Tensor, cache: DynamicCache, source: TokenSource, start: int) -> tuple[Tensor, Array]:
         """Runs the rows (L,D) behind the prefix, by which the cache grows: the last one's logits (V,), and what all
         attend to, per frame (n,).
 
@@ -201,14 +207,14 @@ class Engine:
         a question never holds its stretch twice (`longwatch plan`).
         """
         per_frame = self._model.config.tokens_per_frame
-        span, length = (start, start + stretch.count * per_frame), cache.get_seq_length()
+        span, length = (start, start + source.count * per_frame), cache.get_seq_length()
 
         def turn() -> tuple[Tensor, Tensor]:
             shorten(cache, length)  # a try that ran out of memory has grown some of the layers
             return self._model.language.score(cache, rows, span)
 
         logits, attention = self._turn(turn)
-        return logits, as_float(attention.cpu().view(stretch.count, per_frame).sum(1).numpy())
+        return logits, as_float(attention.cpu().view(source.count, per_frame).sum(1).numpy())
 
     def _decode(self, logits: Tensor, cache: DynamicCache, options: Options, outcome: Outcome) -> Iterator[str]:
         generator = torch.Generator().manual_seed(options.seed)

@@ -14,7 +14,7 @@ from configs.settings import Settings
 from jobs.reconciler import Reconciler
 from llava_mini.errors import ModelError
 from llava_mini.prompt import PromptIds, Turn
-from reasoner.engine import Engine, Outcome, Stretch
+from reasoner.engine import Engine, Outcome, TokenSource
 from reasoner.focus import Array, Frame, as_float, evidence
 from reasoner.gathering import EncoderMissing, Gatherer, RecordLost
 from storage.documents import Answer, Evidence, Problem, Question, Timings, Tokens
@@ -23,8 +23,7 @@ from storage.fences import Fence
 from storage.progress import describe_progress
 from storage.records import text_id
 from storage.store import Store
-from storage.stretch import Stretch as AskedStretch
-from storage.stretch import find_stretch
+from storage.stretch import Stretch, find_stretch
 from storage.timeline import Grid, slots_in
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class Asked:
     question: Question
     grid: Grid  # of the video that was asked about
     fence: Fence
-    stretch: AskedStretch
+    stretch: Stretch
     frames: list[Frame]
     prompt: PromptIds
     max_tokens: int
@@ -139,7 +138,7 @@ class ReasonerJobs:
     def _stream(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> Answer:
         """Sends the answer's pieces as they come; the whole of it, or what there is once nobody wants it any more."""
         question, prompt, outcome = asked.question, asked.prompt, Outcome()
-        stretch, rows_name = self._keys(asked, gather, masks)
+        source, rows_name = self._keys(asked, gather, masks)
         known = self._store.cache.read_rows(rows_name, self._engine.fingerprint)
         if known is None:
             first = self._engine.first_look(question.fusion, len(asked.frames))
@@ -150,7 +149,7 @@ class ReasonerJobs:
 
         options = question.options.model_copy(update={"max_tokens": asked.max_tokens})
         remembered = None if known is None else (known[0], as_float(known[1]))
-        pieces = self._engine.answer(stretch, prompt, question.fusion, options, fuse, outcome, remembered)
+        pieces = self._engine.answer(source, prompt, question.fusion, options, fuse, outcome, remembered)
         text, held, first_token_s, sent_at = "", "", None, 0.0
         finish_reason: FinishReason | None = None
         for piece in pieces:
@@ -178,8 +177,8 @@ class ReasonerJobs:
         )
         return self._compose(asked, text, finish_reason or outcome.finish_reason, outcome, timings)
 
-    def _keys(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> tuple[Stretch, str]:
-        """The stretch for the engine, and the name under which the question's rows over it are remembered."""
+    def _keys(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> tuple[TokenSource, str]:
+        """The stretch's tokens for the engine, and the name under which the question's rows over it are remembered."""
         prompt, mode = asked.prompt, asked.question.fusion
         holder_id, system = asked.stretch.holder.id, prompt.before
         exact = mode == "exact"
@@ -192,7 +191,7 @@ class ReasonerJobs:
         chosen = self._settings.reasoner
         how = f"{mode}-{chosen.sample_frames}-{chosen.focus_frames}-{chosen.focus_baseline:d}"
         key = (holder_id, frames_id, exact, text_id(system))
-        return Stretch(key, len(asked.frames), load), f"{holder_id}:{frames_id}:{how}:{text_id(prompt.text)}"
+        return TokenSource(key, len(asked.frames), load), f"{holder_id}:{frames_id}:{how}:{text_id(prompt.text)}"
 
     def _turns(self, question: Question) -> list[Turn]:
         """The conversation so far, oldest first, and the open question."""
@@ -255,7 +254,7 @@ class ReasonerJobs:
         self._store.settle_question(question.model_copy(update={"status": "failed", "problem": problem}), fence)
 
 
-def _describe_empty(question: Question, stretch: AskedStretch) -> str:
+def _describe_empty(question: Question, stretch: Stretch) -> str:
     """Why a stretch has no frames to answer over."""
     if stretch.covered.failed:
         reason = next(iter(stretch.covered.failed.values()))

@@ -18,7 +18,7 @@ from encoder_worker.encoder import decode_jpeg
 from ingest.files.source import VideoSource
 from llava_mini.model import LlavaMini, pool
 from llava_mini.prompt import PromptBuilder
-from reasoner.engine import Engine, Limits, Outcome, Stretch
+from reasoner.engine import Engine, Limits, Outcome, TokenSource
 from reasoner.focus import Array, as_float
 from storage.documents import FusionMode, Options
 from storage.timeline import SEGMENT_SLOTS
@@ -57,8 +57,8 @@ class Examinee:
         encoded = self._model.encode(self._model.preprocess(frames), texts, batch_frames=16)
         tokens = encoded.tokens.numpy().astype(np.float16).astype(np.float32)
         anchor, whole = pool(encoded.fused[0][:SEGMENT_SLOTS]).numpy(), pool(encoded.fused[0]).numpy()
-        extending = Stretch((path.name, "anchor"), len(tokens), lambda: (anchor, tokens))
-        exact = Stretch((path.name, "all"), len(tokens), lambda: (whole, tokens))
+        extending = TokenSource((path.name, "anchor"), len(tokens), lambda: (anchor, tokens))
+        exact = TokenSource((path.name, "all"), len(tokens), lambda: (whole, tokens))
         for prompt, fused in zip(prompts, encoded.fused[1:], strict=True):
             fuse = partial(_mean, fused[:, len(prompt.before) :].numpy())
             yield {

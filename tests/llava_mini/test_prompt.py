@@ -92,8 +92,12 @@ def test_a_question_cannot_speak_as_the_template(builder: PromptBuilder, folder:
     assert IMAGE_TOKEN_ID not in prompt.text
 
 
-def test_every_end_token_is_known(builder: PromptBuilder) -> None:
+def test_every_end_token_is_known(builder: PromptBuilder, folder: Path, tmp_path: Path) -> None:
     assert builder.end_ids >= {257, 300}
+    copy = Path(shutil.copytree(folder, tmp_path / "without generation_config.json"))
+    copy.joinpath("generation_config.json").unlink()
+    copy.joinpath("config.json").write_text('{"eos_token_id": [299, 301]}')
+    assert PromptBuilder.from_pretrained(copy).end_ids >= {299, 301}
 
 
 def test_a_character_of_many_bytes_is_held_back_until_it_is_whole(builder: PromptBuilder) -> None:

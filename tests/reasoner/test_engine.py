@@ -11,7 +11,7 @@ import torch
 
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
-from reasoner.engine import NEUTRAL_QUESTION, TURN_POSITIONS, Engine, Limits, Outcome, Stretch
+from reasoner.engine import NEUTRAL_QUESTION, TURN_POSITIONS, Engine, Limits, Outcome, TokenSource
 from reasoner.focus import Array
 from storage.documents import FusionMode, Options
 from tests.waiting import wait_until
@@ -43,7 +43,7 @@ class Loads:
             self.count += 1
             return system, tokens
 
-        self.stretch = Stretch(f"{frames} frames, {seed}", frames, load)
+        self.stretch = TokenSource(f"{frames} frames, {seed}", frames, load)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def loads(model: LlavaMini, prompts: PromptBuilder) -> Loads:
 def ask(
     engine: Engine,
     model: LlavaMini,
-    stretch: Stretch,
+    stretch: TokenSource,
     text: str,
     options: Options | None = None,
     mode: FusionMode = "focused",
@@ -133,7 +133,7 @@ def test_a_question_whose_stretch_is_not_there_yet_holds_up_no_other(
         return loads.stretch.load()
 
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(ask, engine, model, Stretch("waits for an encoder", 40, load), RED)
+        waiting = threads.submit(ask, engine, model, TokenSource("waits for an encoder", 40, load), RED)
         other = ask(engine, model, loads.stretch, RED)
         assert not waiting.done()
         arrived.set()

@@ -14,7 +14,7 @@ import torch
 
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
-from reasoner.engine import Engine, Limits, Outcome, Stretch
+from reasoner.engine import Engine, Limits, Outcome, TokenSource
 from reasoner.focus import Array
 from reasoner.scheduler import ModelThread
 from storage.documents import Options
@@ -34,13 +34,13 @@ def prompts() -> PromptBuilder:
     return PromptBuilder.from_pretrained(TINY, system="answer the question about the video .")
 
 
-def make_stretch(model: LlavaMini, prompts: PromptBuilder, key: Hashable) -> Stretch:
+def make_stretch(model: LlavaMini, prompts: PromptBuilder, key: Hashable) -> TokenSource:
     tokens = np.random.default_rng(0).normal(size=(FRAMES, 1, model.config.hidden_size)).astype(np.float32)
     system = model.embed(prompts.build([("", None)]).before).float().numpy()
-    return Stretch(key, FRAMES, lambda: (system, tokens))
+    return TokenSource(key, FRAMES, lambda: (system, tokens))
 
 
-def ask(engine: Engine, model: LlavaMini, stretch: Stretch) -> Iterator[str]:
+def ask(engine: Engine, model: LlavaMini, stretch: TokenSource) -> Iterator[str]:
     prompt = engine.build_prompt([("is there a red circle ?", None)])
 
     def fuse(_: Sequence[int]) -> Array:
