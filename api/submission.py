@@ -15,6 +15,7 @@ from api.problems import TooMany
 from api.schemas import UploadFields, VideoRequest
 from api.sources import from_request, from_upload
 from api.uploads import receive, upload_slot
+from storage.deletion import delete_video
 from storage.documents import Video
 from storage.errors import LongwatchError
 from storage.ids import new_video_id
@@ -76,7 +77,7 @@ def _keep(video: Video, path: Path, service: Service) -> tuple[Video, bool]:
 def _withdraw(video: Video, service: Service) -> None:
     """Removes what was kept of a video that could not be taken in: its client was told so."""
     try:
-        service.store.delete_video(video.id)
+        delete_video(service.store, video.id)
     except LongwatchError as error:
         log.warning("what was received of %s stays until the archive is swept: %s", video.id, error)
 

@@ -3,6 +3,7 @@
 from configs.settings import Settings
 from jobs.reconciler import Reconciler
 from storage import agenda as due
+from storage.deletion import delete_video
 from storage.documents import Question, Video
 from storage.errors import Conflict, GivenAway, StateRebuilding
 from storage.store import UNWRITTEN_S, Store
@@ -77,7 +78,7 @@ class Intake:
         """Removes a video with all that belongs to it; raises NotFound, Conflict, StateRebuilding."""
         if not self._store.index.is_ready():
             raise StateRebuilding("which videos lean on this one is being read from the archive: try again in a moment")
-        self._store.delete_video(video_id)
+        delete_video(self._store, video_id)
 
     def count_unsettled_videos(self) -> int:
         """Videos that are still being fetched, sampled or encoded."""

@@ -12,6 +12,7 @@ from configs.settings import JobSettings
 from jobs.names import find_target
 from jobs.queues import Call, Queues, encode_call, fetch_call, ingest_call
 from storage import agenda as due
+from storage.deletion import finish_deletion
 from storage.documents import Problem, Question, Video
 from storage.errors import (
     DamagedFile,
@@ -264,7 +265,7 @@ class Reconciler:
             self._store.agenda.put(due.VIDEOS, video_id)
             self._store.agenda.remove(due.DELETIONS, video_id)
         elif self._store.index.is_deleted(video_id) or age_s > self._orphan_after_s:
-            self._store.finish_deletion(video_id)
+            finish_deletion(self._store, video_id)
         else:
             self._store.agenda.postpone(due.DELETIONS, video_id, in_s=min(SWEEP_S, self._orphan_after_s))
 

@@ -242,17 +242,6 @@ def _translated(where: str) -> Iterator[None]:
         ) from error
 
 
-def _find_local(root: str) -> Iterator[str]:
-    """All files below a folder. fsspec's own leaves out every folder that cannot be read, and says nothing."""
-
-    def look_at(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # a deletion took the folder
-            raise error
-
-    for folder, _, names in os.walk(root, onerror=look_at):
-        yield from (f"{folder}/{name}" for name in names)
-
-
 def _into_place(source: Path, place: Path) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from storage.coverage import Coverage, Covered, Totals
 from storage.documents import Progress, Question, QuestionState, Video
 from storage.errors import (
     ArchiveUnavailable,
-    Conflict,
     DamagedFile,
     DamagedState,
     GivenAway,
@@ -35,7 +34,6 @@ from storage.workers import Workers
 log = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE_BYTES = 32 * 1024**2  # read from the cache by one command, which has seconds: an hour at the 8B shapes
-EVERY_QUESTION = 2**31
 UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
 
 
@@ -128,49 +126,12 @@ class Store:
         self.index.put_video(video)
         if self.index.is_deleted(video.id):
             self.archive.delete_video(video.id)
-            self._forget(video)
+            self.forget_video(video)
             raise NotFound(f"video {video.id} was deleted meanwhile")
         self.agenda.put(due.VIDEOS, video.id)
 
-    def delete_video(self, video_id: str) -> None:
-        """Removes the video with all that belongs to it; raises NotFound, and Conflict while others lean on it."""
-        if self.index.get_video(check_video_id(video_id)) is None and not self.archive.files.names(video_id):
-            self.index.forget_video(video_id)
-            raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
-        self.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # finished by another if this process dies
-        if not self.index.mark_deleted(video_id):
-            leaning = self._list_leaning(video_id)
-            if leaning or not self.index.mark_deleted(video_id):
-                self.agenda.remove(due.DELETIONS, video_id)
-                names = ", ".join(leaning) or "another video"
-                raise Conflict(f"{video_id} holds the frames of {names} (same content); delete these first")
-        self.finish_deletion(video_id)
-
-    def finish_deletion(self, video_id: str) -> None:
-        """Removes what there is of a video that was marked as deleted."""
-        video = self.index.get_video(video_id)
-        question_ids = self.index.list_questions(video_id, None, EVERY_QUESTION)
-        self.archive.delete_video(video_id)
-        self.cache.forget_settled(question_ids)
-        self._forget(video or video_id)
-        self.agenda.remove(due.DELETIONS, video_id)
-
-    def _list_leaning(self, video_id: str) -> list[str]:
-        """The videos that have this one's frames; of those that are gone the trace is removed."""
-        leaning = []
-        for other_id in self.index.list_leaning(video_id):
-            try:
-                if self.read_video(other_id).duplicate_of != video_id:
-                    raise NotFound(f"{other_id} has frames of its own")
-            except NotFound:
-                self.index.stop_leaning(other_id, video_id)
-            except (DamagedFile, NewerDocument):
-                leaning.append(other_id)
-            else:
-                leaning.append(other_id)
-        return leaning
-
-    def _forget(self, video: Video | str) -> None:
+    def forget_video(self, video: Video | str) -> None:
+        """Removes what Redis holds of a video that was deleted, given as its document or, if that is lost, its id."""
         video_id = video if isinstance(video, str) else video.id
         self.index.forget_video(video)
         self.coverage.forget(video_id)

@@ -25,6 +25,7 @@ from llava_mini.errors import NonFinite
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
 from storage.cache import FusionKey
+from storage.deletion import delete_video
 from storage.documents import Video
 from storage.errors import DamagedFile, RedisUnavailable
 from storage.records import Record, text_id
@@ -341,7 +342,7 @@ def test_an_image_that_cannot_be_read_any_more_is_named(loss: str, jobs: Encoder
 
 def test_a_deleted_video_stays_deleted(jobs: EncoderJobs, store: Store) -> None:
     video = add_sampled(store, draw_pictures(64)[:2])
-    store.delete_video(video.id)
+    delete_video(store, video.id)
     jobs.encode_segment(video.id, 0)
     requests: list[FusionRequest] = [(TEXT, 2, [(0, 1)])]
     jobs.fuse_question(video.id, requests)
@@ -358,7 +359,7 @@ def test_a_video_deleted_while_it_is_encoded_stays_deleted(
     encoding = threading.Thread(target=jobs.encode_segment, args=(video.id, 0))
     encoding.start()
     wait_until(lambda: watched.calls)
-    store.delete_video(video.id)
+    delete_video(store, video.id)
     watched.released.set()
     encoding.join()
     assert store.archive.list_video_ids() == []

@@ -23,6 +23,7 @@ from jobs.names import FETCH, INGEST, ingest_job_id
 from jobs.runner import Handler
 from jobs.worker import Pool
 from storage.decoding import decode_picture
+from storage.deletion import delete_video
 from storage.documents import Video
 from storage.errors import ArchiveUnavailable, Conflict, DiskFull, GivenAway
 from storage.segments import SegmentFrame
@@ -121,7 +122,7 @@ def test_an_attempt_after_a_broken_one_goes_on_at_the_first_missing_segment(
     undisturbed = submit(store, path)
     jobs.ingest_video(undisturbed.id)
     wanted = read_tree(store, undisturbed)
-    store.delete_video(undisturbed.id)
+    delete_video(store, undisturbed.id)
 
     video = submit(store, path)
     in_the_way = Path(store.archive.files.full(f"{video.id}/000001"))
@@ -587,7 +588,7 @@ def test_a_video_deleted_while_it_is_sampled_stays_deleted(
     sampling = threading.Thread(target=IngestJobs(settings, slow).ingest_video, args=(video.id,))
     sampling.start()
     assert slow.reached.wait(30)
-    store.delete_video(video.id)
+    delete_video(store, video.id)
     slow.released.set()
     sampling.join()
     assert store.archive.list_video_ids() == []

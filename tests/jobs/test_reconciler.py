@@ -12,6 +12,7 @@ from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
 from jobs.reconciler import Reconciler, Sight
 from storage import agenda as due
 from storage.archive import Archive
+from storage.deletion import delete_video
 from storage.documents import Problem, Question, Video
 from storage.errors import ArchiveUnavailable, LongwatchError, RedisUnavailable
 from storage.store import Store
@@ -255,7 +256,7 @@ def test_a_deletion_whose_process_died_is_finished(
     with monkeypatch.context() as patched:
         patched.setattr(Archive, "delete_video", die)
         with pytest.raises(KeyboardInterrupt):
-            store.delete_video(video.id)
+            delete_video(store, video.id)
     make_due(store)
     Reconciler(store, settings.jobs).run_once()
     assert store.archive.list_video_ids() == []

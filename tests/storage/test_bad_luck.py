@@ -9,6 +9,7 @@ from configs.settings import Settings
 from jobs.attempts import Attempts
 from jobs.reconciler import Reconciler
 from storage import agenda as due
+from storage.deletion import delete_video
 from storage.documents import Question, Video
 from storage.errors import ArchiveUnavailable, Conflict, GivenAway
 from storage.ids import new_question_id, new_video_id
@@ -99,7 +100,7 @@ def test_a_deletion_that_is_refused_leaves_no_mark(store: Store, video: Video) -
     leaning = video.model_copy(update={"id": new_video_id(), "status": "duplicate", "duplicate_of": video.id})
     store.add_video(leaning)
     with pytest.raises(Conflict, match=leaning.id):
-        store.delete_video(video.id)
+        delete_video(store, video.id)
     assert not store.index.is_deleted(video.id)
 
 
@@ -122,7 +123,7 @@ def test_a_disk_that_is_not_mounted_is_not_taken_for_an_archive(store: Store, vi
     store.archive.files.delete(video.id)
     with pytest.raises(ArchiveUnavailable, match="mount its disk"):
         store.check_archive()
-    store.delete_video(video.id)
+    delete_video(store, video.id)
     store.check_archive()
 
 

@@ -13,6 +13,7 @@ from jobs.names import QUEUES
 from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.connection import as_text
+from storage.deletion import delete_video
 from storage.documents import Question, Video
 from storage.errors import StateRebuilding
 from storage.store import Store
@@ -127,7 +128,7 @@ def reconciler_works(store: Store, settings: Settings) -> bool:
     store.add_video(video)
     Reconciler(store, settings.jobs).run_once()
     queued = f"fetch-{video.id}" in map(as_text, store.state.lrange("rq:queue:fetch", 0, -1))
-    store.delete_video(video.id)
+    delete_video(store, video.id)
     return queued
 
 

@@ -15,6 +15,7 @@ from jobs.attempts import Attempts
 from jobs.notices import Notices
 from jobs.queues import Queues, ingest_call
 from storage.cache import FusionKey
+from storage.deletion import delete_video
 from storage.errors import RedisUnavailable
 from storage.fences import Fence
 from storage.store import Store
@@ -34,7 +35,7 @@ STATE: dict[str, Callable[[Store], object]] = {
     "list_videos": lambda store: store.index.list_videos(None, 10),
     "read_video": lambda store: store.read_video(VIDEO.id),
     "add_video": lambda store: store.add_video(VIDEO),
-    "delete_video": lambda store: store.delete_video(VIDEO.id),
+    "delete_video": lambda store: delete_video(store, VIDEO.id),
     "read_progress": lambda store: store.read_progress([VIDEO]),
     "read_coverage": lambda store: store.read_coverage(VIDEO, range(3), MODEL),
     "add_question": lambda store: store.add_question(QUESTION),

@@ -10,6 +10,7 @@ import pytest
 from configs.settings import Settings
 from storage import agenda as due
 from storage.archive import Archive
+from storage.deletion import delete_video
 from storage.documents import Question, Video
 from storage.errors import Conflict, DamagedFile, LongwatchError, NotFound
 from storage.store import Store
@@ -146,7 +147,7 @@ def test_a_deleted_owner_is_followed_by_the_next(store: Store) -> None:
     first, second = make_video(sha256="ab"), make_video(sha256="ab")
     store.add_video(first)
     store.claim_content(first)
-    store.delete_video(first.id)
+    delete_video(store, first.id)
     assert store.claim_content(second) is None
 
 
@@ -156,13 +157,13 @@ def test_deleting_leaves_no_trace_but_the_mark_of_it(store: Store) -> None:
     question = make_question(video)
     store.add_question(question)
     store.agenda.wait(video.id, question.id, None)
-    store.delete_video(video.id)
+    delete_video(store, video.id)
     assert store.archive.list_video_ids() == []
     left = {key for key in list_keys(store.state, f"*{video.id}*") if question.id not in key}
     assert left == {f"lw:deleted:{video.id}", f"lw:fence:{video.id}"}
     assert store.agenda.count(due.VIDEOS) == store.agenda.count(due.DELETIONS) == 0
     with pytest.raises(NotFound):
-        store.delete_video(video.id)
+        delete_video(store, video.id)
 
 
 def test_a_video_that_holds_anothers_frames_stays_whole(store: Store) -> None:
@@ -170,19 +171,19 @@ def test_a_video_that_holds_anothers_frames_stays_whole(store: Store) -> None:
     copy = make_video(status="duplicate", duplicate_of=video.id)
     store.add_video(copy)
     with pytest.raises(Conflict, match=copy.id):
-        store.delete_video(video.id)
+        delete_video(store, video.id)
     store.update_video(video)  # by whoever still works on it: the refused deletion has left no mark
     assert store.read_video(video.id) == video
     assert store.agenda.count(due.DELETIONS) == 0
     store.archive.delete_video(copy.id)  # a copy that went without a word, its entry in Redis too
     store.state.delete(f"lw:video:{copy.id}")
-    store.delete_video(video.id)
+    delete_video(store, video.id)
     assert store.archive.list_video_ids() == []
 
 
 def test_a_change_that_crosses_a_deletion_does_not_bring_the_video_back(store: Store) -> None:
     video = add_encoded(store, 70)
-    store.delete_video(video.id)
+    delete_video(store, video.id)
     with pytest.raises(NotFound):
         store.update_video(video)
     store.archive.write_video(video)  # by one that had looked before the deletion, and writes after it
@@ -201,7 +202,7 @@ def test_a_reader_of_the_archive_does_not_bring_a_deleted_video_back(
 
     def read_slowly(self: Archive, video_id: str) -> Video:
         found = read(self, video_id)
-        store.delete_video(video_id)
+        delete_video(store, video_id)
         return found
 
     monkeypatch.setattr(Archive, "read_video", read_slowly)
@@ -236,7 +237,7 @@ def test_deleting_while_segments_and_questions_arrive_leaves_nothing(store: Stor
         for thread in (segments, questions):
             thread.start()
         started.wait()
-        store.delete_video(video.id)
+        delete_video(store, video.id)
         for thread in (segments, questions):
             thread.join(timeout=60)
         assert problems == []
@@ -253,7 +254,7 @@ def test_a_video_whose_document_is_damaged_can_be_deleted_and_hides_no_other(sto
     assert bad.id in store.index.list_unreadable()
     with pytest.raises(DamagedFile):
         store.read_video(bad.id)
-    store.delete_video(bad.id)
+    delete_video(store, bad.id)
     assert store.archive.list_video_ids() == [good.id]
 
 

@@ -1,0 +1,53 @@
+"""Deletes a video with all that belongs to it, so that a deletion that breaks off is finished by another process."""
+
+from storage import agenda as due
+from storage.errors import Conflict, DamagedFile, NewerDocument, NotFound
+from storage.ids import check_video_id
+from storage.store import UNWRITTEN_S, Store
+
+EVERY_QUESTION = 2**31
+
+
+def delete_video(store: Store, video_id: str) -> None:
+    """Removes the video; raises NotFound, and Conflict while other videos use its frames."""
+    if store.index.get_video(check_video_id(video_id)) is None and not store.archive.files.names(video_id):
+        store.index.forget_video(video_id)
+        raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
+    store.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # finished by another if this process dies
+    if not store.index.mark_deleted(video_id):
+        leaning = _list_leaning(store, video_id)
+        if leaning or not store.index.mark_deleted(video_id):
+            store.agenda.remove(due.DELETIONS, video_id)
+            names = ", ".join(leaning) or "another video"
+            raise Conflict(f"{video_id} holds the frames of {names} (same content); delete these first")
+    finish_deletion(store, video_id)
+
+
+def finish_deletion(store: Store, video_id: str) -> None:
+    """Removes what there is of a video that was marked as deleted."""
+    video = store.index.get_video(video_id)
+    question_ids = store.index.list_questions(video_id, None, EVERY_QUESTION)
+    store.archive.delete_video(video_id)
+    store.cache.forget_settled(question_ids)
+    store.forget_video(video or video_id)
+    store.agenda.remove(due.DELETIONS, video_id)
+
+
+def _list_leaning(store: Store, video_id: str) -> list[str]:
+    """The videos that use this one's frames; entries of videos that no longer do are removed."""
+    leaning = []
+    for other_id in store.index.list_leaning(video_id):
+        if _leans(store, other_id, video_id):
+            leaning.append(other_id)
+        else:
+            store.index.stop_leaning(other_id, video_id)
+    return leaning
+
+
+def _leans(store: Store, video_id: str, on: str) -> bool:
+    try:
+        return store.read_video(video_id).duplicate_of == on
+    except NotFound:
+        return False
+    except (DamagedFile, NewerDocument):
+        return True  # it may
