@@ -222,6 +222,7 @@ class Store:
             self.coverage.mark_encoded(video.id, known, fingerprint)
         self.index.add_questions(video.id, contents.question_ids)
         self.agenda.put(due.QUESTIONS, *contents.question_ids)  # the reconciler drops those that are settled
+        self.agenda.put(due.VIDEOS, video.id)  # a segment that was given up is unfinished again: its mark is gone
         self.coverage.set_counted(video.id)
 
     def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:

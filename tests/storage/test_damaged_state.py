@@ -9,7 +9,7 @@ import pytest
 
 from configs.settings import Settings
 from jobs.intake import Intake
-from jobs.names import QUEUES
+from jobs.names import ENCODE, QUEUES, encode_job_id
 from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.connection import as_text
@@ -149,3 +149,16 @@ def test_a_queue_of_junk_is_emptied_and_filled_again(store: Store, settings: Set
     reconciler.run_forever(StopAfter(4, partial(beat, store, reconciler)))
     assert reconciler_works(store, settings)
     assert reconciler.queues.take_dead() == []
+
+
+def test_a_finished_video_whose_failed_segment_is_forgotten_is_finished_again(store: Store, settings: Settings) -> None:
+    video = add_encoded(store, 70, encoded=1)
+    reconciler = Reconciler(store, settings.jobs)
+    store.index.set_ready(store.index.read_generation())
+    store.coverage.mark_failed(video.id, 1, 0b111111, MODEL, "poison")
+    reconciler.look_at_video(video.id)
+    assert store.agenda.count(due.VIDEOS) == 0
+    store.state.hset(f"lw:failed:{MODEL}:{video.id}", "1", "junk")
+    assert store.read_coverage(video, range(2), MODEL).missing() == [1]
+    reconciler.run_once()
+    assert reconciler.queues.list_live(ENCODE, [encode_job_id(video.id, 1)])
