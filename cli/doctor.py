@@ -78,8 +78,8 @@ def _state(settings: Settings, store: Store) -> str:
     apart_s = abs(store.index.read_clock_s() - time.time())
     if apart_s > MOST_CLOCKS_APART_S:
         raise ClocksApart(
-            f"this host's clock is {apart_s:.0f} s away from that of the state's Redis: its workers are taken for "
-            "dead, or dead ones for alive; have NTP set both"
+            f"this host's clock is {apart_s:.0f} s away from that of the state's Redis: times of videos and answers "
+            "will be wrong, and retries come too early or too late; synchronise both with NTP"
         )
     ready = "" if store.index.is_ready() else "; empty: a worker will fill it from the archive"
     return f"answers at {redact(settings.state_url)}{ready}"

@@ -2,7 +2,7 @@
 
 import json
 import logging
-import time
+import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -31,16 +31,28 @@ log = logging.getLogger(__name__)
 
 LONGEST_JOB_S = 7 * 86400  # jobs end by their own limits; RQ must not interrupt them
 
-# In a script each, because between two commands another process may queue, take or end the same job.
+# In a script each, because between two commands another process may queue, take or end the same job. Whether a worker
+# still beats is judged by Redis' clock alone: those of two hosts can be apart.
 _PUSH = """
 if redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[2], '+inf')) do
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], redis.call('TIME')[1], '+inf')) do
   if string.sub(entry, 1, #ARGV[1] + 1) == ARGV[1] .. ':' then return 0 end
 end
 redis.call('DEL', KEYS[3])
-redis.call('HSET', KEYS[3], unpack(ARGV, 3))
+redis.call('HSET', KEYS[3], unpack(ARGV, 2))
 redis.call('RPUSH', KEYS[1], ARGV[1])
 return 1
+"""
+# A job begins: it is on its way from queue to worker no longer, and runs until its worker has been silent too long.
+_BEGIN = """
+redis.call('LREM', KEYS[1], 0, ARGV[1])
+redis.call('ZADD', KEYS[2], redis.call('TIME')[1] + ARGV[3], ARGV[2])
+"""
+_BEAT = "redis.call('ZADD', KEYS[1], 'XX', redis.call('TIME')[1] + ARGV[2], ARGV[1])"
+_FIND_DEAD = """
+local found = {}
+for at, key in ipairs(KEYS) do found[at] = redis.call('ZRANGEBYSCORE', key, '-inf', '(' .. redis.call('TIME')[1]) end
+return found
 """
 _TAKE_DEAD = """
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
@@ -57,22 +69,22 @@ end
 redis.call('DEL', KEYS[4])
 """
 _WITHDRAW = "if redis.call('LREM', KEYS[1], 0, ARGV[1]) > 0 then redis.call('DEL', KEYS[2]) end"
-# The places of those of the jobs ARGV[2..] that wait in the queue KEYS[1], or run until ARGV[1] (registry KEYS[2]) at
-# least. A few are looked for one by one; for many the queue is read once.
+# Which of the jobs ARGV wait in the queue KEYS[1] or run (registry KEYS[2]), as places in ARGV. A few are looked up one by
+# one; for many the queue is read once.
 _LIVE = """
 local running, waiting, found = {}, nil, {}
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], '+inf')) do
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], redis.call('TIME')[1], '+inf')) do
   running[string.match(entry, '^(.*):[^:]*$') or entry] = true
 end
 if #ARGV > 64 then
   waiting = {}
   for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do waiting[id] = true end
 end
-for at = 2, #ARGV do
+for at = 1, #ARGV do
   local id = ARGV[at]
   local waits
   if waiting then waits = waiting[id] else waits = redis.call('LPOS', KEYS[1], id) end
-  if running[id] or waits then found[#found + 1] = at - 2 end
+  if running[id] or waits then found[#found + 1] = at - 1 end
 end
 return found
 """
@@ -107,6 +119,9 @@ class Queues:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._push_once = redis.register_script(_PUSH)
+        self._begin = redis.register_script(_BEGIN)
+        self._beat = redis.register_script(_BEAT)
+        self._find_dead = redis.register_script(_FIND_DEAD)
         self._take_dead = redis.register_script(_TAKE_DEAD)
         self._remove_waiting = redis.register_script(_WITHDRAW)
         self._live = redis.register_script(_LIVE)
@@ -154,17 +169,16 @@ class Queues:
             return set()
         queue = self._queues[queue_name]
         with redis_errors():
-            places = self._live(keys=[queue.key, StartedJobRegistry(queue=queue).key], args=[time.time(), *job_ids])
+            places = self._live(keys=[queue.key, StartedJobRegistry(queue=queue).key], args=list(job_ids))
         return {job_ids[place] for place in places}
 
     def take_dead(self) -> list[str]:
         """The ids of jobs whose worker fell silent; each is named once."""
         dead: list[str] = []
         keys = [(StartedJobRegistry(queue=queue).key, queue.key) for queue in self._queues.values()]
-        with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
-            for key, _ in keys:
-                pipeline.zrangebyscore(key, "-inf", time.time())
-            for (key, queue_key), silent in zip(keys, pipeline.execute(), strict=True):
+        with redis_errors():
+            found = self._find_dead(keys=[key for key, _ in keys])
+            for (key, queue_key), silent in zip(keys, found, strict=True):
                 for entry in cast(list[bytes], silent):
                     job_id = as_text(entry).rpartition(":")[0]
                     if self._take_dead(keys=[key, Job.key_for(job_id), queue_key], args=[entry, job_id]):
@@ -189,11 +203,22 @@ class Queues:
                 self._drop_lost(keys=keys, args=[job_id])
         self._between = seen
 
-    def end(self, job: Job, entry: str) -> None:
-        """Removes what is kept of a job that returned; if it was given away, what is there under its id is another's.
+    def begin(self, job: Job, queue: Queue, alive_s: int) -> str:
+        """Notes that a job that was taken from its queue runs, for `alive_s` seconds unless `beat` is called.
 
-        Raises RedisError: RQ's thread, which ends it, begins anew then.
+        Returns its entry, for `beat` and `end`. All three raise RedisError, after which RQ's thread starts again.
         """
+        entry = f"{job.id}:{secrets.token_hex(8)}"
+        keys = [queue.intermediate_queue_key, job.started_job_registry.key]
+        self._begin(keys=keys, args=[job.id, entry, alive_s])
+        return entry
+
+    def beat(self, job: Job, entry: str, alive_s: int) -> None:
+        """The job's worker is alive, unless the job was given to another one."""
+        self._beat(keys=[job.started_job_registry.key], args=[entry, alive_s])
+
+    def end(self, job: Job, entry: str) -> None:
+        """Removes what is kept of a job that returned. If it was given away, it stays: another worker runs it."""
         keys = [job.started_job_registry.key, job.key, f"{Queue.redis_queue_namespace_prefix}{job.origin}"]
         self._take_dead(keys=keys, args=[entry, job.id])
 
@@ -239,7 +264,7 @@ class Queues:
                 )
                 fields = [word for pair in job.to_dict().items() for word in pair]
                 keys = [queue.key, StartedJobRegistry(queue=queue).key, job.key]
-                self._push_once(keys=keys, args=[call.id, time.time(), *fields], client=pipeline)
+                self._push_once(keys=keys, args=[call.id, *fields], client=pipeline)
             return [call for call, put in zip(calls, pipeline.execute(), strict=True) if put]
 
     def _withdraw(self, queue_name: str, job_id: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
+from typing import NamedTuple
 
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -19,7 +20,6 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue, SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
-from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
@@ -91,12 +91,8 @@ class JobThread(SimpleWorker):
         """Seconds that a look for jobs blocks."""
         return DEQUEUE_S
 
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Seconds after a beat at which the job counts as lost."""
-        return self._process.settings.worker_dead_after_s
-
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """RQ beats three times a job; once in a while is enough for an entry that is kept for minutes."""
+        """Keeps the thread's entry, which lasts for minutes. RQ beats three times a job; once in a while is enough."""
         if pipeline is not None or time.monotonic() - self._beaten_at >= DEQUEUE_S:
             self._beaten_at = time.monotonic()
             super().heartbeat(timeout, pipeline)
@@ -106,20 +102,13 @@ class JobThread(SimpleWorker):
         if self._process.stopping.is_set():
             self._process.queues.put_back(job, queue)
             raise StopRequested
-        execution = self.prepare_execution(job)
-        self.connection.lrem(queue.intermediate_queue_key, 0, job.id)
-        self._process.at_hand[self.name] = (self, job, execution)
+        entry = self._process.queues.begin(job, queue, self._process.settings.worker_dead_after_s)
+        self._process.running[self.name] = Running(self, job, entry)
         try:
             self._process.runner.run(job.id, job.data)
         finally:
-            self._process.at_hand.pop(self.name, None)
-            self._remove(job, execution)
-
-    def _remove(self, job: Job, execution: Execution) -> None:
-        self._process.queues.end(job, execution.composite_key)
-        with self.connection.pipeline() as pipeline:
-            self.cleanup_execution(job, pipeline, execution)
-            pipeline.execute()
+            self._process.running.pop(self.name, None)
+            self._process.queues.end(job, entry)
 
     def clean_registries(self) -> None:
         """Forgets threads of killed workers. The jobs are the reconciler's, who calls no callbacks."""
@@ -140,6 +129,14 @@ class JobThread(SimpleWorker):
         """The process has its own."""
 
 
+class Running(NamedTuple):
+    """A job, the thread that runs it, and its entry in the queue's registry."""
+
+    thread: JobThread
+    job: Job
+    entry: str
+
+
 class WorkerProcess:
     """The threads of one worker."""
 
@@ -156,7 +153,7 @@ class WorkerProcess:
         self.redis = connect(settings.state_url, settings.redis)  # RQ changes its time-outs: not the store's
         self.runner = Runner(store, settings.jobs, handlers)
         self.queues = Queues(self.redis)
-        self.at_hand: dict[str, tuple[JobThread, Job, Execution]] = {}
+        self.running: dict[str, Running] = {}  # by the name of its thread
         self.stopping = threading.Event()
         self._store = store
         self._kind = kind
@@ -212,8 +209,9 @@ class WorkerProcess:
         queues = tuple(dict.fromkeys(queue for pool in self._pools for queue in pool.queues))
         worker = Worker(self._name, self._kind, socket.gethostname(), os.getpid(), queues, self._fingerprint)
         while not self.stopping.is_set():
-            for thread, job, execution in list(self.at_hand.values()):
-                self._try(partial(thread.maintain_heartbeats, job, execution))
+            for thread, job, entry in list(self.running.values()):
+                self._try(partial(self.queues.beat, job, entry, self.settings.worker_dead_after_s))
+                self._try(thread.heartbeat)
             now = replace(worker, trouble=self.runner.trouble)
             self._try(partial(self._store.workers.announce, now, self.settings.worker_dead_after_s))
             self._try(self.runner.settle_forgiven)
@@ -247,11 +245,11 @@ class WorkerProcess:
     def _wind_up(self) -> None:
         deadline = threading.Event()
         threading.Timer(STOP_S, deadline.set).start()
-        while self.at_hand and not deadline.wait(0.05):
+        while self.running and not deadline.wait(0.05):
             continue
         try:
-            for _, job, _ in list(self.at_hand.values()):
-                self.runner.give_back(job.id)
+            for running in list(self.running.values()):
+                self.runner.give_back(running.job.id)
             self._store.workers.withdraw(self._name)
         except (RedisError, LongwatchError) as error:
             log.warning("stopping without a word to Redis: %s", error)

@@ -19,7 +19,7 @@ SHARED = {
     agenda.QUESTIONS: "zset",
     agenda.DELETIONS: "zset",
     coverage.MODELS: "set",
-    workers.ALIVE: "zset",
+    workers.ALIVE: "set",
     workers.MODEL: "string",
 }
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FINGERPRINT = re.compile(r"\w*", re.ASCII)  # not only hexadecimal: tests use names
 
-ALIVE = "lw:workers"  # sorted set: name -> until when it counts as alive (epoch seconds)
+ALIVE = "lw:workers"  # set of names; whose entry has expired by Redis' clock is dead
 ADOPTED = "lw:model:adopted"
 MODEL = "lw:model"  # the fingerprint whose progress is shown: that of the worker started last
 
@@ -54,7 +53,7 @@ class Workers:
 
     def _announce(self, worker: Worker, alive_s: float) -> None:
         with redis_errors(), self._redis.pipeline() as pipeline:
-            pipeline.zadd(ALIVE, {worker.name: time.time() + alive_s})
+            pipeline.sadd(ALIVE, worker.name)
             pipeline.set(_worker_key(worker.name), json.dumps(asdict(worker)), ex=max(int(alive_s), 1))
             if worker.fingerprint is not None:
                 pipeline.set(MODEL, worker.fingerprint, nx=True)  # a flush forgets it
@@ -68,15 +67,17 @@ class Workers:
     def withdraw(self, name: str) -> None:
         """The worker has stopped."""
         with redis_errors():
-            self._redis.zrem(ALIVE, name)
+            self._redis.srem(ALIVE, name)
             self._redis.delete(_worker_key(name))
 
     def list_alive(self) -> list[Worker]:
         """All live workers; cost: what it answers."""
         with redis_errors():
-            self._redis.zremrangebyscore(ALIVE, "-inf", time.time())
-            names = [as_text(name) for name in self._redis.zrange(ALIVE, 0, -1)]
+            names = sorted(map(as_text, self._redis.smembers(ALIVE)))
             found = mget(self._redis, [_worker_key(name) for name in names]) if names else []
+            dead = [name for name, blob in zip(names, found, strict=True) if blob is None]
+            if dead:
+                self._redis.srem(ALIVE, *dead)  # one that lives after all adds itself with its next beat
         return [worker for blob in found if blob and (worker := _parse(blob))]
 
     def count_by_queue(self) -> Counter[str]:

@@ -183,7 +183,7 @@ class Verdict:
     def _judge_key(self, key: str, there: set[str]) -> str:
         if key.startswith("lw:lock:") and key != "lw:lock:reconciler":
             return "a lock is left"
-        if key.startswith(("rq:job:", "rq:execution")) or ":intermediate" in key:
+        if key.startswith("rq:job:") or ":intermediate" in key:
             return "" if self._store.state.ttl(key) > 0 else "a job is left"
         found = IDS.search(key)
         if found is None:

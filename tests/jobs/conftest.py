@@ -35,7 +35,7 @@ def spawn(settings: Settings, notes: Path) -> Iterator[Spawn]:
     """Starts worker processes; `logs` of theirs lie beside the notes."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def start(threads: int = 1, chosen: Settings = settings) -> subprocess.Popen[bytes]:
+    def start(threads: int = 1, chosen: Settings = settings, clock_off_s: float = 0.0) -> subprocess.Popen[bytes]:
         command = [
             sys.executable,
             "-m",
@@ -43,6 +43,7 @@ def spawn(settings: Settings, notes: Path) -> Iterator[Spawn]:
             chosen.model_dump_json(),
             str(notes),
             str(threads),
+            str(clock_off_s),
         ]
         with (notes / f"log-{len(processes)}").open("wb") as log:
             processes.append(subprocess.Popen(command, stderr=log))

@@ -160,7 +160,7 @@ def test_junk_beside_a_running_job_does_not_stop_its_heart(store: Store, notes: 
     spawn(2)
     video = add_segments(store, 0, 1)
     wait_until(lambda: len(read_notes(notes)) == 2)
-    keys = [*list_keys(store.state, "rq:execution:*"), *list_keys(store.state, "rq:job:*"), "lw:workers", "rq:workers"]
+    keys = [*list_keys(store.state, "rq:job:*"), "lw:workers", "rq:workers"]
     for key in keys:
         store.state.delete(key)
         store.state.set(key, "junk")

@@ -120,6 +120,23 @@ def test_an_outage_is_not_the_jobs_fault_and_is_told(
     wait_until(lambda: [worker.trouble for worker in store.workers.list_alive()] == [None])
 
 
+def test_hosts_whose_clocks_are_an_hour_apart_do_not_take_each_other_for_dead(
+    store: Store, notes: Path, spawn: Spawn
+) -> None:
+    for segment in (0, 1):
+        (notes / f"hold-{segment}").touch()
+    spawn(clock_off_s=-3600)
+    spawn(clock_off_s=3600)
+    video = add_segments(store, 0, 1)
+    wait_until(lambda: len(read_notes(notes)) == 2)
+    threading.Event().wait(4)  # longer than a job may be silent
+    assert len(store.workers.list_alive()) == 2
+    for segment in (0, 1):
+        (notes / f"hold-{segment}").unlink()
+    wait_until(lambda: is_settled(store, video))
+    assert sorted(read_notes(notes)) == ["begin 0", "begin 1", "end 0", "end 1"]
+
+
 def test_a_worker_that_was_frozen_finds_its_job_done_by_another(store: Store, notes: Path, spawn: Spawn) -> None:
     (notes / "hold-0").touch()
     frozen = spawn()

@@ -206,7 +206,7 @@ def test_a_fusion_that_is_lost_on_its_way_is_made_again(
     gather = make_gatherer(settings, store, encoder.fingerprint, video, MASKS)
     ids = [4, 20, 21, 22, 5]
     wanted = gather.fuse(ids, 2, FRAMES_ASKED)
-    wait_until(lambda: not encoding.worker.at_hand)
+    wait_until(lambda: not encoding.worker.running)
     store.cache.redis.flushall()
     gather.order(ids, 2, FRAMES_ASKED)
     if lost != "state":

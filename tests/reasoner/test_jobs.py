@@ -326,7 +326,7 @@ def test_without_an_encoder_a_question_waits_and_is_answered_once_there_is_one(
     asked = submit(intake, video)
     wait_until(lambda: store.read_question(asked.id).status == "running")
     wait_until(lambda: store.read_question(asked.id).status == "waiting")
-    wait_until(lambda: not reasoning.at_hand)  # it holds no thread
+    wait_until(lambda: not reasoning.running)  # it holds no thread
     with fusing_only(settings, store, encoder):
         store.agenda.put("lw:due:questions", asked.id)  # as within recheck_after_s
         assert wait_settled(store, asked).status == "done"
@@ -482,7 +482,7 @@ def test_a_video_deleted_in_the_middle_stays_deleted_and_readers_learn_of_the_en
             intake.delete_video(video.id)
     released.set()
     wait_until(lambda: any(piece.kind == "done" for piece in read_pieces(store, asked)))
-    wait_until(lambda: not reasoning.at_hand)
+    wait_until(lambda: not reasoning.running)
     assert store.archive.list_video_ids() == []
     with pytest.raises(NotFound):
         store.read_question(asked.id)
