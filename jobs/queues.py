@@ -69,8 +69,8 @@ end
 redis.call('DEL', KEYS[4])
 """
 _WITHDRAW = "if redis.call('LREM', KEYS[1], 0, ARGV[1]) > 0 then redis.call('DEL', KEYS[2]) end"
-# Which of the jobs ARGV wait in the queue KEYS[1] or run (registry KEYS[2]), as places in ARGV. A few are looked up one by
-# one; for many the queue is read once.
+# Which of the jobs ARGV wait in the queue KEYS[1] or run (registry KEYS[2]), as places in ARGV. A few are looked up one
+# at a time; for many the queue is read once.
 _LIVE = """
 local running, waiting, found = {}, nil, {}
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], redis.call('TIME')[1], '+inf')) do
