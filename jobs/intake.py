@@ -3,9 +3,11 @@
 from configs.settings import Settings
 from jobs.reconciler import Reconciler
 from storage import agenda as due
+from storage.agenda import Full, Limits
 from storage.documents import Question, Video
 from storage.errors import Conflict, GivenAway, StateRebuilding
 from storage.store import UNWRITTEN_S, Store
+from storage.stretch import find_stretch
 
 
 class Intake:
@@ -14,6 +16,10 @@ class Intake:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._reconciler = Reconciler(store, settings.jobs)
+        api = settings.api
+        self._limits = Limits(
+            api.max_unsettled_questions, api.max_waiting_questions_per_video, api.max_waiting_questions
+        )
 
     def add_video(self, video: Video) -> None:
         """Takes a new video in."""
@@ -31,8 +37,14 @@ class Intake:
         self._store.agenda.put(due.DELETIONS, video.id, in_s=UNWRITTEN_S)
         return None
 
+    def admit_question(self, question: Question, holder: Video) -> Full | None:
+        """Keeps a place for a question that is added next; or says which of the limits is met."""
+        stretch = find_stretch(self._store, question, holder, self._store.workers.read_model())
+        waits = not stretch.is_ready(partial=question.partial)
+        return self._store.agenda.admit(question.id, self._limits, waits=waits, in_s=UNWRITTEN_S)
+
     def add_question(self, question: Question) -> Question:
-        """Takes a question in; as it is then: queued, or waiting for frames."""
+        """Takes a question in; as it is then: queued, or waiting for frames. Limits are `admit_question`'s."""
         self._store.add_question(question)
         self._reconciler.look_at_question(question.id, question)
         return self._store.index.with_states([question])[0]
@@ -53,6 +65,7 @@ class Intake:
             self._store.settle_question(cancelled, fence)
         except GivenAway:  # an attempt began all the same: it sees the wish to stop
             return self._store.read_question(question_id)
+        self._reconciler.look_at_question(question_id, cancelled)  # it waits for no frames any more
         return cancelled
 
     def retry_video(self, video_id: str) -> Video:
@@ -82,7 +95,3 @@ class Intake:
     def count_unsettled_videos(self) -> int:
         """Videos that are still being fetched, sampled or encoded."""
         return self._store.agenda.count(due.VIDEOS)
-
-    def count_unsettled_questions(self) -> int:
-        """Questions that wait, or are being answered."""
-        return self._store.agenda.count(due.QUESTIONS)

@@ -18,6 +18,7 @@ def rebuild_state(store: Store) -> None:
     log.info("looking through the archive: Redis holds no state")
     generation = store.index.read_generation()
     store.index.forget_unreadable()
+    store.agenda.forget_all_waiting()
     owners: dict[str, str] = {}
     for video_id in store.archive.list_video_ids():
         try:

@@ -257,7 +257,7 @@ class Store:
             known = {segment: masks[segment] for segment in segments if segment in masks}
             self.coverage.mark_encoded(video.id, known, fingerprint)
         self.index.add_questions(video.id, contents.question_ids)
-        self.agenda.put(due.QUESTIONS, *contents.question_ids)  # the reconciler drops those that are settled
+        self.agenda.put(due.FOUND, *contents.question_ids)
         self.coverage.set_counted(video.id)
 
     def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:
