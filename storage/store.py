@@ -43,7 +43,7 @@ class Store:
     """The parts of storage, opened once per process with `Store.open` and passed down."""
 
     def __init__(self, settings: Settings) -> None:
-        state = connect(settings.state_url, settings.redis)
+        state = connect(settings.state_url, settings.redis, "state")
         self.state = state
         self.archive = Archive(settings.archive_url, settings.archive.options)
         self.index = Index(state)
@@ -53,7 +53,7 @@ class Store:
         self.fences = Fences(state)
         self.locks = Locks(state)
         self.workers = Workers(state)
-        self.cache = Cache(connect(settings.cache_url, settings.redis), settings.redis)
+        self.cache = Cache(connect(settings.cache_url, settings.redis, "cache"), settings.redis)
 
     @classmethod
     def open(cls, settings: Settings) -> "Store":
