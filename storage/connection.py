@@ -56,7 +56,8 @@ def redis_errors() -> Iterator[None]:
         yield
     except RedisTimeoutError as error:
         raise RedisUnavailable(
-            f"{find_name(error)} does not answer in time ({error}): it is overloaded or hangs; if that lasts, restart it"
+            f"{find_name(error)} does not answer in time ({error}): it is overloaded or hangs; "
+            "if that lasts, restart it"
         ) from error
     except ResponseError as error:
         if any(words in str(error) for words in DAMAGE):
