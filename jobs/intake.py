@@ -37,6 +37,19 @@ class Intake:
         self._store.agenda.put(due.DELETIONS, video.id, in_s=UNWRITTEN_S)
         return None
 
+    def fill_in(self, known: Video, given: Video) -> Video:
+        """Has a video that was submitted again take the title and the wall clock that it lacks; what it has stays.
+
+        The document of one that is not settled is its worker's to write: that one stays as it is.
+        """
+        if not known.settled:
+            return known
+        lacking = {"title": known.title or given.title, "recorded_at": known.recorded_at or given.recorded_at}
+        filled = known.model_copy(update=lacking)
+        if filled != known:
+            self._store.update_video(filled)
+        return filled
+
     def admit_question(self, question: Question, holder: Video) -> Full | None:
         """Keeps a place for a question that is added next; or says which of the limits is met."""
         stretch = find_stretch(self._store, question, holder, self._store.workers.read_model())
