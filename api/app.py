@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from api import docs, frames, health, problems, questions, videos
 from api.context import Service
 from api.description import describe
+from api.heads import HeadAsGet
 from api.hosts import HostCheck
 from api.limits import BodyLimit, RequestLimit
 from configs.settings import Settings
@@ -36,6 +37,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         settings, store, Intake(store, settings), CapacityLimiter(MOST_LISTENERS), CapacityLimiter(api.max_uploads)
     )
     # The last one added is the first to see a request.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, settings=api, upload_path=videos.router.prefix)
     app.add_middleware(HostCheck, settings=api)
     app.add_middleware(RequestLimit, most=api.max_connections)

@@ -4,6 +4,8 @@ from api.context import Service
 from api.moments import find_stretch_s
 from api.problems import TooMany
 from api.schemas import QuestionRequest
+from configs.settings import ApiSettings
+from storage.agenda import Full
 from storage.documents import Options, Question, Video
 from storage.errors import BadRequest, Conflict, NotFound
 from storage.ids import new_question_id
@@ -18,12 +20,10 @@ def keep_question(video_id: str, wanted: QuestionRequest, service: Service) -> Q
         raise BadRequest(f"the question is longer than {most} characters (api.max_question_chars)")
     video = store.read_video(video_id)
     start_s, end_s = find_stretch_s(video, wanted.start, wanted.end)
-    _require_frames(store, store.read_holder(video_id), start_s, end_s)
+    holder = store.read_holder(video_id)
+    _require_frames(store, holder, start_s, end_s)
     if wanted.previous_question_id is not None:
         _require_answered(wanted.previous_question_id, video_id, store)
-    most = settings.api.max_unsettled_questions
-    if service.intake.count_unsettled_questions() >= most:
-        raise TooMany(f"{most} questions wait or are being answered (api.max_unsettled_questions): try again later")
     question = Question(
         id=new_question_id(video_id),
         video_id=video_id,
@@ -37,7 +37,23 @@ def keep_question(video_id: str, wanted: QuestionRequest, service: Service) -> Q
         ),
         previous_question_id=wanted.previous_question_id,
     )
+    met = service.intake.admit_question(question, holder)
+    if met is not None:
+        raise TooMany(_describe_limit(met, settings.api))
     return service.intake.add_question(question)
+
+
+def _describe_limit(met: Full, limits: ApiSettings) -> str:
+    if met == "work":
+        most = limits.max_unsettled_questions
+        return f"{most} questions are queued or being answered (api.max_unsettled_questions): try again later"
+    if met == "video":
+        most = limits.max_waiting_questions_per_video
+        waiting = f"{most} questions wait for frames of this video (api.max_waiting_questions_per_video)"
+    else:
+        most = limits.max_waiting_questions
+        waiting = f"{most} questions wait for frames (api.max_waiting_questions)"
+    return f"{waiting}: ask about what is encoded already (`partial`), or try again once more of it is"
 
 
 def _require_frames(store: Store, holder: Video, start_s: float, end_s: float | None) -> None:

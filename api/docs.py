@@ -19,14 +19,12 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/docs")
-@router.head("/docs")
 def page() -> FileResponse:
     """The page."""
     return FileResponse(FOLDER / "index.html", headers=HEADERS, media_type="text/html")
 
 
 @router.get("/docs/{name}")
-@router.head("/docs/{name}")
 def part(name: str) -> FileResponse:
     """What the page is made of."""
     if name not in FILES:

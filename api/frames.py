@@ -14,7 +14,7 @@ from storage.documents import Video
 from storage.errors import NotFound
 from storage.store import Store
 from storage.text import escape_controls
-from storage.timeline import SEGMENT_SLOTS, locate, segments_of
+from storage.timeline import SEGMENT_SLOTS, locate, mask_within, segments_of
 
 router = APIRouter(prefix="/v1/videos/{video_id}", tags=["frames"])
 STORAGE = ("file-damaged", "archive-unavailable", "redis-unavailable")
@@ -31,7 +31,7 @@ IfNoneMatch = Annotated[str | None, Header()]
 def list_segments(
     video_id: str, service: ServiceNeeded, start: QueryMoment = None, end: QueryMoment = None
 ) -> SegmentList:
-    """The segments that overlap a stretch."""
+    """The segments that have frames in a stretch."""
     store = service.store
     video, holder = store.read_video(video_id), store.read_holder(video_id)
     start_s, end_s = find_stretch_s(video, start, end)
@@ -39,10 +39,10 @@ def list_segments(
     last_s = holder.grid.segment_start_s(store.coverage.count_segments(holder.id))
     slots = holder.grid.slots_between(start_s, last_s if end_s is None else min(end_s, last_s))
     covered = store.read_coverage(holder, segments_of(slots), store.workers.read_model())
-    return SegmentList(segments=[_view(video, segment, covered) for segment in sorted(covered.sampled)])
+    there = [segment for segment, mask in sorted(covered.sampled.items()) if mask & mask_within(slots, segment)]
+    return SegmentList(segments=[_view(video, segment, covered) for segment in there])
 
 
-@router.head("/frames/{slot}.jpg", include_in_schema=False)
 @router.get(
     "/frames/{slot}.jpg",
     responses={
@@ -90,7 +90,6 @@ def find_frame(
     return RedirectResponse(f"/v1/videos/{video_id}/frames/{slot}.jpg", 307)
 
 
-@router.head("/source", include_in_schema=False)
 @router.get(
     "/source",
     responses={
@@ -136,7 +135,16 @@ def _find_slot(store: Store, holder: Video, t_s: float) -> int:
         covered = store.read_coverage(holder, range(segment, segment + 1), store.workers.read_model())
         if candidate >= 0 and covered.sampled.get(segment, 0) >> place & 1:
             return candidate
-    raise NotFound(f"no frame at {t_s:g} s: see /v1/videos/{holder.id}/segments for what there is")
+    raise NotFound(f"no frame at {t_s:g} s: {_describe_length(store, holder)}")
+
+
+def _describe_length(store: Store, holder: Video) -> str:
+    store.count_video(holder)
+    so_far = "" if holder.settled else " so far"
+    frames = store.coverage.count_sampled(holder.id)
+    if not frames:
+        return f"the video has no frames{so_far}"
+    return f"the video has frames from 0 to {frames / holder.sample_fps:g} s{so_far}"
 
 
 def _is_known(etag: str, if_none_match: str | None) -> bool:

@@ -153,6 +153,7 @@ def allowed_methods(request: Request) -> list[str]:
     scope = {key: request.scope[key] for key in ("type", "path", "root_path")}
 
     def taken(method: str) -> bool:
+        method = "GET" if method == "HEAD" else method  # as HeadAsGet has it
         return any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
 
     return [method for method in METHODS if taken(method)]

@@ -64,7 +64,7 @@ async def take_upload(request: Request, service: Service) -> tuple[Video, bool]:
 def _keep(video: Video, path: Path, service: Service) -> tuple[Video, bool]:
     known = service.intake.claim_upload(video)
     if known is not None:
-        return known, False
+        return service.intake.fill_in(known, video), False
     try:
         service.store.archive.put_source(video.id, path)
         service.intake.add_video(video)

@@ -12,9 +12,10 @@ from cli.errors import Busy, ServiceError, Unreachable
 from cli.event_stream import parse_events, split_lines
 from configs.settings import Settings
 
-TIMEOUT = httpx.Timeout(30.0, read=60.0)  # a stream is never silent for longer than 15 s: it is pinged
-SLOW = httpx.Timeout(30.0, read=None)  # the service takes an upload into its archive, or deletes, before it answers
-QUICK = httpx.Timeout(4.0)  # for what is asked while a person waits
+QUICK = httpx.Timeout(4.0)  # what a service that lives answers at once: a person hears within 5 s that it hangs
+ORDINARY = httpx.Timeout(4.0, read=60.0)  # an archive elsewhere can take its time
+STREAM = httpx.Timeout(4.0, read=40.0)  # never silent for longer than 15 s: the service pings
+SLOW = httpx.Timeout(4.0, read=None, write=60.0)  # an upload is in the archive, or all is deleted, before the answer
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - listening everywhere: reached on this machine
 RETRY_AFTER_S = 5.0  # if a busy service does not say
 
@@ -25,9 +26,10 @@ class Client:
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         try:
-            self._http = httpx.Client(base_url=base_url, timeout=TIMEOUT, trust_env=False)
+            self._http = httpx.Client(base_url=base_url, timeout=ORDINARY, trust_env=False)
         except httpx.InvalidURL as error:
             raise ServiceError(f"{base_url!r} is no address: {error}") from error
+        self._alive = False  # once it has answered anything
 
     @classmethod
     def of(cls, settings: Settings, url: str | None = None) -> Self:
@@ -43,16 +45,7 @@ class Client:
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         """The answer's JSON; None if it is empty."""
-        timeout = TIMEOUT if method == "GET" else SLOW
-        with self._translated():
-            response = self._http.request(method, path, timeout=timeout, **request)
-        _raise_problem(response)
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except json.JSONDecodeError as error:
-            raise ServiceError(f"{self.base_url} does not answer in JSON: is this Longwatch?") from error
+        return self._read(self._ask(method, path, **request))
 
     def pages(self, path: str, name: str) -> Iterator[dict[str, Any]]:
         """Everything of a list, page by page; `name` is the list's own in the answer."""
@@ -64,17 +57,19 @@ class Client:
             if not cursor:
                 return
 
-    def upload(self, path: Path, fields: dict[str, str]) -> Any:
-        """Submits a file of this machine."""
+    def upload(self, path: Path, fields: dict[str, str]) -> tuple[Any, bool]:
+        """Submits a file of this machine: the video, and whether its content is new."""
         try:
             with path.open("rb") as file:
-                return self.call("POST", "/v1/videos", files={"file": (path.name, file)}, data=fields)
+                response = self._ask("POST", "/v1/videos", files={"file": (path.name, file)}, data=fields)
         except OSError as error:
             raise ServiceError(f"cannot read {path}: {error}") from error
+        return self._read(response), response.status_code != httpx.codes.OK
 
     def download(self, path: str, params: dict[str, str] | None = None) -> tuple[bytes, httpx.URL, str]:
         """(content, the address it came from in the end, media type) of a picture."""
         with self._translated():
+            self._require_answers()
             response = self._http.get(path, params=params, follow_redirects=True)
         _raise_problem(response)
         return response.content, response.url, response.headers.get("content-type", "").partition(";")[0]
@@ -82,14 +77,16 @@ class Client:
     def events(self, method: str, path: str, **request: Any) -> Iterator[tuple[str, str]]:
         """(event, data) of a stream of server-sent events; an event `problem` is raised."""
         headers = {"accept": "text/event-stream"}
-        with self._translated(), self._http.stream(method, path, headers=headers, **request) as response:
-            if response.is_error:
-                response.read()
-            _raise_problem(response)
-            for event, data in parse_events(split_lines(response.iter_text())):
-                if event == "problem":
-                    raise ServiceError(json.loads(data)["detail"])
-                yield event, data
+        with self._translated():
+            self._require_answers()
+            with self._http.stream(method, path, headers=headers, timeout=STREAM, **request) as response:
+                if response.is_error:
+                    response.read()
+                _raise_problem(response)
+                for event, data in parse_events(split_lines(response.iter_text())):
+                    if event == "problem":
+                        raise ServiceError(json.loads(data)["detail"])
+                    yield event, data
 
     def missing_parts(self) -> dict[str, str]:
         """What the service says it lacks: part -> what to do. Raises Unreachable if it does not answer soon."""
@@ -103,24 +100,54 @@ class Client:
             _raise_problem(response)
             raise
 
+    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """The answer, which is no problem."""
+        with self._translated():
+            self._require_answers()
+            timeout = ORDINARY if method == "GET" else SLOW
+            response = self._http.request(method, path, timeout=timeout, **request)
+        _raise_problem(response)
+        return response
+
+    def _read(self, response: httpx.Response) -> Any:
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except json.JSONDecodeError as error:
+            raise ServiceError(f"{self.base_url} does not answer in JSON: is this Longwatch?") from error
+
+    def _require_answers(self) -> None:
+        """Raises TimeoutException soon if the service hangs: what it is asked for next may rightly take long."""
+        if not self._alive:
+            self._http.get("/healthz", timeout=QUICK)
+            self._alive = True
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Translates httpx's errors at this seam."""
+        """Translates httpx's errors at this seam; after one, the service is to show anew that it answers."""
         try:
             yield
-        except httpx.UnsupportedProtocol as error:
-            raise ServiceError(f"{self.base_url!r} is no address: {error}") from error
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Unreachable(
-                f"no service answers at {self.base_url} ({error}); start it with `longwatch up`, "
-                "or say where it is with --api-url"
-            ) from error
-        except httpx.TimeoutException as error:
-            raise Unreachable(f"the service at {self.base_url} does not answer in time; its log says why") from error
         except httpx.HTTPError as error:
-            raise Unreachable(
-                f"the service at {self.base_url} broke off ({error or type(error).__name__}); its log says why"
-            ) from error
+            self._alive = False
+            raise self._translate(error) from error
+
+    def _translate(self, error: httpx.HTTPError) -> ServiceError:
+        if isinstance(error, httpx.UnsupportedProtocol):
+            return ServiceError(f"{self.base_url!r} is no address: {error}")
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return Unreachable(
+                f"no service answers at {self.base_url} ({str(error) or 'timed out'}); start it with `longwatch up`, "
+                "or say where it is with --api-url"
+            )
+        if isinstance(error, httpx.TimeoutException):
+            return Unreachable(
+                f"the service at {self.base_url} does not answer in time: it hangs or is overloaded; "
+                "its log says why; if that lasts, restart it"
+            )
+        return Unreachable(
+            f"the service at {self.base_url} broke off ({error or type(error).__name__}); its log says why"
+        )
 
 
 def _raise_problem(response: httpx.Response) -> None:

@@ -4,13 +4,12 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
 
 from configs.privacy import keep_files_private
 from configs.settings import Settings
 from storage.errors import LongwatchError
+from storage.naming import Role
 
-Role = Literal["state", "cache"]
 ROLES: tuple[Role, ...] = ("state", "cache")
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7), less its end
 

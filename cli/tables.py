@@ -1,6 +1,7 @@
 """Turns what the service answers into lines to read. Knows nothing of the terminal but its width."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from textwrap import shorten
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ def video_header(width: int | None) -> str:
 
 def video_lines(video: View, width: int | None) -> Iterator[str]:
     """One line for a video, in a narrow terminal two; one more if there is something to explain."""
-    yield from _row([video["id"], _status(video), _length(video), _encoded(video), _name(video)], width).split("\n")
+    yield from _row([video["id"], status_word(video), _length(video), _encoded(video), _name(video)], width).split("\n")
     reason = _reason(video)
     if reason:
         yield f"  {reason}"
@@ -34,7 +35,7 @@ def video_details(video: View) -> Iterator[tuple[str, str]]:
     """(name, value) of all that is known of a video."""
     known = {
         "id": video["id"],
-        "status": _status(video),
+        "status": status_word(video),
         "title": video["title"],
         "source": video["source"],
         "kind": f"{video['media']} by {video['kind']}",
@@ -63,6 +64,18 @@ def progress_words(video: View) -> str:
     return words
 
 
+def known_words(video: View, fields: dict[str, str]) -> str:
+    """Of an upload whose content was there already: as which video, and what of `fields` that video did not take."""
+    words = [f"its content is there already, as {video['id']}"]
+    for name, given in fields.items():
+        kept, said = video[name], name.replace("_", "-")
+        if kept is None:
+            words.append(f"--{said} is not taken while that video is {status_word(video)}")
+        elif not _are_same(kept, given):
+            words.append(f"--{said} is not taken: that video keeps {kept!r}")
+    return "; ".join(words)
+
+
 def question_lines(question: View) -> Iterator[str]:
     """A question's id, what was asked, and the beginning of its answer."""
     yield question["id"]
@@ -77,7 +90,7 @@ def waiting_words(question: View) -> str:
     """What a question that has no answer yet waits for."""
     waiting = question["waiting"]
     if question["status"] != "waiting" or not waiting:
-        return "looking" if question["status"] == "running" else str(question["status"])
+        return str(question["status"])
     expected = f" of {waiting['frames_expected']}" if waiting["frames_expected"] is not None else ""
     return f"waiting for {waiting['for']}: {waiting['frames_encoded']}{expected} encoded"
 
@@ -102,6 +115,14 @@ def grounds_lines(question: View) -> Iterator[str]:
         f"{answer['fusion']} over {_frames(answer['fusion_frames'])}; first token {times['first_token_s']:.2f} s, "
         f"total {times['total_s']:.2f} s; {question['id']}"
     )
+
+
+def _are_same(kept: str, given: str) -> bool:
+    """Whether two titles, or two times in RFC 3339, are the same."""
+    try:
+        return datetime.fromisoformat(kept) == datetime.fromisoformat(given)
+    except ValueError:
+        return kept == given.strip()
 
 
 def _frames(count: int) -> str:
@@ -133,7 +154,8 @@ def _name(video: View) -> str:
     return str(video["title"] or path.rstrip("/").rpartition("/")[2] or video["source"])
 
 
-def _status(video: View) -> str:
+def status_word(video: View) -> str:
+    """How far a video is, in one word: the same wherever it is said."""
     progress = video["progress"]
     encoding = video["status"] == "ready" and progress and not progress["complete"]
     return "encoding" if encoding else str(video["status"])

@@ -16,7 +16,7 @@ from cli.options import ApiUrl, AsJson, RecordedAt, VideoId, VideoIds, read_sett
 from cli.prefixes import find_video
 from cli.readiness import FOR_VIDEOS, missing_parts_said
 from cli.status import StatusLine
-from cli.tables import progress_words
+from cli.tables import known_words, progress_words, status_word
 
 app = typer.Typer()
 
@@ -139,7 +139,10 @@ def _submit(client: Client, source: str, fields: dict[str, str]) -> Any:
                 if Path(source).is_file():
                     if not Path(source).stat().st_size:
                         raise ServiceError(f"{source} is empty")
-                    return client.upload(Path(source), fields)
+                    video, is_new = client.upload(Path(source), fields)
+                    if not is_new:
+                        line.note(f"{source}: {known_words(video, fields)}")
+                    return video
                 raise ServiceError(f"{source} is neither an http(s) address nor a file of this machine")
             except Busy as error:
                 line.update(f"{error}; trying again in {error.retry_after_s:g} s")
@@ -150,10 +153,10 @@ def wait_for_video(client: Client, video_id: str) -> dict[str, Any]:
     """Shows progress until the video is complete; the video. Raises ServiceError if it fails."""
     with StatusLine() as line, missing_parts_said(client, FOR_VIDEOS, line):
         for video in _changes(client, video_id):
-            line.update(f"{video_id}: {video['status']}, {progress_words(video)}")
+            line.update(f"{video_id}: {status_word(video)}, {progress_words(video)}")
     if video["problem"]:
         raise ServiceError(f"{video_id}: {video['problem']['message']}")
-    words = f"{video_id}: {video['status']}, {progress_words(video)}"
+    words = f"{video_id}: {status_word(video)}, {progress_words(video)}"
     show.note(f"{words}; sampled in part: {video['truncated']}" if video["truncated"] else words)
     return video
 

@@ -161,7 +161,9 @@ class ApiSettings(Part):
         1024**3, description="Kept free below data_dir: what would leave less is refused."
     )
     max_unsettled_videos: PositiveInt = Field(1000, description="Queued or in work; more are refused until some end.")
-    max_unsettled_questions: PositiveInt = Field(200, description="Waiting or in work; as max_unsettled_videos.")
+    max_unsettled_questions: PositiveInt = Field(200, description="Queued or being answered; as max_unsettled_videos.")
+    max_waiting_questions_per_video: PositiveInt = Field(100, description="Waiting for frames; they hold no worker.")
+    max_waiting_questions: PositiveInt = Field(10_000, description="Waiting for frames of any video.")
     max_body_bytes: PositiveInt = 64 * 1024
     max_question_chars: PositiveInt = 4000
     max_wait_s: PositiveFloat = 60.0

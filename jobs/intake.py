@@ -3,10 +3,12 @@
 from configs.settings import Settings
 from jobs.reconciler import Reconciler
 from storage import agenda as due
+from storage.agenda import Full, Limits
 from storage.deletion import delete_video
 from storage.documents import Question, Video
 from storage.errors import Conflict, GivenAway, StateRebuilding
 from storage.store import UNWRITTEN_S, Store
+from storage.stretch import find_stretch
 
 
 class Intake:
@@ -15,6 +17,10 @@ class Intake:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._reconciler = Reconciler(store, settings.jobs)
+        api = settings.api
+        self._limits = Limits(
+            api.max_unsettled_questions, api.max_waiting_questions_per_video, api.max_waiting_questions
+        )
 
     def add_video(self, video: Video) -> None:
         """Takes a new video in."""
@@ -32,8 +38,27 @@ class Intake:
         self._store.agenda.put(due.DELETIONS, video.id, in_s=UNWRITTEN_S)
         return None
 
+    def fill_in(self, known: Video, given: Video) -> Video:
+        """Has a video that was submitted again take the title and the wall clock that it lacks; what it has stays.
+
+        The document of one that is not settled is its worker's to write: that one stays as it is.
+        """
+        if not known.settled:
+            return known
+        lacking = {"title": known.title or given.title, "recorded_at": known.recorded_at or given.recorded_at}
+        filled = known.model_copy(update=lacking)
+        if filled != known:
+            self._store.update_video(filled)
+        return filled
+
+    def admit_question(self, question: Question, holder: Video) -> Full | None:
+        """Keeps a place for a question that is added next; or says which of the limits is met."""
+        stretch = find_stretch(self._store, question, holder, self._store.workers.read_model())
+        waits = not stretch.is_ready(partial=question.partial)
+        return self._store.agenda.admit(question.id, self._limits, waits=waits, in_s=UNWRITTEN_S)
+
     def add_question(self, question: Question) -> Question:
-        """Takes a question in; as it is then: queued, or waiting for frames."""
+        """Takes a question in; as it is then: queued, or waiting for frames. Limits are `admit_question`'s."""
         self._store.add_question(question)
         self._reconciler.look_at_question(question.id, question)
         return self._store.index.with_states([question])[0]
@@ -54,6 +79,7 @@ class Intake:
             self._store.settle_question(cancelled, fence)
         except GivenAway:  # an attempt began all the same: it sees the wish to stop
             return self._store.read_question(question_id)
+        self._reconciler.look_at_question(question_id, cancelled)  # it waits for no frames any more
         return cancelled
 
     def retry_video(self, video_id: str) -> Video:
@@ -83,7 +109,3 @@ class Intake:
     def count_unsettled_videos(self) -> int:
         """Videos that are still being fetched, sampled or encoded."""
         return self._store.agenda.count(due.VIDEOS)
-
-    def count_unsettled_questions(self) -> int:
-        """Questions that wait, or are being answered."""
-        return self._store.agenda.count(due.QUESTIONS)

@@ -95,6 +95,7 @@ class Reconciler:
                 self._revive()
             self._look_at_due(due.DELETIONS, self._look_at_deletion)
             self._look_at_due_videos()
+            self._look_at_due(due.FOUND, self._look_at_found)
             self._look_at_due(due.QUESTIONS, self.look_at_question)
             if time.monotonic() - self._swept_at > SWEEP_S:
                 self._store.archive.files.sweep(SWEEP_S)
@@ -214,6 +215,12 @@ class Reconciler:
         self._store.agenda.postpone(due.QUESTIONS, question_id, in_s=self._settings.recheck_after_s)
         self._queue_or_wait(question, holder)
 
+    def _look_at_found(self, question_id: str) -> None:
+        """Counts a question of the archive's as unsettled only if a look finds it so."""
+        self._store.agenda.put(due.QUESTIONS, question_id)
+        self.look_at_question(question_id)
+        self._store.agenda.remove(due.FOUND, question_id)
+
     def _find_holder(self, question: Question) -> Video | None:
         """The video that holds the frames; None if its owner was deleted and it is to be sampled itself first.
 
@@ -312,7 +319,7 @@ class Reconciler:
     def _forget_damaged(self, agenda: str, item_id: str) -> None:
         """Has it looked at again without what is damaged; what is no id at all is removed."""
         try:
-            video_id = video_of(item_id) if agenda == due.QUESTIONS else check_video_id(item_id)
+            video_id = video_of(item_id) if agenda in (due.QUESTIONS, due.FOUND) else check_video_id(item_id)
         except NotFound:
             self._store.agenda.remove(agenda, item_id)
             return

@@ -3,18 +3,53 @@
 import logging
 import time
 from collections.abc import Iterable
-from typing import cast
+from typing import Literal, NamedTuple, cast
 
 from redis import Redis
 
 from storage.connection import as_text, redis_errors
+from storage.ids import video_of
 
 log = logging.getLogger(__name__)
 
 VIDEOS = "lw:due:videos"  # sorted sets: id -> when to look at it again (epoch seconds)
 QUESTIONS = "lw:due:questions"
 DELETIONS = "lw:due:deletions"
+FOUND = "lw:due:found"  # questions that the archive holds, settled or not: a look tells
+WAITING = "lw:waiting"  # sorted set, all scores 0: those of QUESTIONS that wait for frames; ids sort by video
 LAST = 2**53  # "all of the video": beyond every segment
+
+Full = Literal["work", "video", "waiting"]  # the limit that a new question met
+_FULL: tuple[Full | None, ...] = (None, "work", "video", "waiting")
+
+# A new question, unless a limit is met: it is counted and kept in one step, so that no race passes a limit.
+_ADMIT = """
+local waiting = redis.call('ZCARD', KEYS[2])
+if ARGV[3] == '0' then
+  if redis.call('ZCARD', KEYS[1]) - waiting >= tonumber(ARGV[4]) then return 1 end
+else
+  local of_video = redis.call('ZLEXCOUNT', KEYS[2], '[' .. ARGV[7] .. '_', '(' .. ARGV[7] .. '`') -- '`' follows '_'
+  if of_video >= tonumber(ARGV[5]) then return 2 end
+  if waiting >= tonumber(ARGV[6]) then return 3 end
+  redis.call('ZADD', KEYS[2], 0, ARGV[1])
+end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+return 0
+"""
+# One that was settled meanwhile is not counted as waiting.
+_WAIT = """
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+if redis.call('ZSCORE', KEYS[2], ARGV[1]) then redis.call('ZADD', KEYS[3], 0, ARGV[1]) end
+return 1
+"""
+
+
+class Limits(NamedTuple):
+    """How many questions may be unsettled."""
+
+    in_work: int  # queued, or being answered
+    waiting_per_video: int
+    waiting: int  # of all videos
 
 
 class Agenda:
@@ -22,6 +57,8 @@ class Agenda:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._admit = redis.register_script(_ADMIT)
+        self._wait = redis.register_script(_WAIT)
 
     def put(self, agenda: str, *ids: str, in_s: float = 0.0) -> None:
         """Has these looked at in `in_s` seconds at the latest."""
@@ -38,8 +75,11 @@ class Agenda:
 
     def remove(self, agenda: str, item_id: str) -> None:
         """It is settled."""
-        with redis_errors():
-            self._redis.zrem(agenda, item_id)
+        with redis_errors(), self._redis.pipeline() as pipeline:
+            pipeline.zrem(agenda, item_id)
+            if agenda == QUESTIONS:
+                pipeline.zrem(WAITING, item_id)
+            pipeline.execute()
 
     def list_due(self, agenda: str, count: int) -> list[str]:
         """Up to `count` ids that are due, the longest due first."""
@@ -59,18 +99,32 @@ class Agenda:
 
     # questions that wait for frames
 
+    def admit(self, question_id: str, limits: Limits, *, waits: bool, in_s: float) -> Full | None:
+        """Counts a new question in, to be looked at in `in_s` seconds at the latest; or says which limit is met.
+
+        One that waits for frames holds no worker, and takes the place of none that can be answered.
+        """
+        due = time.time() + in_s
+        with redis_errors():
+            met = self._admit(
+                keys=[QUESTIONS, WAITING], args=[question_id, due, int(waits), *limits, video_of(question_id)]
+            )
+        return _FULL[int(met)]
+
     def wait(self, holder_id: str, question_id: str, last_segment: int | None) -> None:
         """The question is to be looked at once the video's segments up to this one are encoded (None: all)."""
         with redis_errors():
             last = LAST if last_segment is None else min(last_segment, LAST)
-            self._redis.zadd(_waiting_key(holder_id), {question_id: last})
+            self._wait(keys=[_waiting_key(holder_id), QUESTIONS, WAITING], args=[question_id, last])
 
     def stop_waiting(self, holder_id: str, question_ids: Iterable[str]) -> None:
         """These have what they waited for, or do not want it any more."""
         ids = list(question_ids)
         if ids:
-            with redis_errors():
-                self._redis.zrem(_waiting_key(holder_id), *ids)
+            with redis_errors(), self._redis.pipeline() as pipeline:
+                pipeline.zrem(_waiting_key(holder_id), *ids)
+                pipeline.zrem(WAITING, *ids)
+                pipeline.execute()
 
     def list_waiting(self, holder_id: str, up_to_segment: int | None) -> list[str]:
         """The questions that wait for no segment beyond this one (None: all that wait)."""
@@ -78,6 +132,11 @@ class Agenda:
         with redis_errors():
             found = self._redis.zrange(_waiting_key(holder_id), "-inf", high, byscore=True)
         return [as_text(question_id) for question_id in found]
+
+    def forget_all_waiting(self) -> None:
+        """Counts none as waiting: each look at a question that does counts it again."""
+        with redis_errors():
+            self._redis.delete(WAITING)
 
     def forget_waiting(self, video_id: str) -> None:
         """Who waits for the video's frames is forgotten: each look at such a question notes it again."""

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.commands.core import Script
 
 from configs.settings import RedisSettings
-from storage.agenda import QUESTIONS
+from storage.agenda import QUESTIONS, WAITING
 from storage.connection import redis_errors
 from storage.documents import QuestionState
 from storage.errors import DamagedState, GivenAway
@@ -62,6 +62,7 @@ _SETTLE = """
 redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[3], ARGV[4], 'EX', ARGV[5])
 redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
@@ -123,7 +124,7 @@ class Answers:
 
         An attempt that wakes up later finds its fence taken.
         """
-        keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id), QUESTIONS]
+        keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id), QUESTIONS, WAITING]
         self._run(self._settle, question_id, keys, [question_id, _piece("done"), self._ttl_s, CLOSED, KNOWN_S])
 
     def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:

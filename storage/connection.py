@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from configs.settings import RedisSettings
 from storage.errors import DamagedState, RedisUnavailable
+from storage.naming import Role, find_name, name_errors
 from storage.urls import redact
 
 DEFAULT_PORT = 6379
@@ -24,13 +25,13 @@ REMEDIES = {
 }
 
 
-def connect(url: str, settings: RedisSettings) -> Redis:
-    """A connection that answers in bytes, each command bounded in time.
+def connect(url: str, settings: RedisSettings, role: Role) -> Redis:
+    """A connection that answers in bytes, each command bounded in time; errors name the role that the server plays.
 
     Raises RedisUnavailable for a URL that is none.
     """
     try:
-        return Redis.from_url(
+        redis = Redis.from_url(
             url,
             socket_connect_timeout=settings.connect_timeout_s,
             socket_timeout=settings.command_timeout_s,
@@ -41,6 +42,7 @@ def connect(url: str, settings: RedisSettings) -> Redis:
         raise RedisUnavailable(
             f"{redact(url)!r} is no address of Redis: {error}; e.g. redis://127.0.0.1:6379/0"
         ) from error
+    return name_errors(redis, f"the {role}'s Redis ({redact(url)})")
 
 
 # What Redis says of a value that is not what the command needs; a pipeline or a script puts words before or after it.
@@ -53,17 +55,21 @@ def redis_errors() -> Iterator[None]:
     try:
         yield
     except RedisTimeoutError as error:
-        raise RedisUnavailable(f"Redis does not answer in time ({error}): it is overloaded or hangs") from error
+        raise RedisUnavailable(
+            f"{find_name(error)} does not answer in time ({error}): it is overloaded or hangs; "
+            "if that lasts, restart it"
+        ) from error
     except ResponseError as error:
         if any(words in str(error) for words in DAMAGE):
             raise DamagedState(
                 f"a value in Redis is damaged: {error}; it is rebuilt from the archive, try again in some seconds"
             ) from error
         remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
-        raise RedisUnavailable(f"Redis refuses: {str(error).rstrip('.')}{remedy}") from error
+        raise RedisUnavailable(f"{find_name(error)} refuses: {str(error).rstrip('.')}{remedy}") from error
     except RedisError as error:
         raise RedisUnavailable(
-            f"Redis does not answer: {error}; start it (`longwatch up` does), or correct redis.state_url and cache_url"
+            f"{find_name(error)} does not answer: {error}; start it (`longwatch up` does), or correct its address "
+            "(redis.state_url, redis.cache_url)"
         ) from error
 
 

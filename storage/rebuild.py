@@ -20,6 +20,7 @@ def rebuild_state(store: Store, renew_lease: Callable[[], bool]) -> None:
     log.info("looking through the archive: Redis holds no state")
     generation = store.index.read_generation()
     store.index.forget_unreadable()
+    store.agenda.forget_all_waiting()
     owners: dict[str, str] = {}
     for video_id in store.archive.list_video_ids():
         if not renew_lease():

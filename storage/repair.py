@@ -18,6 +18,8 @@ SHARED = {
     agenda.VIDEOS: "zset",
     agenda.QUESTIONS: "zset",
     agenda.DELETIONS: "zset",
+    agenda.FOUND: "zset",
+    agenda.WAITING: "zset",
     coverage.MODELS: "set",
     workers.ALIVE: "set",
     workers.MODEL: "string",

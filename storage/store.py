@@ -41,7 +41,7 @@ class Store:
     """The parts of storage, opened once per process with `Store.open` and passed down."""
 
     def __init__(self, settings: Settings) -> None:
-        state = connect(settings.state_url, settings.redis)
+        state = connect(settings.state_url, settings.redis, "state")
         self.state = state
         self.archive = Archive(settings.archive_url, settings.archive.options)
         self.index = Index(state)
@@ -51,7 +51,7 @@ class Store:
         self.fences = Fences(state)
         self.locks = Locks(state)
         self.workers = Workers(state)
-        self.cache = Cache(connect(settings.cache_url, settings.redis), settings.redis)
+        self.cache = Cache(connect(settings.cache_url, settings.redis, "cache"), settings.redis)
 
     @classmethod
     def open(cls, settings: Settings) -> "Store":
@@ -221,7 +221,7 @@ class Store:
             known = {segment: masks[segment] for segment in segments if segment in masks}
             self.coverage.mark_encoded(video.id, known, fingerprint)
         self.index.add_questions(video.id, contents.question_ids)
-        self.agenda.put(due.QUESTIONS, *contents.question_ids)  # the reconciler drops those that are settled
+        self.agenda.put(due.FOUND, *contents.question_ids)
         self.agenda.put(due.VIDEOS, video.id)  # a segment that was given up is unfinished again: its mark is gone
         self.coverage.set_counted(video.id)
 

@@ -43,6 +43,8 @@ def settings(settings: Settings) -> Settings:
         min_free_disk_bytes=0,
         max_unsettled_videos=8,
         max_unsettled_questions=8,
+        max_waiting_questions_per_video=4,
+        max_waiting_questions=6,
     )
     return settings.model_copy(update={"api": api})
 

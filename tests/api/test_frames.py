@@ -34,7 +34,10 @@ def test_segments_say_when_they_are_and_which_frames_they_have(http: httpx.Clien
         ({"end": "2026-11-21T14:01:00Z"}, [0]),
         ({"start": "2026-11-21T15:01:10+01:00", "end": "1e8"}, [1, 2]),
         ({"start": "2020-01-01T00:00:00Z"}, [0, 1, 2]),
+        ({"start": "139"}, [2]),
+        ({"start": "140"}, []),  # within the grid of the last segment, beyond its last frame
         ({"start": "500"}, []),
+        ({"start": "600", "end": "700"}, []),
     ],
 )
 def test_segments_of_a_stretch(http: httpx.Client, seed: Seed, stretch: dict[str, str], found: list[int]) -> None:
@@ -104,7 +107,15 @@ def test_a_time_leads_to_its_picture(http: httpx.Client, seed: Seed, at: str, sl
 @pytest.mark.parametrize("at", ["70.1", "1e8", "2026-11-21T13:59:59Z"])
 def test_a_time_without_a_picture_leads_nowhere(http: httpx.Client, seed: Seed, at: str) -> None:
     video = seed(recorded_at=CLOCK)
-    require_problem(http.get(f"/v1/videos/{video.id}/frame?at={at}"), 404, "not-found")
+    refused = require_problem(http.get(f"/v1/videos/{video.id}/frame?at={at}"), 404, "not-found")
+    assert refused["detail"].endswith("s: the video has frames from 0 to 70 s")
+
+
+def test_of_a_video_that_comes_in_the_length_so_far_is_told(http: httpx.Client, seed: Seed) -> None:
+    coming = {"status": "sampling", "frames_sampled": None, "encoded": 0}
+    for frames, words in ((0, "no frames so far"), (64, "frames from 0 to 64 s so far")):
+        refused = http.get(f"/v1/videos/{seed(frames=frames, **coming).id}/frame?at=64.5")
+        assert require_problem(refused, 404, "not-found")["detail"] == f"no frame at 64.5 s: the video has {words}"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from jobs.reconciler import Reconciler
 from storage.documents import Problem
 from storage.rebuild import rebuild_state
 from storage.store import Store
-from tests.api.conftest import Seed, begin, encode, keep, new_question, require_problem, settle
+from tests.api.conftest import MODEL, Seed, begin, encode, keep, new_question, require_problem, settle
 from tests.api.sse import Reader
 from tests.waiting import wait_until
 
@@ -186,6 +186,41 @@ def test_more_questions_than_set_are_told_to_come_back(http: httpx.Client, seed:
     assert [answer.status_code for answer in answers[:most]] == [202] * most
     assert "api.max_unsettled_questions" in require_problem(answers[most], 429, "too-many")["detail"]
     assert int(answers[most].headers["retry-after"]) > 0
+    waiting = seed(frames=192, encoded=0, status="sampling", frames_sampled=None)
+    assert http.post(f"/v1/videos/{waiting.id}/questions", json={"question": "?"}).status_code == 202
+
+
+def test_questions_that_wait_for_frames_take_no_place_of_those_that_can_be_answered(
+    http: httpx.Client, seed: Seed, store: Store, intake: Intake, settings: Settings
+) -> None:
+    coming = [seed(frames=192, encoded=64, status="sampling", frames_sampled=None) for _ in range(2)]
+    paths = [f"/v1/videos/{video.id}/questions" for video in coming]
+    most = settings.api.max_waiting_questions_per_video
+    waiting = [http.post(paths[0], json={"question": "?"}).json()["id"] for _ in range(most)]
+    refused = require_problem(http.post(paths[0], json={"question": "?"}), 429, "too-many")
+    assert "api.max_waiting_questions_per_video" in refused["detail"]
+    assert http.post(paths[0], json={"question": "?", "end": 60}).status_code == 202  # its stretch is encoded
+    for _ in range(settings.api.max_waiting_questions - most):
+        assert http.post(paths[1], json={"question": "?"}).status_code == 202
+    refused = require_problem(http.post(paths[1], json={"question": "?"}), 429, "too-many")
+    assert "(api.max_waiting_questions)" in refused["detail"]
+    ready = f"/v1/videos/{seed().id}/questions"
+    queued = [http.post(ready, json={"question": "?"}) for _ in range(settings.api.max_unsettled_questions)]
+    assert [answer.status_code for answer in queued] == [202] * (len(queued) - 1) + [429]
+    intake.cancel_question(waiting[0])
+    assert http.post(paths[0], json={"question": "?"}).status_code == 202
+
+
+def test_a_flush_makes_no_settled_question_count(
+    http: httpx.Client, seed: Seed, store: Store, settings: Settings
+) -> None:
+    video = seed()
+    for _ in range(settings.api.max_unsettled_questions):
+        keep(store, new_question(video, status="done"))
+    store.state.flushall()
+    rebuild_state(store)
+    store.workers.announce_model(MODEL)
+    assert http.post(f"/v1/videos/{video.id}/questions", json={"question": "?"}).status_code == 202
 
 
 def test_a_waiting_question_is_cancelled_at_once_and_a_running_one_asked_to_stop(

@@ -16,7 +16,7 @@ from configs.settings import ArchiveSettings, RedisSettings, Settings
 from storage import errors
 from storage.errors import LongwatchError
 from storage.store import Store
-from tests.api.conftest import Seed, announce, require_problem, serving
+from tests.api.conftest import Seed, announce, keep, new_question, require_problem, serving
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
@@ -86,13 +86,38 @@ def test_absent_parts_are_named_with_what_to_do(settings: Settings) -> None:
 def test_what_no_route_answers_is_a_problem_too(http: httpx.Client, seed: Seed) -> None:
     require_problem(http.get("/nowhere"), 404, "not-found")
     assert require_problem(http.put("/v1/videos"), 405, "method-not-allowed")["detail"].startswith("PUT /v1/videos")
-    assert http.put("/v1/videos").headers["allow"] == "GET, POST"
-    assert http.post("/v1/videos/x").headers["allow"] == "DELETE, GET"
+    assert http.put("/v1/videos").headers["allow"] == "GET, HEAD, POST"
+    assert http.post("/v1/videos/x").headers["allow"] == "DELETE, GET, HEAD"
     assert http.get("/v1/videos/x/retry").headers["allow"] == "POST"
     assert http.delete("/v1/videos/x/frames/1.jpg").headers["allow"] == "GET, HEAD"
+    assert http.head("/v1/videos/x/retry").status_code == 405
     form = {"content-type": "multipart/form-data; boundary=x"}  # uploads are for one route only
     path = f"/v1/videos/{seed().id}/questions"
     require_problem(http.post(path, content=b"x" * 3000, headers=form), 413, "too-large")
+
+
+def test_head_answers_as_get_without_the_body_on_every_route(http: httpx.Client, seed: Seed, store: Store) -> None:
+    image = seed(frames=1, encoded=1, media="image", in_archive=True)
+    store.archive.files.write(f"{image.id}/source", b"\xff\xd8\xff the rest")
+    question = keep(store, new_question(image, status="done"))
+    given = {"video_id": image.id, "question_id": question.id, "slot": "0"}
+    paths = [path for path, item in http.get("/openapi.json").json()["paths"].items() if "get" in item]
+    for template in [*paths, "/docs", "/openapi.json", "/v1/videos/none"]:
+        path = template.format_map(given)
+        get, head = (http.request(method, path, params={"at": "0"}) for method in ("GET", "HEAD"))
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert lasting(head.headers) == lasting(get.headers), path
+    assert len(paths) > 10
+
+
+def lasting(headers: httpx.Headers) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name != "date"}
+
+
+def test_head_of_a_stream_that_goes_on_ends_at_once(http: httpx.Client, seed: Seed) -> None:
+    coming = seed(frames=64, encoded=0, status="sampling", frames_sampled=None)
+    head = http.head(f"/v1/videos/{coming.id}/events")
+    assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
 def test_what_nobody_expected_is_a_problem_that_tells_nothing(settings: Settings, store: Store) -> None:

@@ -1,5 +1,6 @@
 """Videos over HTTP: submitted, listed, looked at, deleted; what cannot be is refused with a reason."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,28 @@ def test_the_same_bytes_again_lead_to_the_video_that_has_them(
     assert other.status_code == 202
     assert len(store.archive.list_video_ids()) == 2
     assert list(settings.work_dir.iterdir()) == []
+
+
+def test_the_same_bytes_again_give_a_settled_video_what_it_lacks(http: httpx.Client, seed: Seed, store: Store) -> None:
+    def upload(**fields: str) -> dict[str, object]:
+        again = http.post("/v1/videos", files={"file": ("b.mp4", FILE)}, data=fields)
+        assert again.status_code == 200
+        shown: dict[str, object] = again.json()
+        return {name: shown[name] for name in ("id", "title", "recorded_at")}
+
+    sha256 = hashlib.sha256(FILE).hexdigest()
+    video = seed(kind="upload", sha256=sha256)
+    store.claim_content(video)
+    lacking = {"id": video.id, "title": None, "recorded_at": None}
+    titled = lacking | {"title": "The garden"}
+    assert upload() == lacking
+    assert upload(title="The garden") == titled
+    assert upload(title="Another", recorded_at="2026-11-21T14:00:00Z") == titled | {
+        "recorded_at": "2026-11-21T14:00:00Z"
+    }
+    assert store.archive.read_video(video.id).title == "The garden"
+    store.update_video(store.read_video(video.id).model_copy(update={"status": "sampling", "title": None}))
+    assert upload(title="Another")["title"] is None  # its document is the worker's
 
 
 def test_an_upload_that_the_archive_cannot_take_leaves_nothing_behind(

@@ -16,7 +16,7 @@ from tests.chaos.ledger import Ledger, SentQuestion, SentVideo
 from tests.chaos.reference import Reference, compare_answers, compare_segments, read_segments
 from tests.chaos.service import EACH, WORKERS, Service
 
-AGENDAS = (due.VIDEOS, due.QUESTIONS, due.DELETIONS)
+AGENDAS = (due.VIDEOS, due.QUESTIONS, due.DELETIONS, due.FOUND, due.WAITING)
 DIED = re.compile(r"died \d+ times")  # a target that was at hand too often when its worker was killed
 IDS = re.compile(r"\d{8}-\d{9}-[0-9a-f]{6}(?:_\d{8}-\d{9}-[0-9a-f]{6})?")
 

@@ -1,7 +1,8 @@
 """What the client makes of services that are slow, foreign or gone."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,16 +21,37 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_service_that_hangs_is_not_waited_for_for_ever(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "TIMEOUT", httpx.Timeout(0.3))
+def test_a_service_that_hangs_is_not_waited_for_for_ever(
+    silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked for, and however long that may take: the limit is the one of what is answered at once."""
+    assert client.QUICK.read is not None
+    assert client.QUICK.read < 5
     monkeypatch.setattr(client, "QUICK", httpx.Timeout(0.3))
+    file = tmp_path / "a.mp4"
+    file.write_bytes(b"a film")
+    asks: list[Callable[[Client], object]] = [
+        lambda hung: hung.call("GET", "/v1/videos"),
+        lambda hung: hung.call("DELETE", "/v1/videos/x"),
+        lambda hung: hung.upload(file, {}),
+        lambda hung: hung.download("/v1/videos/x/frame"),
+        lambda hung: list(hung.events("GET", "/v1/videos/x/events")),
+        lambda hung: hung.missing_parts(),
+    ]
     with Client(silent) as hung:
-        with pytest.raises(Unreachable, match="does not answer in time"):
-            hung.call("GET", "/v1/videos")
-        with pytest.raises(Unreachable, match="does not answer in time"):
-            list(hung.events("GET", "/v1/videos/x/events"))
-        with pytest.raises(Unreachable, match="does not answer in time"):
-            hung.missing_parts()
+        for ask in asks:
+            with pytest.raises(Unreachable, match="does not answer in time: it hangs or is overloaded"):
+                ask(hung)
+
+
+def test_a_service_that_broke_off_is_to_show_anew_that_it_answers(service: Service) -> None:
+    service.routes["GET", "/broken"] = lambda _: (200, {"content-length": "1000"}, b"{")
+    with Client(service.url) as breaking:
+        with pytest.raises(Unreachable, match="broke off"):
+            breaking.call("GET", "/broken")
+        breaking.call("GET", "/v1/videos")
+        breaking.call("GET", "/v1/videos")
+    assert [request.path for request in service.asked] == ["/healthz", "/broken", "/healthz"] + ["/v1/videos"] * 2
 
 
 def test_a_busy_service_says_when_to_come_again(service: Service) -> None:

@@ -49,6 +49,22 @@ def test_several_sources_are_submitted_and_the_bad_one_is_named(
     assert longwatch("add", "a.mp4", "b.mp4", "--title", "one").returncode == 2
 
 
+def test_of_content_that_is_there_already_it_is_said_what_that_video_keeps(
+    longwatch: Longwatch, service: Service, tmp_path: Path
+) -> None:
+    file = tmp_path / "film.mp4"
+    file.write_bytes(b"bytes of a film")
+    given = ("--title", " one", "--recorded-at", "2026-11-21T13:00:00+01:00")
+    service.on("POST", "/v1/videos", a_video(title="one", recorded_at="2026-11-21T12:00:00Z"), 200)
+    done = longwatch("add", str(file), *given)
+    assert (done.returncode, done.stdout) == (0, f"{VIDEO_ID}\n")
+    assert done.stderr.endswith(f"film.mp4: its content is there already, as {VIDEO_ID}\n")
+    service.on("POST", "/v1/videos", a_video(title="other", recorded_at=None, status="sampling"), 200)
+    done = longwatch("add", str(file), *given)
+    assert "; --title is not taken: that video keeps 'other'; " in done.stderr
+    assert done.stderr.endswith("; --recorded-at is not taken while that video is sampling\n")
+
+
 def test_a_service_that_has_enough_to_do_is_asked_again(longwatch: Longwatch, service: Service) -> None:
     def busy_once(_: Request) -> Any:
         service.on("POST", "/v1/videos", a_video(), 202)
@@ -78,7 +94,7 @@ def test_waiting_says_how_far_what_is_missing_and_how_it_ended(longwatch: Longwa
     done = longwatch("add", "https://example.org/a.mp4", "--wait", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["progress"]["complete"]
-    assert "600 of 600 sampled, 12 encoded" in done.stderr
+    assert f"{VIDEO_ID}: encoding, 600 of 600 sampled, 12 encoded" in done.stderr  # the word of `list`
     assert "waiting: no encode worker is alive: start `longwatch worker encode`" in done.stderr
     assert "no reason worker" not in done.stderr  # which a video does not wait for
     assert "sampled in part: cut off at 1 s" in done.stderr

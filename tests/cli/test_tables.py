@@ -63,6 +63,8 @@ def test_a_question_shows_what_it_waits_for() -> None:
         "  0:30 to 1:30: where is it ?",
         "  (waiting for frames: 128 of 600 encoded)",
     ]
+    for status in ("queued", "running"):  # as `cancel` and the API say it
+        assert list(question_lines(a_question(status=status)))[2] == f"  ({status})"
     failed = a_question(status="failed", problem={"code": "x", "message": "900 frames would fit"})
     assert list(question_lines(failed))[2] == "  (failed: 900 frames would fit)"
 

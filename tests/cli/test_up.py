@@ -17,10 +17,11 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from cli.deaths import describe_death
-from cli.redis_server import NoRedisServer, Role, build_command, find_socket
+from cli.redis_server import NoRedisServer, build_command, find_socket
 from cli.up import CannotStart, parse_procfile, run, supervisor_config
 from configs.places import PROCFILE
 from configs.settings import ApiSettings, RedisSettings, Settings
+from storage.naming import Role
 from tests.cli.conftest import line_with, spawn
 from tests.waiting import wait_until
 

@@ -43,10 +43,11 @@ def test_an_upload_that_is_there_already_is_that_video(intake: Intake, store: St
 def test_a_waiting_question_is_cancelled_at_once(intake: Intake, store: Store) -> None:
     question = intake.add_question(make_question(add_encoded(store, 70)))
     assert question.status == "waiting"
-    assert intake.count_unsettled_questions() == 1
+    assert store.agenda.count(due.QUESTIONS) == 1
     assert intake.cancel_question(question.id).status == "cancelled"
     assert store.read_question(question.id).status == "cancelled"
-    assert intake.count_unsettled_questions() == 0
+    assert store.agenda.count(due.QUESTIONS) == 0
+    assert store.agenda.list_waiting(question.video_id, None) == []
     assert kinds(store, question) == ["state", "done"]
 
 

@@ -278,6 +278,19 @@ def test_questions_of_what_is_gone_or_damaged_leave_the_agenda(store: Store, set
     assert damaged.id in store.index.list_unreadable()
 
 
+def test_of_the_questions_that_are_found_only_the_unsettled_become_due(store: Store, settings: Settings) -> None:
+    video = add_encoded(store, 70)
+    open_one, done = make_question(video), make_question(video, status="done")
+    for question in (open_one, done):
+        store.archive.write_question(question)
+    store.coverage.forget(video.id)
+    store.count_video(video)
+    assert (store.agenda.count(due.QUESTIONS), store.agenda.count(due.FOUND)) == (0, 2)
+    Reconciler(store, settings.jobs).run_once()
+    assert [store.agenda.count(agenda) for agenda in (due.QUESTIONS, due.WAITING, due.FOUND)] == [1, 1, 0]
+    assert store.state.zscore(due.WAITING, open_one.id) is not None
+
+
 def test_a_pass_looks_at_what_is_due_only(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(20):
         add_encoded(store, 10)

@@ -21,6 +21,7 @@ from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine
 from reasoner.jobs import ReasonerJobs
+from storage import agenda as due
 from storage.answers import Piece
 from storage.documents import Options, Problem, Question, Video
 from storage.errors import GivenAway, NotFound
@@ -447,7 +448,7 @@ def test_a_question_that_waits_for_frames_or_for_its_turn_is_cancelled_at_once(
         jobs.answer_question(asked.id)  # a job that was taken at that moment
         assert store.read_question(asked.id).status == "cancelled"
     assert count_waiting(store, ANSWER) == 0
-    assert intake.count_unsettled_questions() == 0
+    assert store.agenda.count(due.QUESTIONS) == 0
 
 
 def test_a_cancelled_question_is_never_begun(jobs: ReasonerJobs, store: Store, video: Video) -> None:
@@ -486,7 +487,7 @@ def test_a_video_deleted_in_the_middle_stays_deleted_and_readers_learn_of_the_en
     assert store.archive.list_video_ids() == []
     with pytest.raises(NotFound):
         store.read_question(asked.id)
-    assert intake.count_unsettled_questions() == 0
+    assert store.agenda.count(due.QUESTIONS) == 0
 
 
 @pytest.mark.usefixtures("encoding")
@@ -647,4 +648,4 @@ def test_a_question_outlives_the_owner_of_its_videos_frames(
     assert store.read_video(again.id).status == "queued"
     jobs._reconciler.look_at_question(asked.id)
     assert store.read_question(asked.id).status == "waiting"
-    assert intake.count_unsettled_questions() == 1
+    assert store.agenda.count(due.QUESTIONS) == 1

@@ -4,6 +4,8 @@ import threading
 
 import pytest
 
+from storage import agenda as due
+from storage.agenda import Limits
 from storage.documents import Question, Video
 from storage.errors import GivenAway
 from storage.ids import new_question_id, new_video_id
@@ -173,6 +175,38 @@ def test_questions_wait_for_their_last_segment_only(store: Store) -> None:
     assert set(store.agenda.list_waiting("video", None)) == {"early", "late", "all", "beyond"}
     store.agenda.stop_waiting("video", ["early"])
     assert store.agenda.list_waiting("video", 0) == []
+
+
+def test_no_race_admits_more_questions_than_set(store: Store) -> None:
+    limits = Limits(in_work=3, waiting_per_video=3, waiting=5)
+    one, two = new_video_id(), new_video_id()
+    asked = [(video_id, waits) for video_id, waits in ((one, True), (two, True), (one, False)) for _ in range(8)]
+    met: list[tuple[str, bool, str | None]] = []
+
+    def admit(video_id: str, waits: bool) -> None:
+        question_id = new_question_id(video_id)
+        met.append((video_id, waits, store.agenda.admit(question_id, limits, waits=waits, in_s=60)))
+
+    threads = [threading.Thread(target=admit, args=each) for each in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    admitted = [(video_id, waits) for video_id, waits, full in met if full is None]
+    assert len([waits for _, waits in admitted if waits]) == 5
+    assert max(admitted.count((video_id, True)) for video_id in (one, two)) == 3
+    assert admitted.count((one, False)) == 3
+    assert {full for _, waits, full in met if not waits} == {None, "work"}
+    assert (store.agenda.count(due.QUESTIONS), store.agenda.count(due.WAITING)) == (8, 5)
+
+
+def test_a_question_that_was_settled_meanwhile_is_not_counted_as_waiting(store: Store) -> None:
+    video, question = add_question(store)
+    store.agenda.wait(video.id, question.id, None)
+    assert store.agenda.count(due.WAITING) == 1
+    store.settle_question(question.model_copy(update={"status": "cancelled"}))
+    store.agenda.wait(video.id, question.id, None)  # a look that began before
+    assert store.agenda.count(due.WAITING) == 0
 
 
 def add_question(store: Store) -> tuple[Video, Question]:

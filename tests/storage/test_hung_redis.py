@@ -80,21 +80,21 @@ def open_store(settings: Settings, state_url: str, cache_url: str) -> Store:
     return Store.open(settings.model_copy(update={"redis": redis}))
 
 
-def expect_unavailable(use: Callable[[Store], object], store: Store) -> None:
+def expect_unavailable(use: Callable[[Store], object], store: Store, name: str) -> None:
     began = time.monotonic()
-    with pytest.raises(RedisUnavailable):
+    with pytest.raises(RedisUnavailable, match=f"the {name}'s Redis .* does not answer in time.*; .* restart it"):
         use(store)
     assert time.monotonic() - began < LONGEST_S
 
 
 @pytest.mark.parametrize("name", STATE)
 def test_a_hung_state_is_named_by_every_call(name: str, hung: str, settings: Settings) -> None:
-    expect_unavailable(STATE[name], open_store(settings, hung, settings.cache_url))
+    expect_unavailable(STATE[name], open_store(settings, hung, settings.cache_url), "state")
 
 
 @pytest.mark.parametrize("name", CACHE)
 def test_a_hung_cache_is_named_where_an_answer_needs_it(name: str, hung: str, settings: Settings) -> None:
-    expect_unavailable(CACHE[name], open_store(settings, settings.state_url, hung))
+    expect_unavailable(CACHE[name], open_store(settings, settings.state_url, hung), "cache")
 
 
 def test_a_hung_cache_is_passed_over_where_it_saves_time_only(hung: str, settings: Settings) -> None:
