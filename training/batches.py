@@ -168,7 +168,7 @@ def _bias(block: Tensor, visible: Tensor) -> Tensor:
 
 
 def _fusion_weights(question: Question, rng: np.random.Generator, frames: int) -> np.ndarray:
-    """The frames' weights in the mean: all equal, only a sample, or half a sample and half relevant frames (focused)."""
+    """The frames' weights in the mean: all equal, only a sample, or half sample and half relevant frames (focused)."""
     T = frames
     chance = rng.random()
     if T == 1 or chance < 0.45:
