@@ -1,20 +1,20 @@
-# The commands of the project. `make demo` is the one to begin with.
+# The project's commands. Start with `make demo`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := data/benchmarks/peers
 CONSTRAINTS ?= constraints/cpu.txt
 EXTRAS ?= dev
-# An index with the build of PyTorch that you want, asked beside pip's own.
+# A package index with the PyTorch build that you want; pip uses it in addition to its own.
 TORCH_INDEX ?=
-# Idle threads of torch sleep instead of spinning: on few cores the other processes need them.
+# Idle torch threads sleep instead of spinning, because other processes need the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock lock-cuda demo run test test-latest lint format bench tiny evaluate clean
 
-# An environment: $(call environment,folder,constraints). The build backend is pinned like everything else, so it is
-# installed first and the project is built without isolation.
+# Makes a virtual environment: $(call environment,folder,constraints). The build backend is pinned like everything else:
+# it is installed first, and the project is built without isolation.
 PIP_INSTALL = bin/pip install --quiet -c $(2) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 define environment
 $(PYTHON) -m venv $(1)
@@ -25,16 +25,16 @@ endef
 FREEZE = data/lock/bin/pip freeze --all --exclude pip --exclude wheel --exclude longwatch
 RESOLVED = on $$(date -u +%F) with $$($(PYTHON) -V) on $$(uname -sm)
 
-help:  ## This list
+help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/installed  ## Virtual environment with every package at its pinned version (TORCH_INDEX=... for a build of PyTorch)
+setup: $(VENV)/installed  ## Make the virtual environment with all packages at their pinned versions (TORCH_INDEX=... for a PyTorch build)
 
 $(VENV)/installed: pyproject.toml constraints/cpu.txt $(CONSTRAINTS)
 	$(call environment,$(VENV),$(CONSTRAINTS))
 	touch $@
 
-lock:  ## Resolve every package anew, except PyTorch (constraints/torch.txt), and pin it in constraints/cpu.txt
+lock:  ## Resolve all packages except PyTorch (constraints/torch.txt) again, and pin them in constraints/cpu.txt
 	rm -rf data/lock
 	$(call environment,data/lock,constraints/torch.txt)
 	$(FREEZE) > data/lock/pins
@@ -42,7 +42,7 @@ lock:  ## Resolve every package anew, except PyTorch (constraints/torch.txt), an
 	  echo '# Do not edit: change pyproject.toml or constraints/torch.txt, and lock again.'; \
 	  sed -E 's/^(torch==[^+]*)[+].*/\1/' data/lock/pins ) > constraints/cpu.txt
 
-lock-cuda:  ## After `make lock`, if pip finds a CUDA build of PyTorch: pin what that brings along, in constraints/cuda.txt
+lock-cuda:  ## After `make lock`, if pip finds a CUDA build of PyTorch: pin the packages it adds in constraints/cuda.txt
 	rm -rf data/lock
 	$(call environment,data/lock,constraints/cpu.txt)
 	data/lock/$(call PIP_INSTALL,,constraints/cpu.txt) bitsandbytes
@@ -51,34 +51,34 @@ lock-cuda:  ## After `make lock`, if pip finds a CUDA build of PyTorch: pin what
 	  echo '-c cpu.txt'; \
 	  grep -vxFf constraints/cpu.txt data/lock/pins | grep -v '^torch==' ) > constraints/cuda.txt
 
-demo: setup  ## The main job from end to end on this machine; KEEP=1 leaves the service up
+demo: setup  ## Run the main job from end to end on this machine; KEEP=1 leaves the service running
 	$(BIN)/python -m demo $(if $(KEEP),--keep)
 
-run: setup  ## The whole service in the foreground: Redis, API, workers
+run: setup  ## Run the whole service in the foreground: Redis, API, workers
 	$(BIN)/longwatch up
 
-# Two processes: half of the time the tests wait for those that they started.
+# Two processes, because tests spend half of their time waiting for processes that they started.
 PYTEST = python -m pytest --numprocesses 2 --dist loadfile
 
-test: setup  ## All tests
+test: setup  ## Run all tests
 	$(BIN)/$(PYTEST)
 
-test-latest:  ## All tests without the pins: shows which new release will break Longwatch, before the next `make lock`
+test-latest:  ## Run all tests without the pins, to find releases that will break Longwatch at the next `make lock`
 	rm -rf data/latest
 	$(call environment,data/latest,constraints/torch.txt)
 	data/latest/bin/$(PYTEST) --ignore tests/install/test_pins.py
 
-lint: setup  ## Format, style, types, layers
+lint: setup  ## Check format, style, types and layers
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup  ## Put the code into shape
+format: setup  ## Format the code and fix its style
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: setup $(PEERS)/installed  ## All benchmarks (20 minutes, an idle machine): tables here, JSON in benchmarks/results/
+bench: setup $(PEERS)/installed  ## Run all benchmarks (20 minutes on an idle machine): prints tables, writes JSON to benchmarks/results/
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.encoding
 	$(BIN)/python -m benchmarks.sampling
@@ -89,11 +89,11 @@ $(PEERS)/installed: benchmarks/requirements-peers.txt $(CONSTRAINTS)
 	$(PEERS)/$(call PIP_INSTALL,,$(CONSTRAINTS)) -r $<
 	touch $@
 
-tiny: setup  ## Train the shipped checkpoint from nothing (35 minutes on two cores; resumable)
+tiny: setup  ## Train the shipped checkpoint from scratch (35 minutes on two cores; resumable)
 	$(BIN)/python -m training.train --out checkpoints/tiny
 
-evaluate: setup  ## Accuracy of the shipped checkpoint through the service's own path
+evaluate: setup  ## Measure the shipped checkpoint's accuracy through the service's own path
 	$(BIN)/python -m training.evaluate
 
-clean:  ## Remove the environment and everything the demo and the tests made
+clean:  ## Remove the environment and everything that the demo and the tests made
 	rm -rf $(VENV) data build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,7 +1,7 @@
-"""Samples one frame a second in one way, and reports what it took: `python -m benchmarks.decoders WAY FILE THUMBS`.
+"""Samples one frame a second in one way, and reports the cost: `python -m benchmarks.decoders WAY FILE THUMBS`.
 
-Runs in the project's environment or, for the peers, in their own (benchmarks/sampling.py): hence the imports within.
-Every way gives RGB pictures of 336x336, by nearest neighbour, of the frames on display at 0.5 s, 1.5 s, ...
+Runs in the project's environment or, for the peers, in theirs (benchmarks/sampling.py). That is why functions import.
+Every way gives 336x336 RGB pictures, by nearest neighbour, of the frames on display at 0.5 s, 1.5 s, ...
 """
 
 import json
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from benchmarks.footage import FPS, HEIGHT_PX, WIDTH_PX, number_of
 
 SIDE_PX = 336
-BATCH_FRAMES = 32  # whole pictures that a peer hands out at once: 88 MB
-THUMB_STEP = 4  # every fourth pixel is kept to compare the ways by
+BATCH_FRAMES = 32  # full-size pictures that a peer returns at once: 88 MB
+THUMB_STEP = 4  # every fourth pixel is kept, to compare the ways
 ROWS = np.minimum(np.arange(SIDE_PX) * HEIGHT_PX // SIDE_PX, HEIGHT_PX - 1)[:, None]
 COLUMNS = np.minimum(np.arange(SIDE_PX) * WIDTH_PX // SIDE_PX, WIDTH_PX - 1)
 
@@ -29,7 +29,7 @@ Picture = NDArray[np.uint8]
 
 
 def longwatch(path: Path, mode: Literal["exact", "keyframes"], threads: int = 1, view_px: int = 0) -> Iterator[Picture]:
-    """This project's sampler; the peers make no pictures for people, so that is a way of its own."""
+    """This project's sampler. Pictures for people are a separate way, because the peers make none."""
     from configs.settings import IngestSettings
     from ingest.files.source import VideoSource
 
@@ -41,7 +41,7 @@ def longwatch(path: Path, mode: Literal["exact", "keyframes"], threads: int = 1,
 
 
 def pyav(path: Path) -> Iterator[Picture]:
-    """Every frame decoded, by the same FFmpeg as the project's sampler: the reference."""
+    """The reference: decodes every frame, with the same FFmpeg as the project's sampler."""
     import av
 
     with av.open(str(path)) as container:
@@ -53,7 +53,7 @@ def pyav(path: Path) -> Iterator[Picture]:
 
 
 def ffmpeg(path: Path, choice: str) -> Iterator[Picture]:
-    """The command, all its threads; `choice` is the filter that picks the frames."""
+    """The ffmpeg command with all its threads; `choice` is the filter that picks the frames."""
     scale = f"{choice},scale={SIDE_PX}:{SIDE_PX}:flags=neighbor"
     line = ["ffmpeg", "-loglevel", "error", "-i", str(path), "-vf", scale, "-fps_mode", "passthrough"]
     with subprocess.Popen([*line, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], stdout=subprocess.PIPE) as process:
@@ -63,7 +63,7 @@ def ffmpeg(path: Path, choice: str) -> Iterator[Picture]:
 
 
 def opencv(path: Path) -> Iterator[Picture]:
-    """Every frame grabbed, the wanted ones retrieved."""
+    """Grabs every frame, and retrieves the wanted ones."""
     import cv2
 
     video, number = cv2.VideoCapture(str(path)), 0
@@ -74,20 +74,20 @@ def opencv(path: Path) -> Iterator[Picture]:
 
 
 def decord(path: Path) -> Iterator[Picture]:
-    """Wanted frames by number."""
+    """Reads the wanted frames by number."""
     from decord import VideoReader
 
     reader = VideoReader(str(path))
-    for numbers in _batches(len(reader)):
+    for numbers in _batch_wanted(len(reader)):
         yield from reader.get_batch(numbers).asnumpy()[:, ROWS, COLUMNS]
 
 
 def torchcodec(path: Path) -> Iterator[Picture]:
-    """Wanted frames by number."""
+    """Reads the wanted frames by number."""
     from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(str(path), dimension_order="NHWC")
-    for numbers in _batches(len(decoder)):
+    for numbers in _batch_wanted(len(decoder)):
         yield from decoder.get_frames_at(numbers).data.numpy()[:, ROWS, COLUMNS]
 
 
@@ -106,7 +106,7 @@ WAYS: dict[str, Callable[[Path], Iterator[Picture]]] = {
 
 
 def main() -> None:
-    """Prints a line of JSON and writes the pictures, made small, to THUMBS (.npy)."""
+    """Prints a line of JSON, and writes the reduced pictures to THUMBS (.npy)."""
     way, path, thumbs = WAYS[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
     began, before = time.perf_counter(), _cpu_s()
     pictures = list[Picture]()
@@ -119,20 +119,20 @@ def main() -> None:
     print(json.dumps(taken | {"numbers": numbers}))
 
 
-def _batches(count: int) -> Iterator[list[int]]:
+def _batch_wanted(count: int) -> Iterator[list[int]]:
     wanted = list(range(FPS // 2, count, FPS))
     for first in range(0, len(wanted), BATCH_FRAMES):
         yield wanted[first : first + BATCH_FRAMES]
 
 
 def _cpu_s() -> float:
-    """Seconds of all cores, of this process and of those it started and waited for."""
+    """CPU seconds of this process and of the processes that it started and waited for."""
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 def _max_rss_mb() -> float:
-    """Of this process, or of the larger one it started; not by RUSAGE_SELF, which begins with what the parent had."""
+    """The peak of this process or its largest child. RUSAGE_SELF would not do: it starts with the parent's peak."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     own_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
     return max(own_kb, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024

@@ -1,7 +1,7 @@
-"""Frames a second of the vision half: batched with many prompts at once, against a frame and a prompt at a time.
+"""Frames a second of the vision half: batches with many prompts at once, against one frame and one prompt at a time.
 
-Both sides compute the same tokens and fused texts from the same random weights (`shapes/mid`) and are checked against
-each other. The other side works in the public implementation's manner: every CLIP layer, every row through all of
+Both sides compute the same tokens and fused texts from the same random weights (`shapes/mid`), and their results are
+compared. The plain side works as the public implementation does: it runs every CLIP layer, every row through all of
 pre-fusion, and the whole prompt again for each question (benchmarks/plain.py).
 """
 
@@ -34,7 +34,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}  # relative L2, through 10 layer
 
 @dataclass(frozen=True)
 class Case:
-    """What both sides have to do, and in which precision."""
+    """The work of both sides, and the precision of each."""
 
     questions: int
     plain_dtype: str = "float32"
@@ -43,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One case, both ways: medians of the rounds, in each of which both sides run."""
+    """One case on both sides: medians over the rounds. Both sides run in each round."""
 
     case: Case
     plain_fps: float
@@ -56,14 +56,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Timed:
-    """What one side gave, and what it took."""
+    """One side's result, and the time it took."""
 
     result: list[Tensor]
     wall_s: float
     cpu_s: float
 
 
-# Float32 on both sides shows what leaving out work and sharing patches give; bfloat16 what a CPU with it adds.
+# Float32 on both sides shows the gain from skipped work and shared patches. Bfloat16 shows what a CPU with it adds.
 CASES = (
     Case(questions=0),
     Case(questions=1),
@@ -99,14 +99,14 @@ def _checkpoint(folder: Path) -> Path:
 
 
 def _sincos_of_one_position(width: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """The 2D sin-cos table of a 1x1 grid (1,V): for either axis the sines of 0, then its cosines."""
+    """The 2D sin-cos table of a 1x1 grid (1,V): for each axis the sines of 0, then the cosines."""
     quarter = width // 4
     axis = np.concatenate([np.zeros(quarter), np.ones(quarter)])
     return np.concatenate([axis, axis])[None].astype(np.float32)
 
 
 def _texts(questions: int) -> list[list[int]]:
-    """The prompts of that many questions; without any, the system prompt, which every record holds."""
+    """The prompts of that many questions. For 0 questions: the system prompt, which every record holds."""
     generator = np.random.default_rng(5)
     before = generator.integers(3, VOCABULARY, BEFORE_TOKENS).tolist()
     return [before + generator.integers(3, VOCABULARY, AFTER_TOKENS).tolist() for _ in range(questions)] or [before]
@@ -161,7 +161,7 @@ def _timed(run: Callable[[], list[Tensor]]) -> Timed:
 def _cells(rows: list[Row]) -> list[list[str]]:
     return [
         [
-            _name(row.case),
+            _describe(row.case),
             f"{row.plain_fps:.1f}",
             f"{row.our_fps:.1f}",
             f"{row.ratio:.2f}x",
@@ -171,7 +171,7 @@ def _cells(rows: list[Row]) -> list[list[str]]:
     ]
 
 
-def _name(case: Case) -> str:
+def _describe(case: Case) -> str:
     questions = str(case.questions) if case.questions else "none yet (system prompt)"
     dtypes = {case.plain_dtype, case.our_dtype}
     return f"{questions}, {case.our_dtype if len(dtypes) == 1 else f'{case.plain_dtype} against {case.our_dtype}'}"

@@ -1,4 +1,4 @@
-"""A long video to measure decoders on: a real clip over and over, every frame of which shows its own number."""
+"""A long video for measuring decoders: a real clip, repeated. Every frame shows its own number."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 CLIP = Path("demo/safari.mp4")
 FPS, WIDTH_PX, HEIGHT_PX = 30, 1280, 720
 BITS = 15
-BLOCK_PX = WIDTH_PX // (BITS + 1)  # the number's bits stand in a row along the upper edge
+BLOCK_PX = WIDTH_PX // (BITS + 1)  # the number's bits are a row of blocks along the upper edge
 DARK, BRIGHT = 20, 230
-X264 = {"preset": "medium", "crf": "23", "g": "180", "bf": "3"}  # x264's own choices, a keyframe every six seconds
+X264 = {"preset": "medium", "crf": "23", "g": "180", "bf": "3"}  # x264's defaults, but a keyframe every six seconds
 
 Plane = NDArray[np.uint8]
 
 
 def write_footage(path: Path, seconds: int) -> None:
-    """H.264 with B-frames, 1280x720 at 30 fps. Appears under its name only once it is whole."""
-    import av  # not there where the peers are measured
+    """Writes H.264 with B-frames, 1280x720 at 30 fps. The file gets its name only when it is complete."""
+    import av  # missing from the peers' environment
 
     unfinished = path.with_suffix(".part.mp4")
     with av.open(str(unfinished), "w") as container:
@@ -40,7 +40,7 @@ def number_of(picture: Plane) -> int:
 
 
 def _clip() -> Iterator[Plane]:
-    """The clip's frames for ever: yuv420p planes (3/2 height, width), luma first."""
+    """Repeats the clip's frames for ever: yuv420p planes (3/2 height, width), luma first."""
     import av
 
     while True:
@@ -50,10 +50,10 @@ def _clip() -> Iterator[Plane]:
 
 
 def _stamp(planes: Plane, number: int) -> None:
-    """Writes the number over the upper edge, without colour."""
+    """Draws the number over the upper edge, in grey."""
     planes[:BLOCK_PX] = DARK
     for bit in range(BITS):
         if number >> bit & 1:
             planes[:BLOCK_PX, bit * BLOCK_PX : (bit + 1) * BLOCK_PX] = BRIGHT
-    for first in (HEIGHT_PX, HEIGHT_PX * 5 // 4):  # of the two planes of colour, two of whose rows share one here
+    for first in (HEIGHT_PX, HEIGHT_PX * 5 // 4):  # the two colour planes; one row here holds two of theirs
         planes[first : first + BLOCK_PX // 4] = 128

@@ -1,6 +1,6 @@
-"""The vision half in the public implementation's manner: a frame at a time, every layer in full, one whole prompt.
+"""The vision half as the public implementation runs it: one frame at a time, every layer in full, one whole prompt.
 
-It shares no module with `llava_mini`, so that tests can hold the fast path against it.
+It shares no computation with `llava_mini`, so tests can compare the fast path with it.
 """
 
 import math
@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRot
 
 from llava_mini.checkpoint import EMBEDDINGS, VISION_PREFIXES, Checkpoint
 
-HEADS = 8  # of the compressor, in the public implementation
+HEADS = 8  # in the public implementation's compressor
 
 
 @dataclass
@@ -30,7 +30,7 @@ class PlainVision:
 
     @classmethod
     def from_pretrained(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "PlainVision":
-        """On the CPU."""
+        """Loads the checkpoint on the CPU."""
         checkpoint = Checkpoint(folder)
         config = checkpoint.config
         text = LlamaConfig.from_dict(config.text.to_dict(), attn_implementation="sdpa")
@@ -42,12 +42,12 @@ class PlainVision:
         }
         width, hidden = config.vision.hidden_size, config.hidden_size
         projector = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden)).to(dtype)
-        projector.load_state_dict(_below(weights, "mm_projector."))
+        projector.load_state_dict(_select(weights, "mm_projector."))
         attention = nn.MultiheadAttention(width, HEADS, batch_first=True).to(dtype)
-        attention.load_state_dict(_below(weights, "compressor.attn."))
+        attention.load_state_dict(_select(weights, "compressor.attn."))
         layers = [LlamaDecoderLayer(text, index) for index in range(config.prefusion_layers)]
         for index, layer in enumerate(layers):
-            layer.to(dtype).load_state_dict(_below(weights, f"prefusion_layers.{index}."))
+            layer.to(dtype).load_state_dict(_select(weights, f"prefusion_layers.{index}."))
         tower = CLIPVisionModel.from_pretrained(checkpoint.tower_folder, dtype=dtype)
         tower.train(False)
         return cls(tower, projector, layers, LlamaRotaryEmbedding(text), attention.eval(), weights)
@@ -59,7 +59,7 @@ class PlainVision:
             :, 1:
         ]  # (pictures,P,V)
         whole = features[-1:]
-        grid = whole if len(features) == 1 else _stitched(features[:-1])
+        grid = whole if len(features) == 1 else _stitch(features[:-1])
         compressed = self._compress(grid)
         parts = [self.projector(part) for part in ([whole] if grid is whole else [grid, whole])]
         text = self.weights["embed_tokens.weight"][torch.tensor(ids)][None]
@@ -86,18 +86,18 @@ class PlainVision:
         return out
 
     def _prefuse(self, rows: Tensor) -> Tensor:
-        """(1,S,D) -> (1,S,D), all rows through all layers."""
+        """(1,S,D) -> (1,S,D): all rows through all layers."""
         rope = self.rotary(rows, torch.arange(rows.shape[1])[None])
         for layer in self.prefusion:
             rows = layer(rows, position_embeddings=rope)
         return rows
 
 
-def _below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def _stitched(crops: Tensor) -> Tensor:
+def _stitch(crops: Tensor) -> Tensor:
     """(r*r,P,V), row-major -> (1,r*r*P,V): one grid, built row by row."""
     r, g = math.isqrt(len(crops)), math.isqrt(crops.shape[1])
     grids = crops.view(len(crops), g, g, -1)

@@ -1,4 +1,4 @@
-"""Operations and memory of the real models, beside the figures of the paper and of the design."""
+"""Operations and memory of the real models, beside the figures in the paper and the design."""
 
 from dataclasses import asdict, replace
 
@@ -26,9 +26,9 @@ def main() -> None:
         for part, figure in DESIGN_PARTS.items()
     ]
     print(f"TFLOP of one picture and {TEXT_TOKENS} text tokens, 7B, 336 px\n")
-    print(table(["part of LLaVA-Mini", "design", "counted, public manner", "counted, here"], parts) + "\n")
+    print(table(["part of LLaVA-Mini", "design", "counted, public code", "counted, here"], parts) + "\n")
     totals = [_total("LLaVA-1.5", llava, None), _total("LLaVA-Mini", mini, here)]
-    print(table(["total", "paper", "design", "counted", "off the paper", "here"], totals) + "\n")
+    print(table(["total", "paper", "design", "counted", "against paper", "here"], totals) + "\n")
     plans: dict[str, object] = {}
     for name in SHAPES:
         shape, settings = find_subject(name)
@@ -36,7 +36,7 @@ def main() -> None:
         print(f"== {name}\n{format_plan(GPU_GIB, shape, load)}\n")
         counted_memory = [plan(GPU_GIB * GIB, shape, replace(load, weights=weights)) for weights in WEIGHTS]
         plans[name] = [{**asdict(p), "load": {**asdict(p.load), "dtype": str(p.load.dtype)}} for p in counted_memory]
-    counted = {"LLaVA-1.5": llava, "LLaVA-Mini, public manner": mini, "LLaVA-Mini, here": here}
+    counted = {"LLaVA-1.5": llava, "LLaVA-Mini, public code": mini, "LLaVA-Mini, here": here}
     flops = {name: {**asdict(value), "total": value.total} for name, value in counted.items()}
     paper = {"paper_tflop": PAPER_TOTALS, "design_tflop": {"parts": DESIGN_PARTS, "totals": DESIGN_TOTALS}}
     write_json("plan", {**paper, "flops_7b": flops, "gpu_gib": GPU_GIB, "memory": plans})

@@ -1,4 +1,4 @@
-"""Writes checkpoints of random weights, the same everywhere: the recipe that golden data were made by."""
+"""Writes checkpoints of random weights that are the same on every machine: the recipe of the golden data."""
 
 import json
 import shutil
@@ -22,9 +22,9 @@ METADATA = {"format": "pt"}
 
 
 def write_checkpoint(shape: Path, folder: Path, *, seed: int, std: float, positions: NDArray[np.float32]) -> None:
-    """A checkpoint in the released layout with the configuration files of `shape`.
+    """Writes a checkpoint in the released layout, with the configuration files of `shape`.
 
-    `positions` (C,V): the compressor's table, which is not random.
+    `positions` (C,V) is the compressor's table, which is not random.
     """
     shutil.copytree(shape, folder, dirs_exist_ok=True)
     tower_folder = folder / str(read_json(shape / "config.json")["mm_vision_tower"])
@@ -52,7 +52,7 @@ def shapes(config: LlavaMiniConfig) -> tuple[dict[str, tuple[int, ...]], dict[st
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int, std: float) -> NDArray[np.float32]:
-    """The tensor called `name` (golden/README.md, recipe for weights; the first rule that fits)."""
+    """The tensor `name` by the first rule that fits (golden/README.md, recipe for weights)."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     z = generator.standard_normal(shape, dtype=np.float32)
     if name.endswith("weight") and (any(part in name for part in NORMS) or name == "model.norm.weight"):
@@ -65,7 +65,7 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int, std: float) -> N
 
 
 def with_config(shape: Path, folder: Path, **changes: object) -> Path:
-    """A copy of the configuration files of `shape` with some values of `config.json` changed."""
+    """Copies the configuration files of `shape`, with some values of `config.json` changed."""
     shutil.copytree(shape, folder, dirs_exist_ok=True)
     values = read_json(folder / "config.json") | changes
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")

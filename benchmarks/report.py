@@ -1,4 +1,4 @@
-"""Where measurements are written."""
+"""Writes measurements to JSON files."""
 
 import json
 import os
@@ -10,7 +10,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, object]:
-    """What the numbers depend on; `load` is how many processes wanted a core in the last minute."""
+    """The machine that the numbers depend on; `load` is the mean number of runnable processes in the last minute."""
     return {
         "processor": platform.machine(),
         "cores": os.cpu_count(),

@@ -1,7 +1,7 @@
-"""One frame a second of a 10-minute 720p file: this project's sampler against four decoders and their ways.
+"""One frame a second of a 10-minute 720p file: this project's sampler against other decoders.
 
-Each way runs in a process of its own, the peers in their own environment, in turn and several times over. The file
-shows each frame's number, so that the table can say which way gave the right frames.
+Each way runs in its own process, and the peers run in their own environment. All ways take turns, for several rounds.
+Each frame of the file shows its number, so the table can say which ways gave the right frames.
 """
 
 import argparse
@@ -30,7 +30,7 @@ TARGETS = {"longwatch exact": 0.6, "longwatch keyframes": 0.1}  # of the best pe
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of one way took, and what it gave."""
+    """The cost and the result of one run of one way."""
 
     wall_s: float
     cpu_s: float
@@ -48,7 +48,7 @@ class Row:
     wall_s: float
     max_rss_mb: float
     right_frames: int
-    difference: float  # of the right frames' pixels to the reference's, mean of the worst frame, in levels of 255
+    difference: float  # mean pixel difference to the reference in the worst right frame, in levels of 255
 
 
 def main() -> None:
@@ -62,26 +62,26 @@ def main() -> None:
         FOLDER.mkdir(parents=True, exist_ok=True)
         print(f"making {given.seconds} s of video ...", flush=True)
         write_footage(footage, given.seconds)
-    runs, missing = _rounds(footage, given.repeats)
+    runs, missing = _run_rounds(footage, given.repeats)
     wanted = [second * FPS + FPS // 2 for second in range(given.seconds)]
-    rows = [_row(way, found, wanted, runs[REFERENCE][0]) for way, found in runs.items()]
+    rows = [_make_row(way, found, wanted, runs[REFERENCE][0]) for way, found in runs.items()]
     peers = [row for row in rows if row.way not in OURS and row.right_frames == len(wanted)]
     if not peers:
-        raise SystemExit(f"no peer gave the right frames: {missing}")
+        raise SystemExit(f"no peer gave the right frames; not run: {missing}")
     best = min(peers, key=lambda row: row.cpu_s)
     ratios = {row.way: _ratio(runs[row.way], runs[best.way]) for row in rows}
     print(table(["way", "CPU s", "wall s", "MB", "right frames", "pixels differ by", "CPU"], _cells(rows, ratios)))
     for way, reason in missing.items():
         print(f"{way}: could not be run: {reason}")
-    print(f"CPU is set against {best.way}, the best peer with the right frames.")
+    print(f"CPU is relative to {best.way}, the best peer with the right frames.")
     for way, target in TARGETS.items():
         print(f"{way}: {ratios[way]:.2f}x (target {target}x)")
     report = {"seconds": given.seconds, "repeats": given.repeats, "best_peer": best.way, "ratios": ratios}
     write_json("sampling", {**report, "missing": missing, "rows": [asdict(row) for row in rows]})
 
 
-def _rounds(footage: Path, repeats: int) -> tuple[dict[str, list[Run]], dict[str, str]]:
-    """Every way's runs, one in each round, and why a way could not be run."""
+def _run_rounds(footage: Path, repeats: int) -> tuple[dict[str, list[Run]], dict[str, str]]:
+    """Every way's runs, one per round, and the reason for each way that could not be run."""
     runs: dict[str, list[Run]] = {way: [] for way in WAYS}
     missing: dict[str, str] = {}
     for number in range(repeats):
@@ -97,7 +97,7 @@ def _rounds(footage: Path, repeats: int) -> tuple[dict[str, list[Run]], dict[str
 
 
 def _run(way: str, footage: Path) -> Run | str:
-    """One run; where it fails, the last line of what it said."""
+    """Runs a way once; returns the last line of its errors if it fails."""
     python = sys.executable if way in OURS else PEERS
     if not Path(python).exists():
         return "the peers' environment is missing: make bench"
@@ -106,11 +106,11 @@ def _run(way: str, footage: Path) -> Run | str:
         line = [str(python), "-m", "benchmarks.decoders", way, str(footage), str(thumbs)]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            return (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+            return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         return Run(**json.loads(done.stdout), thumbs=np.load(thumbs))
 
 
-def _row(way: str, runs: Sequence[Run], wanted: Sequence[int], reference: Run) -> Row:
+def _make_row(way: str, runs: Sequence[Run], wanted: Sequence[int], reference: Run) -> Row:
     given = runs[0]
     right = [i for i, (number, target) in enumerate(zip(given.numbers, wanted, strict=False)) if number == target]
     apart = np.abs(given.thumbs[right].astype(np.int16) - reference.thumbs[right]).mean((1, 2, 3))
@@ -125,7 +125,7 @@ def _row(way: str, runs: Sequence[Run], wanted: Sequence[int], reference: Run) -
 
 
 def _ratio(runs: Sequence[Run], best: Sequence[Run]) -> float:
-    """The median of the rounds' ratios: what slows a round down slows both sides."""
+    """The median of the rounds' ratios, because a slow round slows both sides."""
     return median(run.cpu_s / other.cpu_s for run, other in zip(runs, best, strict=True))
 
 

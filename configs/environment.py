@@ -1,4 +1,4 @@
-"""Tells a mistyped setting in the environment from a variable that belongs to somebody else."""
+"""Tells mistyped settings in the environment from other programs' variables."""
 
 import logging
 import re
@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 log = logging.getLogger(__name__)
 
-ALIKE = 0.75  # of difflib's ratio: DATADRI is .86 like DATADIR, CONFIG_FILE .75 like CONFIG, VERSION .62 like FUSION
+ALIKE = 0.75  # least difflib ratio: DATADRI and DATADIR have .86, CONFIG_FILE and CONFIG .75, VERSION and FUSION .62
 
-# What Kubernetes sets in each container for a Service (here called longwatch, or longwatch-api) of its namespace:
+# Kubernetes sets these in every container of a namespace, for each of its Services (here longwatch or longwatch-api):
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _ADDRESS = r"(tcp|udp|sctp)://.+"
 _SERVICE_VARIABLES = (
@@ -26,52 +26,52 @@ _SERVICE_VARIABLES = (
 
 
 class UnknownVariable(ValueError):
-    """A variable is no setting, but reads like one."""
+    """A variable looks like a setting, but is not one."""
 
 
 def refuse_mistyped(
     environment: Mapping[str, str], prefix: str, delimiter: str, settings: type[BaseModel], others: tuple[str, ...]
 ) -> None:
-    """Raises UnknownVariable for a variable that reads like a setting and names none: pydantic-settings ignores it.
+    """Raises UnknownVariable for a variable that resembles a setting but names none; pydantic-settings ignores it.
 
     A variable with `prefix` is a setting if its first word is a field of `settings`, or if it is one of `others`.
-    What Kubernetes sets for a Service is left alone; any other variable that resembles no setting is logged.
+    Kubernetes' variables for Services are ignored. Any other variable that resembles no setting is logged.
     """
     first_words = {f"{prefix}{field}".upper() for field in settings.model_fields}
-    names = [*others, *(f"{prefix}{delimiter.join(path)}".upper() for path in _paths(settings))]
+    names = [*others, *(f"{prefix}{delimiter.join(path)}".upper() for path in _list_paths(settings))]
     for variable, value in environment.items():
         name = variable.upper()
         if not name.startswith(prefix) or name in others or name.split(delimiter)[0] in first_words:
             continue
-        if _is_of_a_service(name, value, prefix):
+        if _is_service_variable(name, value, prefix):
             continue
-        meant = _resembling(name, names, prefix, delimiter)
+        meant = _find_similar(name, names, prefix, delimiter)
         if meant or delimiter in name:
             parts = f"the parts are {', '.join(settings.model_fields)}"
             hint = f"did you mean {' or '.join(meant)}?" if meant else parts
             raise UnknownVariable(f"unknown setting in the environment: {variable}; {hint}")
-        log.warning("%s is no setting of Longwatch and is ignored", variable)
+        log.warning("%s is not a Longwatch setting and is ignored", variable)
 
 
-def _paths(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
-    """Every setting as the words that lead to it: (`api`, `port`)."""
+def _list_paths(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """Lists every setting as a path of words, such as (`api`, `port`)."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from ((name, *path) for path in _paths(kind))
+            yield from ((name, *path) for path in _list_paths(kind))
         else:
             yield (name,)
 
 
-def _is_of_a_service(name: str, value: str, prefix: str) -> bool:
+def _is_service_variable(name: str, value: str, prefix: str) -> bool:
     service = rf"{prefix.rstrip('_')}(_[A-Z0-9]+)*?"
     return any(
         re.fullmatch(service + ending, name) and re.fullmatch(values, value) for ending, values in _SERVICE_VARIABLES
     )
 
 
-def _resembling(name: str, names: list[str], prefix: str, delimiter: str) -> list[str]:
-    """The settings that `name` may have been meant for: without its part, with one underscore, or misspelt."""
+def _find_similar(name: str, names: list[str], prefix: str, delimiter: str) -> list[str]:
+    """Finds the settings that `name` may stand for: without the part, with single underscores, or misspelt."""
     without_part = [known for known in names if name.removeprefix(prefix) == known.split(delimiter)[-1]]
     if without_part:
         return without_part

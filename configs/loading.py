@@ -28,16 +28,16 @@ class SettingsError(ValueError):
 
 
 def load_settings(config: str | Path | None = None) -> Settings:
-    """The settings of `config` (a YAML path, or the name of a bundled file such as "tiny"), environment on top.
+    """Reads `config` (a YAML path, or the name of a bundled file such as "tiny"), overridden by the environment.
 
-    Without `config`, LONGWATCH_CONFIG names the file; without that, "tiny" is taken.
+    Without `config`, LONGWATCH_CONFIG names the file; the default is "tiny".
     A variable such as LONGWATCH_INGEST__SAMPLE_FPS=2 overrides `ingest: {sample_fps: ...}`.
     Raises SettingsError naming the file, key or variable at fault.
     """
     path = find_config(str(config or os.environ.get(CONFIG_VARIABLE) or "tiny"))
     try:
         refuse_mistyped(os.environ, PREFIX, DELIMITER, Settings, others=(CONFIG_VARIABLE,))
-        return _configured(path)
+        return _read_settings(path)
     except ValidationError as error:
         raise SettingsError(_explain(error, path)) from error
     except UnknownVariable as error:
@@ -47,7 +47,7 @@ def load_settings(config: str | Path | None = None) -> Settings:
 
 
 def settings_from_command_line(description: str | None) -> Settings:
-    """The settings that a process is started with (`--config`); stops it with a message where they are wrong."""
+    """Reads the settings of a process from `--config`; stops the process with a message if they are wrong."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", help="YAML file, or the name of a bundled one")
     try:
@@ -57,7 +57,7 @@ def settings_from_command_line(description: str | None) -> Settings:
 
 
 def find_config(name: str) -> Path:
-    """The YAML file called `name`: a bundled one by its bare name, else a path. Raises SettingsError."""
+    """Finds the YAML file `name`: the name of a bundled file, or a path. Raises SettingsError."""
     bundled = {file.stem: file for file in CONFIGS.glob("*.yaml")}
     path = bundled.get(name, Path(name).absolute())
     if not path.is_file():
@@ -66,7 +66,7 @@ def find_config(name: str) -> Path:
     return path
 
 
-def _configured(path: Path) -> Settings:
+def _read_settings(path: Path) -> Settings:
     class Configured(BaseSettings, Settings):
         model_config = SettingsConfigDict(
             env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid", frozen=True

@@ -1,4 +1,4 @@
-"""Finds what is packed with the code, and says what the name of a checkpoint stands for, in any working directory."""
+"""Finds the files packed with the code, and resolves checkpoint names, from any working directory."""
 
 import re
 from pathlib import Path
@@ -14,19 +14,19 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def locate_checkpoint(name: str) -> str:
-    """`bundled:tiny` and a path become an absolute folder; `hub:owner/name` stays as it is.
+    """Turns `bundled:tiny` or a path into an absolute folder; leaves `hub:owner/name` as it is.
 
-    A relative path is below the working directory. Whether the folder exists is for its reader to say: the machine
-    that runs the API need not have it. Raises ValueError for a name that cannot be meant.
+    A relative path is below the working directory. Does not check that the folder exists, because the machine that
+    runs the API need not have it. Raises ValueError for an invalid name.
     """
     if name.startswith(HUB):
         if not HUB_ID.fullmatch(name.removeprefix(HUB)):
-            raise ValueError(f"{name} is no id on the hub; write {HUB}owner/name")
+            raise ValueError(f"{name} is not an id on the hub; write {HUB}owner/name")
         return name
     if name.startswith(BUNDLED):
         known = sorted(file.parent.name for file in CHECKPOINTS.glob("*/config.json"))
         if name.removeprefix(BUNDLED) not in known:
-            raise ValueError(f"no checkpoint {name} comes with this installation, only: {', '.join(known) or 'none'}")
+            raise ValueError(f"this installation has no checkpoint {name}, only: {', '.join(known) or 'none'}")
         return str(CHECKPOINTS / name.removeprefix(BUNDLED))
     if not name.strip():
         raise ValueError(f"no checkpoint is named; give a folder, {BUNDLED}tiny or {HUB}owner/name")

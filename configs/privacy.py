@@ -1,4 +1,4 @@
-"""Keeps what the service writes from other users of the machine: video.json can hold passwords of addresses."""
+"""Hides the service's files from other users of the machine: a URL in video.json can contain a password."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ OWNER_ONLY = 0o700
 
 
 def keep_files_private(data_dir: Path) -> None:
-    """From now on this process and its children make files of mode 0600 and folders of mode 0700, `data_dir` first.
+    """Creates `data_dir`. This process and its children now create files with mode 0600 and folders with mode 0700.
 
-    Every process of the service calls it before it writes anything. A folder that exists keeps its mode: `longwatch
-    doctor` says so if others can read it. Raises SettingsError if the folder cannot be made.
+    Every process of the service calls this before it writes anything. An existing folder keeps its mode, and
+    `longwatch doctor` reports it if others can read it. Raises SettingsError if the folder cannot be created.
     """
     os.umask(0o777 & ~OWNER_ONLY)
     try:
         data_dir.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"cannot make data_dir {data_dir}: {error}; choose a folder that can be written") from error
+        raise SettingsError(f"cannot create data_dir {data_dir}: {error}; choose a writable folder") from error

@@ -1,4 +1,4 @@
-"""Reads the entries of settings that name hosts, addresses or networks, each with a port or without."""
+"""Parses settings that name a host, an address or a network, with or without a port."""
 
 import ipaddress
 import re
@@ -8,13 +8,15 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
-HOST_NAME = re.compile(rf"(?:{LABEL}\.)*(?=[^.]*[a-z_-]){LABEL}")  # the last label is no number: 10.0.0.256 is no name
-FORMS = "a host name, an address or a network, with a port or without: nas:8080, 10.0.0.0/8, [::1]:80"
+HOST_NAME = re.compile(
+    rf"(?:{LABEL}\.)*(?=[^.]*[a-z_-]){LABEL}"
+)  # not a name: 10.0.0.256, whose last label is a number
+FORMS = "a host name, an address or a network, with or without a port: nas:8080, 10.0.0.0/8, [::1]:80"
 
 
 @dataclass(frozen=True)
 class PrivateHost:
-    """A name or a network that may be reached although not public; on one port, or on any."""
+    """A name or network that may be reached although it is not public, on one port or on any."""
 
     name: str | None
     network: Network | None
@@ -26,28 +28,28 @@ class PrivateHost:
             return False
         if self.network is not None:
             return address in self.network
-        return self.name == _plain(host)
+        return self.name == _normalise(host)
 
 
 def parse_private_host(entry: str) -> PrivateHost:
-    """What `entry` names; raises ValueError if it names nothing."""
+    """Parses `entry`; raises ValueError if it is not a host, address or network."""
     where, port = _split_port(entry)
     try:
         return PrivateHost(None, ipaddress.ip_network(where), port)
     except ValueError as error:
-        if "/" in where or ":" in where or not HOST_NAME.fullmatch(_plain(where)):
+        if "/" in where or ":" in where or not HOST_NAME.fullmatch(_normalise(where)):
             raise ValueError(f"{entry!r} ({error}) is not {FORMS}") from error
-    return PrivateHost(_plain(where), None, port)
+    return PrivateHost(_normalise(where), None, port)
 
 
 def check_private_host(entry: str) -> str:
-    """`entry` as it is; raises ValueError if it names nothing."""
+    """Returns `entry` unchanged; raises ValueError if it is not a host, address or network."""
     parse_private_host(entry)
     return entry
 
 
 def _split_port(entry: str) -> tuple[str, int | None]:
-    """IPv6 addresses hold colons themselves: they need brackets, or a network's length, in front of a port."""
+    """Splits off the port. IPv6 addresses contain colons, so a port needs brackets or a network length before it."""
     where, colon, port = entry.rpartition(":")
     bracketed = where.startswith("[") and where.endswith("]")
     if colon and (bracketed or "/" in where or ":" not in where):
@@ -59,5 +61,5 @@ def _split_port(entry: str) -> tuple[str, int | None]:
     return entry, None
 
 
-def _plain(host: str) -> str:
+def _normalise(host: str) -> str:
     return host.lower().removesuffix(".")

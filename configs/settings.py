@@ -29,38 +29,42 @@ class ArchiveSettings(Part):
     """The system of record."""
 
     url: str = Field("", description="Folder or any fsspec URL; empty: {data_dir}/archive.")
-    options: dict[str, Any] = Field({}, description="For the filesystem; of S3: endpoint_url, key, secret ...")
-    orphan_after_s: PositiveInt = Field(86400, description="A folder without a video.json is removed then.")
+    options: dict[str, Any] = Field({}, description="For the filesystem; for S3: endpoint_url, key, secret ...")
+    orphan_after_s: PositiveInt = Field(86400, description="A folder without a video.json is removed at this age.")
 
 
 class RedisSettings(Part):
-    """Redis in two roles: `state` (queues, locks, progress; losing it costs a look through the archive) and `cache`."""
+    """Redis in two roles: `state` (queues, locks, progress; can be rebuilt from the archive) and `cache`."""
 
-    state_url: str = Field("", description="redis://, rediss:// or unix:// URL; empty: the private one of `up`.")
-    cache_url: str = Field("", description="As state_url; may be the same server, then nothing may evict.")
+    state_url: str = Field("", description="redis://, rediss:// or unix:// URL; empty: `longwatch up` runs one.")
+    cache_url: str = Field("", description="Like state_url. May be the same server if that server evicts nothing.")
     connect_timeout_s: PositiveFloat = 3.0
-    command_timeout_s: PositiveFloat = Field(3.0, description="A server that says nothing for so long is down.")
+    command_timeout_s: PositiveFloat = Field(3.0, description="A server that is silent this long is down.")
     retries: Annotated[int, Field(ge=0)] = 2
-    state_max_memory_mb: PositiveInt = Field(2048, description="Of the private instance (noeviction).")
-    cache_max_memory_mb: PositiveInt = Field(4096, description="Of the private instance (allkeys-lru).")
-    cache_ttl_s: PositiveInt = Field(24 * 3600, description="How long a cached value is kept at most.")
-    answer_ttl_s: PositiveInt = Field(3600, description="How long the pieces of an answer can be re-read.")
+    state_max_memory_mb: PositiveInt = Field(2048, description="Limit of the private server (noeviction).")
+    cache_max_memory_mb: PositiveInt = Field(4096, description="Limit of the private server (allkeys-lru).")
+    cache_ttl_s: PositiveInt = Field(24 * 3600, description="The longest that a cached value is kept.")
+    answer_ttl_s: PositiveInt = Field(3600, description="How long an answer's pieces can be read again.")
 
 
 class JobSettings(Part):
-    """Jobs: how often they are tried, and how quickly a dead worker is noticed."""
+    """How often jobs are tried, and how quickly a dead worker is noticed."""
 
     max_attempts: PositiveInt = Field(
-        3, description="A target that killed or failed so many jobs is settled as failed."
+        3, description="A target fails after this many of its jobs failed or killed their worker."
     )
-    max_fetch_attempts: PositiveInt = Field(10, description="As max_attempts, of downloads, which share a process.")
-    retry_after_s: tuple[PositiveFloat, ...] = Field((1, 5, 15), description="Pauses before the tries of a failed job.")
+    max_fetch_attempts: PositiveInt = Field(10, description="Like max_attempts, for downloads, which share a process.")
+    retry_after_s: tuple[PositiveFloat, ...] = Field((1, 5, 15), description="Pauses before a failed job's retries.")
     heartbeat_interval_s: PositiveFloat = 3.0
-    worker_dead_after_s: PositiveInt = Field(15, description="A job whose worker is silent this long is given away.")
+    worker_dead_after_s: PositiveInt = Field(
+        15, description="A worker that is silent this long loses its job to another."
+    )
     reconcile_interval_s: PositiveFloat = 2.0
-    recheck_after_s: PositiveFloat = Field(30.0, description="Unfinished work is looked at again at least this often.")
-    max_pending_segments: PositiveInt = Field(8, description="Encode jobs of one video queued at once.")
-    surroundings_retry_after_s: PositiveFloat = Field(10.0, description="Archive, Redis or disk failed: pause then.")
+    recheck_after_s: PositiveFloat = Field(30.0, description="Unfinished work is checked at least this often.")
+    max_pending_segments: PositiveInt = Field(8, description="Encode jobs of a video queued at once.")
+    surroundings_retry_after_s: PositiveFloat = Field(
+        10.0, description="Pause if the archive, Redis or the disk fails."
+    )
     exclusive_wait_s: PositiveFloat = Field(
         30.0, description="How long a suspect job waits to be alone in its process."
     )
@@ -71,32 +75,32 @@ class IngestSettings(Part):
 
     sample_fps: PositiveFloat = 1.0
     mode: Literal["exact", "keyframes"] = "exact"
-    decoder_threads: PositiveInt = Field(1, description="More make one video faster, and all of them a little slower.")
-    model_side_px: PositiveInt = Field(336, description="Side of the model's pictures; LLaVA-Mini-HD reads 672.")
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="Of the model's pictures.")
+    decoder_threads: PositiveInt = Field(1, description="More speed up one video, but cost a little in total.")
+    model_side_px: PositiveInt = Field(336, description="Side of the model's pictures; LLaVA-Mini-HD needs 672.")
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="For the model's pictures.")
     view_long_side_px: Annotated[int, Field(ge=0, le=8192)] = Field(
-        960, description="Longer side of the pictures for people, at most; 0: none are kept."
+        960, description="Longest side of the pictures for people; 0: keep none."
     )
-    view_jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(85, description="Of the pictures for people.")
-    max_frame_pixels: PositiveInt = Field(8192 * 4320, description="8K is the largest frame or image taken.")
+    view_jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(85, description="For the pictures for people.")
+    max_frame_pixels: PositiveInt = Field(8192 * 4320, description="The largest frame or image accepted: 8K.")
     max_duration_s: PositiveFloat = 24 * 3600.0
     max_streams: PositiveInt = 32
     allowed_roots: tuple[Path, ...] = Field((), description="Folders whose files may be submitted by path.")
     allowed_private_hosts: tuple[Annotated[str, AfterValidator(check_private_host)], ...] = Field(
-        (), description="Host names, addresses or networks that may be fetched although not public; host:port for one."
+        (), description="Host names, addresses or networks that are not public but allowed; host:port for one port."
     )
     max_download_bytes: PositiveInt = 20 * 1024**3
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = Field(
         2 * 1024**3, description="A download stops before the disk has less than this left."
     )
     download_timeout_s: PositiveFloat = Field(4 * 3600.0, description="For a whole download, redirects included.")
-    connect_timeout_s: PositiveFloat = Field(10.0, description="To resolve a host and connect to it; again for TLS.")
-    header_timeout_s: PositiveFloat = Field(30.0, description="From asking, connecting included, to the last header.")
-    read_timeout_s: PositiveFloat = Field(30.0, description="The longest silence of a server.")
-    min_download_bytes_per_s: PositiveInt = Field(10 * 1024, description="A slower download is given up.")
+    connect_timeout_s: PositiveFloat = Field(10.0, description="To resolve a host and connect; again for TLS.")
+    header_timeout_s: PositiveFloat = Field(30.0, description="From connecting to the last header of the response.")
+    read_timeout_s: PositiveFloat = Field(30.0, description="The longest that a server may be silent.")
+    min_download_bytes_per_s: PositiveInt = Field(10 * 1024, description="A slower download is aborted.")
     max_redirects: Annotated[int, Field(ge=0)] = 3
-    concurrent_downloads: PositiveInt = Field(8, description="Of one ingest worker.")
-    concurrent_videos: PositiveInt = Field(2, description="Sampled at once by one ingest worker.")
+    concurrent_downloads: PositiveInt = Field(8, description="Downloads at once in one ingest worker.")
+    concurrent_videos: PositiveInt = Field(2, description="Videos sampled at once in one ingest worker.")
 
 
 class ModelSettings(Part):
@@ -108,19 +112,19 @@ class ModelSettings(Part):
         validate_default=True,
     )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = Field("auto", description="auto: cuda when there is one, else cpu.")
+    device: str = Field("auto", description="auto: cuda if there is a GPU, else cpu.")
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     language_weights: Literal["full", "int8", "int4"] = "full"
     system_prompt: str = PUBLIC_SYSTEM_PROMPT
     generation_prompt: bool = Field(True, description="Whether the answer's header is part of the prompt.")
-    chat_template: str = Field("", description="Jinja text, for a checkpoint without one; empty: the checkpoint's own.")
+    chat_template: str = Field("", description="Jinja text for a checkpoint without one; empty: the checkpoint's own.")
 
 
 class EncoderSettings(Part):
     """The vision half."""
 
     batch_frames: PositiveInt = 16
-    concurrent_jobs: PositiveInt = Field(3, description="Jobs that gather and store beside the one model thread.")
+    concurrent_jobs: PositiveInt = Field(3, description="Jobs that load and store data beside the one model thread.")
     threads: PositiveInt | None = Field(None, description="CPU threads of torch; empty: torch's own choice.")
 
 
@@ -128,13 +132,17 @@ class ReasonerSettings(Part):
     """The language half."""
 
     fusion: Literal["focused", "sampled", "exact"] = "focused"
-    sample_frames: PositiveInt = Field(16, description="Even sample over the stretch (docs/design.md).")
-    focus_frames: PositiveInt = Field(16, description="Frames most attended to, at most (docs/design.md).")
+    sample_frames: PositiveInt = Field(16, description="Frames sampled evenly over the stretch (docs/design.md).")
+    focus_frames: PositiveInt = Field(16, description="Frames chosen by attention, at most (docs/design.md).")
     focus_baseline: bool = Field(False, description="Score relative to a neutral question (attention sinks).")
     evidence_frames: PositiveInt = 4
     concurrent_questions: PositiveInt = Field(4, description="Questions answered at once by one worker.")
-    fusion_timeout_s: PositiveFloat = Field(600.0, description="How long live encoder workers may take for a question.")
-    encoder_missing_after_s: PositiveFloat = Field(5.0, description="Without encoder workers a question waits then.")
+    fusion_timeout_s: PositiveFloat = Field(
+        600.0, description="How long a question waits for encoder workers' fusions."
+    )
+    encoder_missing_after_s: PositiveFloat = Field(
+        5.0, description="A question waits if no encoder worker lives for this long."
+    )
     max_tokens: PositiveInt = 256
     prefix_cache_mb: PositiveInt = 1024
     threads: PositiveInt | None = None
@@ -148,20 +156,26 @@ class ApiSettings(Part):
     allowed_hosts: tuple[HostName, ...] = Field(
         ("localhost", "127.0.0.1", "[::1]"),
         description="Names and addresses, without a port, that clients may use for this service. "
-        "`host` is added when it is one.",
+        "`host` is added unless it is a wildcard such as 0.0.0.0.",
     )
-    max_connections: PositiveInt = Field(512, description="Open at once; half of the usual 1,024 files of a process.")
-    header_timeout_s: PositiveFloat = Field(10.0, description="From connecting, or the last answer, to a whole header.")
-    body_timeout_s: PositiveFloat = Field(30.0, description="Waiting for a body, on top of what its size allows.")
-    min_body_bytes_per_s: PositiveInt = Field(32 * 1024, description="A slower body is given up.")
+    max_connections: PositiveInt = Field(512, description="Open at once: half of a process's usual 1,024 files.")
+    header_timeout_s: PositiveFloat = Field(
+        10.0, description="From connecting, or the last response, to a whole header."
+    )
+    body_timeout_s: PositiveFloat = Field(30.0, description="To receive a body, plus the time for its size.")
+    min_body_bytes_per_s: PositiveInt = Field(32 * 1024, description="A slower body is cut off.")
     send_timeout_s: PositiveFloat = Field(60.0, description="A client that reads nothing this long is cut off.")
     max_upload_bytes: PositiveInt = 4 * 1024**3
     max_uploads: PositiveInt = Field(4, description="Files received at once.")
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = Field(
-        1024**3, description="Kept free below data_dir: what would leave less is refused."
+        1024**3, description="Kept free below data_dir: a request that would leave less is refused."
     )
-    max_unsettled_videos: PositiveInt = Field(1000, description="Queued or in work; more are refused until some end.")
-    max_unsettled_questions: PositiveInt = Field(200, description="Queued or being answered; as max_unsettled_videos.")
+    max_unsettled_videos: PositiveInt = Field(
+        1000, description="Queued or in progress; more are refused until some end."
+    )
+    max_unsettled_questions: PositiveInt = Field(
+        200, description="Queued or being answered; like max_unsettled_videos."
+    )
     max_waiting_questions_per_video: PositiveInt = Field(100, description="Waiting for frames; they hold no worker.")
     max_waiting_questions: PositiveInt = Field(10_000, description="Waiting for frames of any video.")
     max_body_bytes: PositiveInt = 64 * 1024
@@ -186,7 +200,7 @@ class Settings(Part):
 
     @property
     def archive_url(self) -> str:
-        """Where the archive is: the configured URL, or a folder beside the rest of the data."""
+        """The archive's URL: the configured one, or a folder beside the rest of the data."""
         return self.archive.url or str((self.data_dir / "archive").absolute())
 
     @property
@@ -201,19 +215,19 @@ class Settings(Part):
 
     @property
     def state_url(self) -> str:
-        """Where the state is: the configured URL, or the private instance's socket."""
+        """The state server's URL: the configured one, or the private server's socket."""
         return self.redis.state_url or f"unix://{self.state_socket}"
 
     @property
     def cache_url(self) -> str:
-        """Where the cache is: the configured URL, or the private instance's socket."""
+        """The cache server's URL: the configured one, or the private server's socket."""
         return self.redis.cache_url or f"unix://{self.cache_socket}"
 
     @property
     def work_dir(self) -> Path:
-        """Where uploads are received and downloads land: this host's own, nothing in it counts."""
+        """The folder for incoming uploads and downloads: local to this host, and not part of the archive."""
         return (self.data_dir / "incoming").absolute()
 
     def work_file(self, video_id: str) -> Path:
-        """Where the bytes of an uploaded or downloaded video lie until it is ingested."""
+        """The file that holds an uploaded or downloaded video until it is ingested."""
         return self.work_dir / f"{video_id}.video"

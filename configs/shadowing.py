@@ -1,4 +1,4 @@
-"""Notices other packages that bear the plain names of ours (`api`, `storage`) and are imported, or mixed, with them."""
+"""Finds other packages that have our plain names (`api`, `storage`) and are imported instead or mixed with ours."""
 
 from collections.abc import Iterable
 from importlib.metadata import packages_distributions
@@ -13,22 +13,22 @@ REMEDY = "give Longwatch an environment of its own (pipx, or a virtual environme
 
 
 def find_shadowed(packages: Iterable[str] = PACKAGES, home: Path = HOME) -> list[str]:
-    """One message for each of `packages` that is not imported from `home`, or that something else installs too."""
+    """One message for each of `packages` that is not imported from `home` or that another distribution installs too."""
     installed = packages_distributions()
     messages = []
     for package in packages:
-        found = _folder_of(package)
+        found = _find_folder(package)
         if found is None:
             messages.append(f"{package} cannot be imported: install Longwatch again")
         elif found != (home / package).resolve():
             messages.append(f"{package} is imported from {found}, not from {home / package}: {REMEDY}")
         elif others := sorted(set(installed.get(package, [])) - {DISTRIBUTION}):
-            messages.append(f"{package} is installed by {', '.join(others)} too, into the same folder: {REMEDY}")
+            messages.append(f"{package} is also installed by {', '.join(others)}, into the same folder: {REMEDY}")
     return messages
 
 
-def _folder_of(package: str) -> Path | None:
-    """The folder that `import package` leads to, or the file if it is a plain module; none if nothing is found."""
+def _find_folder(package: str) -> Path | None:
+    """Finds the folder that `import package` loads, or the file of a plain module; None if there is neither."""
     spec = find_spec(package)
     if spec is None:
         return None

@@ -20,7 +20,7 @@ class Attention(nn.Module):
 
 
 class Compressor(nn.Module):
-    """LayerNorm on both sides, positions added to queries and keys but not to values, no norm at the end."""
+    """Cross-attention with LayerNorm on both inputs. Queries and keys get positions, values do not. No final norm."""
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Compressor(nn.Module):
 
 
 def resize(table: Tensor, side: int) -> Tensor:
-    """A square table of positions (C,V), resized bicubically to (side*side,V), as the public implementation does."""
+    """Resizes a square table of positions (C,V) bicubically to (side*side,V), as the public implementation does."""
     own = math.isqrt(table.shape[0])
     if own == side:
         return table

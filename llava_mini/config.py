@@ -1,4 +1,4 @@
-"""What a checkpoint's `config.json` says of the model's shape."""
+"""Reads the model's shape from a checkpoint's `config.json`."""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from llava_mini.errors import CheckpointError
 
 FEATURE_LAYER = -2  # penultimate CLIP layer: paper 5.1; `mm_vision_select_layer` of the released configuration
-FRAME_SIDE_PX = 336  # the public code squeezes video frames to this, whatever the tower reads (SEMANTICS.md, item 8)
-# What this package implements; a configuration could say something else.
+FRAME_SIDE_PX = 336  # the public code squeezes video frames to this for any tower (SEMANTICS.md, item 8)
+# The values that this package implements. A configuration may have others.
 IMPLEMENTED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch"}
-ASPECTS = ("square", "pad")  # of single images: cut to the centre, or padded
+ASPECTS = ("square", "pad")  # for single images: crop the centre, or pad
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LlavaMiniConfig:
     prefusion_layers: int
     resolution_ratio: int
     feature_layer: int
-    pad_images: bool  # single images are padded to a square, not cut to one
+    pad_images: bool  # single images are padded to a square instead of cropped
 
     @property
     def hidden_size(self) -> int:
@@ -37,7 +37,7 @@ class LlavaMiniConfig:
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the table of text embeddings."""
+        """Rows of the text embedding table."""
         return int(self.text.vocab_size)
 
     @property
@@ -47,14 +47,14 @@ class LlavaMiniConfig:
 
     @property
     def pictures(self) -> int:
-        """Pictures the tower reads per frame: the frame, and at high resolution its crops."""
+        """Pictures the tower reads per frame: the frame itself, and its crops at high resolution."""
         return 1 if self.resolution_ratio == 1 else self.resolution_ratio**2 + 1
 
     @property
     def frame_side_px(self) -> int:
-        """The side of a video's frames as the model wants them: 336, or at high resolution 672 (LLaVA-Mini-HD).
+        """The side of the video frames that the model expects: 336, or 672 at high resolution (LLaVA-Mini-HD).
 
-        The public code squeezes to 336 at high resolution too, and enlarges the quarters of that.
+        The public code squeezes to 336 even at high resolution, and then enlarges the quarters.
         """
         return FRAME_SIDE_PX * self.resolution_ratio
 
@@ -72,9 +72,9 @@ class LlavaMiniConfig:
 
     @property
     def context(self) -> int:
-        """Positions the LLM was made for.
+        """Positions the LLM can take.
 
-        `tokenizer_model_max_length` is no limit of the model: the public code cuts prompts there, silently
+        `tokenizer_model_max_length` does not limit the model: the public code silently cuts prompts to that length
         (golden/SEMANTICS.md, item 7).
         """
         return int(self.text.max_position_embeddings)
@@ -89,7 +89,7 @@ class LlavaMiniConfig:
 
 
 def parse_config(values: Mapping[str, Any], tower: Mapping[str, Any], path: Path) -> LlavaMiniConfig:
-    """The configuration from the objects of both `config.json`; raises CheckpointError naming `path`."""
+    """Parses the objects of both `config.json` files; raises CheckpointError naming `path`."""
     for key, known in IMPLEMENTED.items():
         if values.get(key, known) != known:
             raise CheckpointError(f"{path}: {key} is {values[key]!r}, but only {known!r} is implemented")
@@ -109,22 +109,22 @@ def parse_config(values: Mapping[str, Any], tower: Mapping[str, Any], path: Path
             pad_images=aspect == "pad",
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no LLaVA-Mini configuration: {error!r}") from error
+        raise CheckpointError(f"{path} is not a LLaVA-Mini configuration: {error!r}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises CheckpointError."""
+    """Reads the object in a JSON file; raises CheckpointError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold an object")
+        raise CheckpointError(f"{path} must hold a JSON object")
     return values
 
 
 def _text_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """With RoPE in the one field that transformers 5 has for it; checkpoints of version 4 have two."""
+    """Moves RoPE into the one field that transformers 5 has for it. Checkpoints of version 4 have two fields."""
     rope = values.get("rope_parameters") or {
         **(values.get("rope_scaling") or {"rope_type": "default"}),
         "rope_theta": values.get("rope_theta", 10000.0),
@@ -134,5 +134,5 @@ def _text_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _vision_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    nested = values.get("vision_config")  # a full CLIP checkpoint, as openai/clip-vit-large-patch14-336, nests it
+    nested = values.get("vision_config")  # a full CLIP checkpoint nests it: openai/clip-vit-large-patch14-336
     return dict(nested if isinstance(nested, dict) else values)

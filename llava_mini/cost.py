@@ -1,6 +1,6 @@
-"""What a frame and a question cost: operations counted on meta tensors, and bytes of weights, caches and activations.
+"""Counts what a frame and a question cost: operations on meta tensors, and bytes of weights, caches and activations.
 
-Multiply-adds count as two. Nothing is allocated: the real 7B and 8B shapes are counted on any machine.
+A multiply-add counts as two. Nothing is allocated, so any machine can count the real 7B and 8B shapes.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from llava_mini.vision import VisionTower
 from llava_mini.vision_half import VisionHalf
 
 META = torch.device("meta")
-ALL_LAYERS = -1  # a tower that runs its last layer too, as the public implementation's does
+ALL_LAYERS = -1  # also run the tower's last layer, as the public implementation does
 # bitsandbytes: 8 bits and a float32 scale per row; NF4 with an 8-bit scale per 64 weights and a float32 per 256 scales.
 INT8_SCALE_BYTES, INT4_BYTES = 4, 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one picture and one question, in each part of the model."""
+    """Operations for one picture and one question in each part of the model."""
 
     tower: int
     compressor: int
@@ -38,20 +38,20 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All parts together."""
         return self.tower + self.compressor + self.projection + self.prefusion + self.language
 
 
 @dataclass(frozen=True)
 class ByteCosts:
-    """Bytes a model takes on a device, by what needs them. Activations are estimates: the widest layer's tensors."""
+    """Bytes a model takes on a device, by purpose. Activations are estimated from the widest layer's tensors."""
 
     vision_weights: int
     language_weights: int
-    encode_batch: int  # while a batch of frames is encoded and fused with a text, at the peak
-    prefill: int  # activations and scores of the LLM, which runs so many positions at once at most
+    encode_batch: int  # the peak while a batch of frames is encoded and fused with a text
+    prefill: int  # activations and scores of the LLM for PREFILL_POSITIONS, the most it runs at once
     cache_per_position: int  # keys and values in the LLM
-    copy_per_position: int  # of one layer's keys and values while they grow and are repeated for their heads; the mask
+    copy_per_position: int  # one layer's keys and values, copied to grow and repeated for their heads; the mask
     token_per_frame: int  # compressed tokens in a record (float16)
 
 
@@ -61,11 +61,11 @@ def llava_flops(config: LlavaMiniConfig, text_tokens: int) -> Flops:
         tower, half = VisionTower(config.vision, ALL_LAYERS), VisionHalf(config)
     features = _features(config)
     return Flops(
-        tower=_count(lambda: tower(_picture(config))),
+        tower=_count_operations(lambda: tower(_picture(config))),
         compressor=0,
-        projection=_count(lambda: half.mm_projector(features)),
+        projection=_count_operations(lambda: half.mm_projector(features)),
         prefusion=0,
-        language=_language_flops(config.text, features.shape[1] + text_tokens),
+        language=_count_language_flops(config.text, features.shape[1] + text_tokens),
     )
 
 
@@ -75,44 +75,44 @@ def plain_flops(config: LlavaMiniConfig, text_tokens: int) -> Flops:
         tower, half = VisionTower(config.vision, ALL_LAYERS), VisionHalf(config)
     features, grid, C = _features(config), _grid(config), config.tokens_per_frame
     return Flops(
-        tower=_count(lambda: tower(_picture(config))),
-        compressor=_count(lambda: half.compressor(grid)),
-        projection=_count(lambda: (half.mm_projector(features), half.mm_projector(features[:, :C]))),
-        prefusion=_stack_flops(config.text, config.prefusion_layers, features.shape[1] + C + text_tokens),
-        language=_language_flops(config.text, C + text_tokens),
+        tower=_count_operations(lambda: tower(_picture(config))),
+        compressor=_count_operations(lambda: half.compressor(grid)),
+        projection=_count_operations(lambda: (half.mm_projector(features), half.mm_projector(features[:, :C]))),
+        prefusion=_count_stack_flops(config.text, config.prefusion_layers, features.shape[1] + C + text_tokens),
+        language=_count_language_flops(config.text, C + text_tokens),
     )
 
 
 def our_flops(config: LlavaMiniConfig, text_tokens: int) -> Flops:
-    """LLaVA-Mini as this package runs it, without what no result depends on."""
+    """LLaVA-Mini as this package runs it, without the work that no result depends on."""
     with META:
         half = VisionHalf(config)
     D, C = config.hidden_size, config.tokens_per_frame
     features, grid = _features(config), _grid(config)
     patches, tokens, text = _rows(features.shape[1], D), _rows(C, D), _rows(text_tokens, D)[0]
     return Flops(
-        tower=_count(lambda: half.tower(_picture(config))),
-        compressor=_count(lambda: half.compressor(grid)),
-        projection=_count(lambda: (half.mm_projector(features), half.mm_projector(features[:, :C]))),
-        prefusion=_count(lambda: half.prefusion(patches, tokens, [text])),
-        language=_language_flops(config.text, C + text_tokens),
+        tower=_count_operations(lambda: half.tower(_picture(config))),
+        compressor=_count_operations(lambda: half.compressor(grid)),
+        projection=_count_operations(lambda: (half.mm_projector(features), half.mm_projector(features[:, :C]))),
+        prefusion=_count_operations(lambda: half.prefusion(patches, tokens, [text])),
+        language=_count_language_flops(config.text, C + text_tokens),
     )
 
 
 def byte_costs(
     config: LlavaMiniConfig, dtype: torch.dtype, weights: Weights, *, batch_frames: int, text_tokens: int
 ) -> ByteCosts:
-    """Bytes by purpose, with a text of `text_tokens` fused with every frame of a batch."""
+    """Bytes by purpose, if a text of `text_tokens` is fused with every frame of a batch."""
     with META:
         half, llm = VisionHalf(config), LlamaForCausalLM(config.text)
-    text: Any = config.text  # transformers types its sizes as optional, and fills them in
+    text: Any = config.text  # transformers types its sizes as optional, but always sets them
     size, width = dtype.itemsize, text.head_dim
-    scores = SCORE_CELLS * (size + 2 * torch.float32.itemsize)  # as multiplied, scaled in float32, and as weights
+    scores = SCORE_CELLS * (size + 2 * torch.float32.itemsize)  # the product, scaled in float32, softmaxed
     return ByteCosts(
-        vision_weights=_parameters(half) * size,
-        language_weights=_language_bytes(llm, size, weights),
-        encode_batch=_encode_bytes(config, size, batch_frames, text_tokens),
-        prefill=PREFILL_POSITIONS * _layer_row(config) * size + scores,
+        vision_weights=_count_parameters(half) * size,
+        language_weights=_count_language_bytes(llm, size, weights),
+        encode_batch=_count_encode_bytes(config, size, batch_frames, text_tokens),
+        prefill=PREFILL_POSITIONS * _count_row(config) * size + scores,
         cache_per_position=cache_bytes_per_position(config.text, dtype),
         copy_per_position=2 * (text.num_attention_heads + text.num_key_value_heads) * width * size
         + PREFILL_POSITIONS * (torch.bool.itemsize + size),
@@ -120,8 +120,8 @@ def byte_costs(
     )
 
 
-def _encode_bytes(config: LlavaMiniConfig, size: int, frames: int, text_tokens: int) -> int:
-    """Features and what is kept of the pictures for the texts; then the wider of the two passes (`PreFusion`)."""
+def _count_encode_bytes(config: LlavaMiniConfig, size: int, frames: int, text_tokens: int) -> int:
+    """Features, the rows that the texts need of the pictures, and the wider of the two passes (`PreFusion`)."""
     text: Any = config.text
     patches = config.pictures * config.patches
     rows = patches + config.tokens_per_frame
@@ -131,31 +131,31 @@ def _encode_bytes(config: LlavaMiniConfig, size: int, frames: int, text_tokens: 
     several = min(frames, max(TEXT_ROWS // text_tokens, 1))  # frames of one pass over the text
     joined = rows + text_tokens
     group = text.num_attention_heads // text.num_key_value_heads
-    widest = max(frames * rows * _layer_row(config), several * (text_tokens * _layer_row(config) + joined * seen_row))
-    masks = 2 * min(group * max(rows, text_tokens) * joined, MASK_CELLS)  # in bits, repeated and as numbers
+    widest = max(frames * rows * _count_row(config), several * (text_tokens * _count_row(config) + joined * seen_row))
+    masks = 2 * min(group * max(rows, text_tokens) * joined, MASK_CELLS)  # as booleans and as numbers
     return int(frames * kept + widest + masks) * size
 
 
-def _layer_row(config: LlavaMiniConfig) -> int:
-    """Numbers a row takes within a layer's MLP: input, queries, attended, residual and normed; gate, up, product."""
+def _count_row(config: LlavaMiniConfig) -> int:
+    """Numbers per row while a layer's MLP runs: input, queries, attended, residual, normed; gate, up, product."""
     text: Any = config.text
     return int(5 * config.hidden_size + 3 * text.intermediate_size)
 
 
-def _language_bytes(llm: LlamaForCausalLM, size: int, weights: Weights) -> int:
+def _count_language_bytes(llm: LlamaForCausalLM, size: int, weights: Weights) -> int:
     linear = [module for module in llm.model.layers.modules() if isinstance(module, nn.Linear)]
     quantised = sum(module.weight.numel() for module in linear)
-    rest = (_parameters(llm) - quantised) * size
+    rest = (_count_parameters(llm) - quantised) * size
     if weights == "int8":
         return rest + quantised + INT8_SCALE_BYTES * sum(module.out_features for module in linear)
     return rest + (int(quantised * INT4_BYTES) if weights == "int4" else quantised * size)
 
 
-def _parameters(module: nn.Module) -> int:
+def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _count(run: Callable[[], object]) -> int:
+def _count_operations(run: Callable[[], object]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
@@ -166,7 +166,7 @@ def _picture(config: LlavaMiniConfig) -> Tensor:
 
 
 def _features(config: LlavaMiniConfig) -> Tensor:
-    """(1,P',V): the patches of all of a frame's pictures."""
+    """(1,P',V): the patches of all pictures of a frame."""
     return _rows(config.pictures * config.patches, config.vision.hidden_size)
 
 
@@ -179,16 +179,16 @@ def _rows(count: int, width: int) -> Tensor:
     return torch.empty(1, count, width, device=META)
 
 
-def _language_flops(text: LlamaConfig, positions: int) -> int:
-    """Prefill, and one row of the head."""
+def _count_language_flops(text: LlamaConfig, positions: int) -> int:
+    """Prefill and one row of the LM head."""
     head = 2 * text.hidden_size * text.vocab_size
-    return _stack_flops(text, text.num_hidden_layers, positions) + head
+    return _count_stack_flops(text, text.num_hidden_layers, positions) + head
 
 
-def _stack_flops(text: LlamaConfig, layers: int, rows: int) -> int:
-    """That many decoder layers over all rows; they cost the same, so that one is counted."""
+def _count_stack_flops(text: LlamaConfig, layers: int, rows: int) -> int:
+    """`layers` decoder layers over all rows. All cost the same, so only one is counted."""
     with META:
         layer, rotary = LlamaDecoderLayer(text, 0), LlamaRotaryEmbedding(text)
     hidden = _rows(rows, text.hidden_size)
     rope = rotary(hidden, torch.arange(rows, device=META)[None])
-    return layers * _count(lambda: layer(hidden, position_embeddings=rope))
+    return layers * _count_operations(lambda: layer(hidden, position_embeddings=rope))

@@ -2,11 +2,11 @@
 
 ModelError
  ├─ CheckpointError   the checkpoint cannot be read, or is not one of this architecture
- ├─ PartMissing       the half that is asked for was not loaded
- ├─ DeviceError       device, dtype, attention or quantisation that this machine does not offer
- ├─ InputError        pictures or token ids that this checkpoint cannot take
- ├─ NonFinite         the model computed what is no usable number: infinite, not a number, or beyond float16
- └─ PromptTooLong     more positions than the context holds; `would_fit` says how many frames would
+ ├─ PartMissing       the requested half was not loaded
+ ├─ DeviceError       this machine does not offer the device, dtype, attention or quantisation
+ ├─ InputError        this checkpoint cannot take the pictures or token ids
+ ├─ NonFinite         the model computed an unusable number: infinite, NaN, or beyond float16
+ └─ PromptTooLong     the prompt has more positions than the context; `would_fit` says how many frames would fit
 """
 
 
@@ -23,27 +23,27 @@ class CheckpointError(ModelError):
 
 
 class PartMissing(ModelError):
-    """The half of the model that is asked for was not loaded."""
+    """The requested half of the model was not loaded."""
 
     code = "model-part-missing"
 
 
 class DeviceError(ModelError):
-    """Device, dtype, attention or quantisation that this machine does not offer."""
+    """This machine does not offer the device, dtype, attention or quantisation."""
 
     code = "device"
 
 
 class InputError(ModelError):
-    """Pictures or token ids that this checkpoint cannot take."""
+    """This checkpoint cannot take the pictures or token ids."""
 
     code = "model-input"
 
 
 class NonFinite(ModelError):
-    """The model computed what is no usable number: infinite, not a number, or beyond what a record holds.
+    """The model computed an unusable number: infinite, NaN, or beyond what a record holds.
 
-    frames   places of the frames at fault among those given; empty if it is not about frames
+    frames   places of the faulty frames among those given; empty if no frame is at fault
     """
 
     code = "model-non-finite"
@@ -59,7 +59,7 @@ class NonFinite(ModelError):
 class PromptTooLong(ModelError):
     """The stretch does not fit into the context; nothing is ever cut silently.
 
-    frames      asked for
+    frames      frames in the stretch
     would_fit   frames that fit beside the same text
     limit       positions of the context
     """
@@ -70,5 +70,5 @@ class PromptTooLong(ModelError):
         self.frames, self.would_fit, self.limit = frames, would_fit, limit
         super().__init__(
             f"{frames} frames do not fit into the model's context of {limit} positions together with the prompt; "
-            f"{would_fit} frames would: ask about a shorter stretch"
+            f"{would_fit} frames would fit: ask about a shorter stretch"
         )

@@ -1,4 +1,4 @@
-"""The identity of a checkpoint's weights, cheap to compute and the same however the files are sharded."""
+"""Identifies a checkpoint's weights: cheap to compute, and independent of how the files are sharded."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 from llava_mini.errors import CheckpointError
 
-WHOLE_BYTES = 1024 * 1024  # a tensor up to this size is hashed whole: norms, biases and all of a small model
-SAMPLE_BYTES = 16 * 1024  # of a larger one so much of its start, middle and end: 15 MB of an 8B checkpoint
+WHOLE_BYTES = 1024 * 1024  # tensors up to this size are hashed whole: norms, biases and all of a small model
+SAMPLE_BYTES = 16 * 1024  # hashed from the start, middle and end of larger tensors: 15 MB of an 8B checkpoint
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, little-endian
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
@@ -25,7 +25,7 @@ class _Entry:
 
 
 def fingerprint(configs: Iterable[Mapping[str, Any]], *files: Mapping[str, Path]) -> str:
-    """16 hex digits over configurations and, by name, every tensor's dtype, shape and (sampled) bytes.
+    """Hashes the configurations and every tensor's name, dtype, shape and (sampled) bytes to 16 hex digits.
 
     `files`: tensor name -> safetensors file, for each set of files. Raises CheckpointError.
     """
@@ -38,7 +38,7 @@ def fingerprint(configs: Iterable[Mapping[str, Any]], *files: Mapping[str, Path]
 
 
 def _digest_tensors(names: Mapping[str, Path], update: Any) -> None:
-    headers = {path: _header(path) for path in sorted(set(names.values()))}
+    headers = {path: _read_header(path) for path in sorted(set(names.values()))}
     entries = dict(chain.from_iterable(header.items() for header in headers.values()))
     for name in sorted(names):
         if name not in headers[names[name]]:
@@ -46,11 +46,11 @@ def _digest_tensors(names: Mapping[str, Path], update: Any) -> None:
         entry = entries[name]
         update(f"{name}:{entry.description}:".encode())
         with entry.path.open("rb") as file:
-            for piece in _samples(file, entry):
+            for piece in _read_samples(file, entry):
                 update(piece)
 
 
-def _samples(file: BinaryIO, entry: _Entry) -> Iterable[bytes]:
+def _read_samples(file: BinaryIO, entry: _Entry) -> Iterable[bytes]:
     if entry.end - entry.start <= WHOLE_BYTES:
         file.seek(entry.start)
         yield file.read(entry.end - entry.start)
@@ -60,12 +60,12 @@ def _samples(file: BinaryIO, entry: _Entry) -> Iterable[bytes]:
         yield file.read(SAMPLE_BYTES)
 
 
-def _header(path: Path) -> dict[str, _Entry]:
+def _read_header(path: Path) -> dict[str, _Entry]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
             if length > MAX_HEADER_BYTES:
-                raise CheckpointError(f"{path} is no safetensors file")
+                raise CheckpointError(f"{path} is not a safetensors file")
             values = json.loads(file.read(length))
         first = LENGTH_BYTES + length
         entries = {

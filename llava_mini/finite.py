@@ -1,4 +1,4 @@
-"""Refuses numbers that cannot be kept: infinite, not a number, or beyond float16, in which records hold them."""
+"""Refuses numbers that a record cannot hold: infinite, NaN, or beyond float16."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from llava_mini.errors import NonFinite
 
 LARGEST = torch.finfo(torch.float16).max
-NAMED_FRAMES = 8  # of the frames at fault, so many are named
+NAMED_FRAMES = 8  # a message names at most this many faulty frames
 
 
 def require_finite(parts: Sequence[Tensor], first: int = 0) -> None:
-    """Raises NonFinite naming the frames at fault in any of `parts` (F,...); `first` is the number of the first one.
+    """Raises NonFinite naming the frames that are faulty in any of `parts` (F,...). Numbers begin at `first`.
 
-    One reduction per part, and the device is waited for once.
+    Runs one reduction per part, and waits for the device once.
     """
     fine = torch.stack([(part.abs() <= LARGEST).flatten(1).all(1) for part in parts]).all(0).cpu()  # (F,)
     if bool(fine.all()):

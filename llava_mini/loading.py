@@ -1,4 +1,4 @@
-"""Builds either half on the meta device and gives it its weights; the other half's tensors are not read."""
+"""Builds either half on the meta device and loads its weights. The other half's tensors are not read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from llava_mini.vision_half import VisionHalf
 
 
 def load_embeddings(checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
-    """The table of text embeddings (vocabulary,D), which both halves need."""
+    """Loads the text embedding table (vocabulary,D), which both halves need."""
     table = checkpoint.read_tensors(lambda name: name == EMBEDDINGS, dtype)[EMBEDDINGS]
     shape = (checkpoint.config.vocab_size, checkpoint.config.hidden_size)
     if tuple(table.shape) != shape:
@@ -25,7 +25,7 @@ def load_embeddings(checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
 
 
 def load_vision(checkpoint: Checkpoint, dtype: torch.dtype, attention: str) -> VisionHalf:
-    """The vision half on the CPU; raises CheckpointError."""
+    """Loads the vision half on the CPU; raises CheckpointError."""
     config = checkpoint.config.with_attention(attention)
     with torch.device("meta"):
         half = VisionHalf(config)
@@ -34,7 +34,7 @@ def load_vision(checkpoint: Checkpoint, dtype: torch.dtype, attention: str) -> V
         name.removeprefix("model.").replace("prefusion_layers.", "prefusion.layers.", 1): value
         for name, value in own.items()
     }
-    used = {_stored(name): f"tower.{name}" for name in half.tower.state_dict()}
+    used = {_to_clip_name(name): f"tower.{name}" for name in half.tower.state_dict()}
     for name, value in checkpoint.read_tower_tensors(used.__contains__, dtype).items():
         tensors[used[name]] = value
     _fill(half, tensors, checkpoint.folder)
@@ -44,7 +44,7 @@ def load_vision(checkpoint: Checkpoint, dtype: torch.dtype, attention: str) -> V
 
 
 def load_language(checkpoint: Checkpoint, dtype: torch.dtype, attention: str, embeddings: Tensor) -> LlamaForCausalLM:
-    """The LLM on the CPU; raises CheckpointError."""
+    """Loads the LLM on the CPU; raises CheckpointError."""
     config = checkpoint.config.with_attention(attention).text
     tensors = checkpoint.read_tensors(
         lambda name: name.startswith(LANGUAGE_PREFIXES) and not name.endswith(COMPUTED), dtype
@@ -60,13 +60,13 @@ def load_language(checkpoint: Checkpoint, dtype: torch.dtype, attention: str, em
     return llm
 
 
-def _stored(name: str) -> str:
-    """A parameter of our tower as CLIP names it."""
+def _to_clip_name(name: str) -> str:
+    """CLIP's name for a parameter of `VisionTower`."""
     return f"encoder.{name}" if name.startswith("layers.") else name
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Gives a module built on the meta device its weights; raises CheckpointError naming what does not fit."""
+    """Loads weights into a module built on the meta device; raises CheckpointError naming what does not fit."""
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for problem, names in (("lacks", wanted.keys() - tensors), ("has no place for", tensors.keys() - wanted)):
         if names:

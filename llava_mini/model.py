@@ -1,4 +1,4 @@
-"""The whole model, or one half of it: encoding frames, fusing texts with them, and a trace of every intermediate."""
+"""The whole model or one half of it: encodes frames, fuses texts with them, and traces every intermediate."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ Part = Literal["vision", "language"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the vision half makes of F frames; float32, on the CPU."""
+    """The vision half's output for F frames: float32, on the CPU."""
 
     tokens: Tensor  # (F,C,D)
-    fused: list[Tensor]  # one (F,L_i,D) per text, the placeholder left out
+    fused: list[Tensor]  # one (F,L_i,D) per text, without the placeholder
 
 
 class LlavaMini:
@@ -67,7 +67,7 @@ class LlavaMini:
         parts: Sequence[Part] = ("vision", "language"),
         language_weights: Weights = "full",
     ) -> "LlavaMini":
-        """Loads the chosen parts; the other half's tensors are not read, but for the text embeddings.
+        """Loads the chosen parts. Of the other half, only the text embeddings are read.
 
         `device` "auto" takes CUDA if there is a GPU. Raises CheckpointError, DeviceError.
         """
@@ -97,7 +97,7 @@ class LlavaMini:
         return self._language
 
     def require_fit(self, frames: int, text_tokens: int, new_tokens: int = 0) -> None:
-        """Raises PromptTooLong, with the number of frames that would fit beside that text and answer."""
+        """Raises PromptTooLong, which holds the number of frames that would fit beside that text and answer."""
         require_fit(
             frames,
             limit=self.config.context,
@@ -107,13 +107,13 @@ class LlavaMini:
         )
 
     def embed(self, token_ids: Sequence[int]) -> Tensor:
-        """Plain embeddings (L,D) on the CPU, gathered where the table lies; raises InputError."""
+        """Plain embeddings (L,D) on the CPU; raises InputError."""
         return gather(self._embeddings, token_ids)
 
     def preprocess(self, frames: Pictures) -> Tensor:
         """A video's frames (F,h,w,3) uint8 RGB -> (F,3,S,S) float32, or (F,pictures,3,S,S) at high resolution.
 
-        Frames of another size than `config.frame_side_px` are squeezed to it; those of 336 px stay as they are.
+        Frames of 336 px are taken as they are. Others are squeezed to `config.frame_side_px`.
         """
         values = self._preprocessor.prepare_frames(frames)
         return values[:, 0] if self.config.pictures == 1 else values
@@ -121,7 +121,7 @@ class LlavaMini:
     def preprocess_image(self, picture: Pictures) -> Tensor:
         """A single image (h,w,3) uint8 RGB of any size -> (1,pictures,3,S,S) float32, as `encode` takes it.
 
-        Its aspect ratio is kept: cut to the centre, or padded to a square, as the checkpoint says. Raises InputError.
+        Keeps the aspect ratio: crops the centre or pads to a square, as the checkpoint says. Raises InputError.
         """
         return self._preprocessor.prepare_image(picture)[None]
 
@@ -139,7 +139,7 @@ class LlavaMini:
 
     @torch.no_grad()
     def trace(self, pixel_values: Tensor, input_ids: Tensor, max_new_tokens: int) -> dict[str, Tensor]:
-        """Every intermediate of a greedy answer, under the names of golden/README.md; end tokens are not heeded.
+        """Every intermediate of a greedy answer, under the names of golden/README.md. End tokens do not stop it.
 
         pixel_values (pictures,3,S,S) for an image or (T,pictures,3,S,S) for a video; input_ids (L,) or (1,L) with one
         placeholder. Needs both halves. Raises InputError, PartMissing, PromptTooLong.
@@ -147,7 +147,7 @@ class LlavaMini:
         frames = self._check_frames(pixel_values if pixel_values.dim() == 5 else pixel_values[None])
         ids = input_ids.flatten().tolist()
         if ids.count(IMAGE_TOKEN_ID) != 1 or max_new_tokens < 1:
-            raise InputError(f"trace needs the placeholder {IMAGE_TOKEN_ID} once, and one new token at least")
+            raise InputError(f"trace needs the placeholder {IMAGE_TOKEN_ID} exactly once, and at least one new token")
         self.require_fit(len(frames), len(ids) - 1, max_new_tokens)
         place = ids.index(IMAGE_TOKEN_ID)
         stages = self._run_stages(frames, [self._embed_visible(ids)])
@@ -176,7 +176,7 @@ class LlavaMini:
     def _encode_batches(
         self, pixel_values: Tensor, texts: Sequence[Sequence[int]], batch_frames: int | None
     ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Tokens (B,C,D) and fused texts (B,L_i,D) of one batch of frames after the other, float32, on the CPU."""
+        """Yields tokens (B,C,D) and fused texts (B,L_i,D) for each batch of frames: float32, on the CPU."""
         frames = self._check_frames(pixel_values if pixel_values.dim() == 5 else pixel_values[:, None])
         kept = [[i for i in text if i != IMAGE_TOKEN_ID] for text in texts]
         visible = [self._embed_visible(text) for text in kept]
@@ -189,7 +189,7 @@ class LlavaMini:
             yield stages.tokens.float().cpu(), whole
 
     def _check_frames(self, pixel_values: Tensor) -> Tensor:
-        """(F,pictures,3,S,S), checked."""
+        """Returns the frames; raises InputError unless they are (F,pictures,3,S,S)."""
         c = self.config
         expected = (c.pictures, 3, c.side_px, c.side_px)
         if not len(pixel_values) or tuple(pixel_values.shape[1:]) != expected:
@@ -202,11 +202,11 @@ class LlavaMini:
         return stages
 
     def _embed_visible(self, ids: Sequence[int]) -> Tensor:
-        """Rows with id <= 0 are hidden in pre-fusion and not counted in positions: as if they were not there."""
+        """Leaves out ids <= 0: pre-fusion hides their rows and does not count them in positions."""
         return self.embed([i for i in ids if i > 0]).to(self.device)
 
     def _add_hidden_rows(self, rows: Tensor, ids: Sequence[int]) -> Tensor:
-        """Puts the raw embedding of token 0 where it was left out of pre-fusion (golden/SEMANTICS.md, item 1)."""
+        """Inserts the raw embedding of each token 0 that pre-fusion left out (golden/SEMANTICS.md, item 1)."""
         if all(i > 0 for i in ids):
             return rows
         full = self.embed([max(i, 0) for i in ids]).float().repeat(len(rows), 1, 1)  # the placeholder's row too

@@ -1,4 +1,4 @@
-"""Chooses device, dtype and attention implementation, and refuses what this machine cannot do."""
+"""Chooses the device, dtype and attention implementation, and refuses those that this machine cannot run."""
 
 from typing import Literal
 
@@ -34,7 +34,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_attention(attention: Attention, device: torch.device, dtype: torch.dtype) -> str:
-    """The implementation that `auto` stands for; raises DeviceError if the asked one cannot run."""
+    """Resolves `auto` to an implementation; raises DeviceError if the requested one cannot run."""
     flash = device.type == "cuda" and dtype in FLASH_DTYPES and is_flash_attn_2_available()
     if attention == "auto":
         return "flash_attention_2" if flash else "sdpa"

@@ -1,4 +1,4 @@
-"""Says what fits on a card: `python -m llava_mini.plan --gpu-gb 24 --config llava-mini-8b`."""
+"""Shows what fits on a card: `python -m llava_mini.plan --gpu-gb 24 --config llava-mini-8b`."""
 
 import argparse
 import sys
@@ -22,19 +22,19 @@ from llava_mini.shapes import RELEASED, SHAPES
 from llava_mini.tables import table
 
 GB, GIB, MIB = 10**9, 2**30, 2**20
-TEXT_TOKENS = 43  # of the paper's counts (docs/design.md, costs)
-PROMPT_TOKENS = 256  # a long question with the turns before it
+TEXT_TOKENS = 43  # as in the paper's counts (docs/design.md, costs)
+PROMPT_TOKENS = 256  # a long question and the turns before it
 # A 3090 of 24,576 MiB offers 24,268 MiB (nvidia-smi in pytorch/pytorch #54564): the driver keeps the rest.
 DRIVER_BYTES = 308 * MIB
-# A process on CUDA takes about 400 MB with kernels loaded lazily (pytorch/pytorch #109888, #107667: 300 MB); half as
-# much again for the kernels it comes to use and cuBLAS's workspaces.
+# A CUDA process takes about 400 MB if kernels load lazily (pytorch/pytorch #109888, #107667: 300 MB). Half as much
+# again is for the kernels it loads later and for cuBLAS's workspaces.
 CONTEXT_BYTES, PROCESSES = 600 * 10**6, 2
-FRAGMENTS = 0.10  # of what comes and goes: blocks of PyTorch's allocator that fit nothing else; an allowance
+FRAGMENTS = 0.10  # allowance for free blocks that fit nothing else, as a share of the memory that comes and goes
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the settings let both processes take."""
+    """The load that the settings allow on both processes."""
 
     dtype: torch.dtype
     weights: Weights
@@ -45,7 +45,7 @@ class Load:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Load":
-        """As the settings have it."""
+        """Reads the load from the settings."""
         model, reasoner = settings.model, settings.reasoner
         return cls(
             resolve_dtype(model.dtype),
@@ -63,10 +63,10 @@ class MemoryPlan:
 
     load: Load
     costs: ByteCosts
-    parts: dict[str, int]  # bytes that are taken before a question has its first frame
-    per_position: int  # bytes of all questions' own keys and values, and of what it takes to grow them
+    parts: dict[str, int]  # bytes taken before a question has its first frame
+    per_position: int  # bytes: keys and values of every question, and one copy while they grow
     frames_in_memory: int
-    frames: int  # also within the context
+    frames: int  # that also fit the context
 
     @property
     def used_bytes(self) -> int:
@@ -75,7 +75,7 @@ class MemoryPlan:
 
 
 def plan(card_bytes: int, config: LlavaMiniConfig, load: Load) -> MemoryPlan:
-    """How long a stretch a card takes in each of the questions at once, beside all that is resident meanwhile.
+    """How long a stretch each concurrent question can have on a card, beside everything else in memory.
 
     Each question holds its own keys and values over the whole stretch, because appending to a kept prefix copies it.
     """
@@ -100,7 +100,7 @@ def plan(card_bytes: int, config: LlavaMiniConfig, load: Load) -> MemoryPlan:
 
 
 def format_plan(gpu_gib: float, config: LlavaMiniConfig, load: Load) -> str:
-    """Both tables, as text; a star marks the settings' own weights."""
+    """Formats both tables as text. A star marks the weights that the settings choose."""
     card_bytes = int(gpu_gib * GIB)
     plans = [plan(card_bytes, config, replace(load, weights=weights)) for weights in WEIGHTS]
     names = list(plans[0].parts)
@@ -140,7 +140,7 @@ def format_plan(gpu_gib: float, config: LlavaMiniConfig, load: Load) -> str:
 
 
 def format_flops(config: LlavaMiniConfig) -> str:
-    """The table of operations, as text."""
+    """Formats the table of operations as text."""
     counted = {
         "LLaVA-1.5": llava_flops(config, TEXT_TOKENS),
         "LLaVA-Mini, public code": plain_flops(config, TEXT_TOKENS),
@@ -154,9 +154,9 @@ def format_flops(config: LlavaMiniConfig) -> str:
 
 
 def find_subject(name: str) -> tuple[LlavaMiniConfig, Settings]:
-    """The shape and the settings that `name` stands for: a settings file, a checkpoint's folder or a known shape.
+    """Finds the shape and settings for `name`: a settings file, a checkpoint's folder or a known shape.
 
-    The last two come with the default settings, in bfloat16. Raises ModelError, SettingsError.
+    The last two get the default settings in bfloat16. Raises ModelError, SettingsError.
     """
     plain = Settings()
     assumed = plain.model_copy(update={"model": plain.model.model_copy(update={"dtype": "bfloat16"})})
@@ -171,16 +171,16 @@ def find_subject(name: str) -> tuple[LlavaMiniConfig, Settings]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the plan; 1 if the configuration cannot be read."""
+    """Prints the plan; returns 1 if the configuration cannot be read."""
     parser = argparse.ArgumentParser(prog="longwatch plan", description=__doc__)
     parser.add_argument(
-        "--gpu-gb", type=float, default=24.0, help="memory of the card as it is sold: 24 means 24 GiB, 25.77e9 bytes"
+        "--gpu-gb", type=float, default=24.0, help="the card's nominal memory: 24 means 24 GiB, 25.77e9 bytes"
     )
     parser.add_argument(
         "--config", default="llava-mini-8b", help=f"a settings file, {', '.join(SHAPES)}, or a checkpoint's folder"
     )
-    parser.add_argument("--dtype", choices=list(DTYPES), help="in place of the settings'")
-    parser.add_argument("--batch-frames", type=int, help="in place of the settings'")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="overrides the settings")
+    parser.add_argument("--batch-frames", type=int, help="overrides the settings")
     given = parser.parse_args(arguments)
     try:
         config, settings = find_subject(given.config)

@@ -1,4 +1,4 @@
-"""Modality pre-fusion: decoder layers in which text reads a frame's patches; patches once, however many texts."""
+"""Modality pre-fusion: decoder layers in which texts read a frame's patches. The patches run once for all texts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,8 +15,8 @@ from transformers.models.llama.modeling_llama import (
 
 from llava_mini.errors import InputError
 
-TEXT_ROWS = 16384  # frames x text rows in flight; with the 8B model's widths (127 kB a row) that is 2.1 GB
-MASK_CELLS = 2**25  # of the mask of one attention call: 64 MB in 16 bits
+TEXT_ROWS = 16384  # frames x text rows in one pass: 2.1 GB at the 8B model's widths (127 kB a row)
+MASK_CELLS = 2**25  # mask cells in one attention call: 64 MB in 16 bits
 
 Pair = tuple[Tensor, Tensor]  # cos and sin (1,S,head width), or keys and values (F, kv heads, S, head width)
 
@@ -24,11 +24,11 @@ Pair = tuple[Tensor, Tensor]  # cos and sin (1,S,head width), or keys and values
 class PreFusion(nn.Module):
     """`layers` Llama decoder layers over [patches, compressed, text], causal, without a norm at the end.
 
-    Causality makes three things exact: patches and compressed tokens do not depend on any text; several texts share
-    them; and of the last layer's patches only keys and values are needed. The pictures therefore go first, and the
-    texts follow in passes of at most TEXT_ROWS rows, so that memory does not grow with the number of texts.
+    Attention is causal, so three savings are exact. Patches and compressed tokens do not depend on any text. All texts
+    share them. The last layer needs only the patches' keys and values. Therefore the pictures run first. The texts
+    follow in passes of at most TEXT_ROWS rows, so memory does not grow with the number of texts.
 
-    Attention is PyTorch's fused one, or written out if the configuration says `eager`.
+    Attention is PyTorch's fused kernel, or written out if the configuration says `eager`.
     """
 
     def __init__(self, config: LlamaConfig, layers: int) -> None:
@@ -40,17 +40,17 @@ class PreFusion(nn.Module):
         """patches (F,P,D), compressed (F,C,D), texts n x (L_i,D) -> tokens (F,C,D), fused texts n x (F,L_i,D)."""
         longest = max(map(len, texts), default=0)
         if longest > TEXT_ROWS:
-            raise InputError(f"a text of {longest} tokens cannot be fused: {TEXT_ROWS} is the most; ask more briefly")
+            raise InputError(f"a text of {longest} tokens cannot be fused: the most is {TEXT_ROWS}; ask more briefly")
         tokens, seen = self._read_pictures(torch.cat([patches, compressed], dim=1), compressed.shape[1], bool(texts))
-        fused = [rows for group in _group(texts, TEXT_ROWS // len(patches)) for rows in self._fuse(group, seen)]
+        fused = [rows for group in _group_texts(texts, TEXT_ROWS // len(patches)) for rows in self._fuse(group, seen)]
         return tokens, fused
 
     def _read_pictures(self, vision: Tensor, count: int, keep: bool) -> tuple[Tensor, list[Pair]]:
-        """(F,S,D) -> the last `count` rows after all layers, and (if `keep`) every layer's keys and values."""
+        """(F,S,D) -> the last `count` rows after all layers, and every layer's keys and values if `keep`."""
         rows, seen = vision.shape[1], []
         rope = self.rotary(vision, torch.arange(rows, device=vision.device)[None])
         for index, layer in enumerate(self.layers):
-            first = rows - count if index == len(self.layers) - 1 else 0  # the last layer's patches end here
+            first = rows - count if index == len(self.layers) - 1 else 0  # the last layer has no output for patches
             queries, keys, values = _project(layer, vision, rope, first)
             mask = torch.ones(rows - first, rows, dtype=torch.bool, device=vision.device).tril(first)
             vision = _advance(layer, vision[:, first:], queries, (keys, values), mask)
@@ -59,7 +59,7 @@ class PreFusion(nn.Module):
         return vision[:, -count:], seen
 
     def _fuse(self, texts: Sequence[Tensor], seen: Sequence[Pair]) -> list[Tensor]:
-        """n x (L_i,D) -> n x (F,L_i,D): all texts in one pass over as many frames as TEXT_ROWS allows."""
+        """n x (L_i,D) -> n x (F,L_i,D): all texts together, in passes over as many frames as TEXT_ROWS allows."""
         frames, _, rows, _ = seen[0][0].shape
         lengths = [len(text) for text in texts]
         text = torch.cat(list(texts))
@@ -88,8 +88,8 @@ def text_mask(rows: int, lengths: Sequence[int], device: torch.device) -> Tensor
     return torch.cat([torch.ones(len(owner), rows, dtype=torch.bool, device=device), own], dim=1)
 
 
-def _group(texts: Sequence[Tensor], most_rows: int) -> Iterator[list[Tensor]]:
-    """Neighbouring texts that have at most `most_rows` rows together; a longer text comes alone."""
+def _group_texts(texts: Sequence[Tensor], most_rows: int) -> Iterator[list[Tensor]]:
+    """Groups neighbouring texts of at most `most_rows` rows together. A longer text is a group of its own."""
     group: list[Tensor] = []
     for text in texts:
         if group and sum(map(len, group)) + len(text) > most_rows:
@@ -101,23 +101,23 @@ def _group(texts: Sequence[Tensor], most_rows: int) -> Iterator[list[Tensor]]:
 
 
 def _project(layer: Any, hidden: Tensor, rope: Pair, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """(F,S,D) -> queries of the rows from `first` on, keys and values of all: (F, heads, rows, head width)."""
+    """(F,S,D) -> queries of the rows from `first` on, keys and values of all rows: (F, heads, rows, head width)."""
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
-    queries = _heads(attention.q_proj(normed[:, first:]), attention)
-    keys, values = _heads(attention.k_proj(normed), attention), _heads(attention.v_proj(normed), attention)
+    queries = _split_heads(attention.q_proj(normed[:, first:]), attention)
+    keys, values = _split_heads(attention.k_proj(normed), attention), _split_heads(attention.v_proj(normed), attention)
     cos, sin = rope[0][:, None], rope[1][:, None]  # (1,1,S,head width)
     return _rotate(queries, cos[:, :, first:], sin[:, :, first:]), _rotate(keys, cos, sin), values
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, the halves of a head turned against each other as in transformers' Llama."""
+    """Applies rotary positions, with the halves of a head paired as in transformers' Llama."""
     left, right = states.chunk(2, dim=-1)
     return states * cos + torch.cat([-right, left], dim=-1) * sin
 
 
 def _advance(layer: Any, hidden: Tensor, queries: Tensor, seen: Pair, mask: Tensor) -> Tensor:
-    """The layer's output for the rows `hidden` (F,R,D), each of which sees what `mask` (R,S) shows it."""
+    """The layer's output for the rows `hidden` (F,R,D). Each row sees what `mask` (R,S) allows."""
     attended = _attend(layer.self_attn, queries, seen, mask)
     hidden = hidden + layer.self_attn.o_proj(attended.flatten(2))
     output: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
@@ -139,14 +139,14 @@ def _attend(attention: Any, queries: Tensor, seen: Pair, mask: Tensor) -> Tensor
 def _attend_folded(queries: Tensor, seen: Pair, mask: Tensor, group: int) -> Tensor:
     """(F,heads,R,width) over (F,kv heads,S,width) -> (F,heads,R,width).
 
-    The heads that share keys become rows of one head. Given a mask and grouped heads together, PyTorch falls back to
-    the kernel that writes out the scores of all heads (huggingface/transformers #39412, Comfy-Org/ComfyUI #15135).
+    The heads that share keys become rows of one head. With a mask and grouped heads together, PyTorch would fall back
+    to the kernel that writes out all heads' scores (huggingface/transformers #39412, Comfy-Org/ComfyUI #15135).
     """
     frames, heads, rows, width = queries.shape
     folded = queries.reshape(frames, heads // group, group * rows, width)
     return F.scaled_dot_product_attention(folded, *seen, attn_mask=mask.repeat(group, 1)).reshape(queries.shape)
 
 
-def _heads(rows: Tensor, attention: Any) -> Tensor:
+def _split_heads(rows: Tensor, attention: Any) -> Tensor:
     """(F,S,heads*width) -> (F,heads,S,width)."""
     return rows.view(*rows.shape[:2], -1, attention.head_dim).transpose(1, 2)

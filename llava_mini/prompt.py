@@ -1,4 +1,4 @@
-"""Turns conversations into token ids by the checkpoint's own chat template, and ids back into text piece by piece."""
+"""Turns conversations into token ids with the checkpoint's chat template, and ids back into text piece by piece."""
 
 import re
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerFast
 from llava_mini.config import read_json
 from llava_mini.errors import CheckpointError
 
-IMAGE_TOKEN_ID = -200  # stands where the frames' tokens go (golden/README.md)
+IMAGE_TOKEN_ID = -200  # marks the place of the frames' tokens (golden/README.md)
 IMAGE_MARK = "<image>"
-BROKEN_STREAM = "Invalid prefix"  # how DecodeStream's error begins when later bytes change text it has already given
-# Llama 3's templates write a date into the system text: 3.1's this one, later ones today's, unless they are given one.
-# Fusions of the system text are kept, so it must not change from day to day.
+BROKEN_STREAM = "Invalid prefix"  # start of DecodeStream's error if later bytes change text it has already given
+# Llama 3's templates write a date into the system text. 3.1 writes this one; later versions write today's unless they
+# are given one. Fusions of the system text are kept, so the text must not change from day to day.
 DATE = "26 Jul 2024"
 # The public implementation's system text for Llama 3.1 (golden/SEMANTICS.md, item 11).
 SYSTEM_TEXT = (
@@ -38,21 +38,20 @@ class PromptIds:
 
     @property
     def text(self) -> list[int]:
-        """All of the text, as it is fused with each frame."""
+        """The whole text, as it is fused with each frame."""
         return self.before + self.after
 
     @property
     def ids(self) -> list[int]:
-        """With the placeholder, as `LlavaMini.trace` takes it."""
+        """The ids with the placeholder, as `LlavaMini.trace` takes them."""
         return [*self.before, IMAGE_TOKEN_ID, *self.after]
 
 
 class PromptBuilder:
     """The checkpoint's tokenizer and chat template.
 
-    With `generation_prompt` the answer's header is part of the prompt, as it was in the public training: the header
-    belongs to the instruction that is fused there. The public inference leaves it out, and the model writes it.
-    `end_ids` are the tokens that end an answer.
+    With `generation_prompt`, the answer's header is part of the prompt and is fused with it, as in the public training.
+    The public inference leaves the header out, and the model writes it. `end_ids` are the tokens that end an answer.
     """
 
     def __init__(self, tokenizer: Any, end_ids: frozenset[int], system: str, generation_prompt: bool) -> None:
@@ -72,9 +71,9 @@ class PromptBuilder:
         generation_prompt: bool = True,
         chat_template: str = "",
     ) -> "PromptBuilder":
-        """The tokenizer.json in a checkpoint's folder; `chat_template` (Jinja text), if given, replaces its own.
+        """Loads tokenizer.json from a checkpoint's folder; `chat_template` (Jinja text) replaces its own, if given.
 
-        Not by AutoTokenizer, which asks config.json for a class and knows none by this name. Raises CheckpointError.
+        AutoTokenizer cannot load it: config.json names an architecture that it does not know. Raises CheckpointError.
         """
         try:
             tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(str(folder))
@@ -90,8 +89,8 @@ class PromptBuilder:
     def build(self, turns: Sequence[Turn], system: str | None = None) -> PromptIds:
         """The prompt of a conversation whose last turn has no answer yet.
 
-        The frames stand before the first question, so `before` depends on the system text alone. What looks like a
-        special token within a question or an answer is taken out. Raises CheckpointError if the template fails.
+        The frames stand before the first question, so `before` depends on the system text alone. Text that looks like
+        a special token is removed from questions and answers. Raises CheckpointError if the template fails.
         """
         messages = [{"role": "system", "content": self._system if system is None else system}]
         for number, (question, answer) in enumerate(turns):
@@ -107,7 +106,7 @@ class PromptBuilder:
             raise CheckpointError(f"the chat template fails: {error}") from error
         before, mark, after = text.partition(IMAGE_MARK)
         if not mark:
-            raise CheckpointError("the chat template loses the picture mark")
+            raise CheckpointError("the chat template drops the picture mark")
         return PromptIds(self._encode(before), self._encode(after))
 
     def start_stream(self) -> "TextStream":
@@ -115,7 +114,7 @@ class PromptBuilder:
         return TextStream(self._tokenizer.backend_tokenizer)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of a whole answer, special tokens left out."""
+        """The text of a whole answer, without special tokens."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
@@ -128,7 +127,7 @@ class PromptBuilder:
 
 
 class TextStream:
-    """Decodes an answer as its tokens come; holds back bytes that do not form a whole character yet."""
+    """Decodes an answer as its tokens arrive; holds back bytes that do not form a whole character yet."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -136,7 +135,7 @@ class TextStream:
         self._held: list[int] = []  # tokens whose text has not been given yet
 
     def push(self, token_id: int) -> str:
-        """The text that this token completes, perhaps none."""
+        """Returns the text that this token completes; empty if there is none."""
         self._held.append(token_id)
         piece = self._step(token_id)
         if piece:
@@ -144,7 +143,7 @@ class TextStream:
         return piece
 
     def finish(self) -> str:
-        """What was held back and can no longer be completed."""
+        """Returns the text still held back; no token will complete it."""
         rest: str = self._tokenizer.decode(self._held, skip_special_tokens=True)
         self._held.clear()
         return rest
@@ -155,7 +154,7 @@ class TextStream:
         except Exception as error:  # tokenizers raises no narrower class
             if not str(error).startswith(BROKEN_STREAM):
                 raise
-        # Bytes that are no UTF-8 changed the text before them. Begin again with what was not given yet.
+        # Invalid UTF-8 changed the text before it. Start over with the tokens whose text was not given yet.
         self._stream = DecodeStream(skip_special_tokens=True)
         return self._stream.step(self._tokenizer, list(self._held)) or ""
 

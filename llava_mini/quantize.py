@@ -11,12 +11,12 @@ from llava_mini.errors import DeviceError
 
 Weights = Literal["full", "int8", "int4"]
 WEIGHTS: tuple[Weights, ...] = ("full", "int8", "int4")
-DEVICES = ("cuda", "cpu")  # that bitsandbytes has kernels for
+DEVICES = ("cuda", "cpu")  # bitsandbytes has kernels for these
 INT8_THRESHOLD = 6.0  # inputs beyond it are multiplied in 16 bits (LLM.int8(), arXiv 2208.07339, section 3.2)
 
 
 def quantize(llm: LlamaForCausalLM, weights: Weights, device: torch.device) -> LlamaForCausalLM:
-    """The LLM on `device`, the linear weights of its layers in 8 or 4 bits; raises DeviceError."""
+    """Moves the LLM to `device`, with its layers' linear weights in 8 or 4 bits; raises DeviceError."""
     if weights != "full":
         _require_device(weights, device)
         for layer in llm.model.layers:

@@ -11,12 +11,12 @@ def next_token(logits: Tensor, *, temperature: float, top_p: float, generator: t
 
     The likeliest token is always in that set, however small `top_p` is. Raises NonFinite.
     """
-    highest, best = logits.max(-1)  # not a number if any logit is none
+    highest, best = logits.max(-1)  # NaN if any logit is NaN
     if not torch.isfinite(highest):
         raise NonFinite("the next token cannot be chosen")
     if temperature == 0:
         return int(best)
-    # Below the highest in float64: a temperature near zero leaves 0 and -inf, never inf - inf.
+    # Subtract the highest first, in float64: then a temperature near zero gives 0 and -inf, never inf - inf.
     chances, ids = torch.softmax((logits - highest).double().cpu() / temperature, dim=-1).sort(descending=True)
     others = chances[1:]
     others[chances.cumsum(0)[:-1] >= top_p] = 0

@@ -1,4 +1,4 @@
-"""The real models' configurations, for counting without their weights (attention written out: it can be counted)."""
+"""The real models' configurations, for counting without weights. Attention is written out so that it can be counted."""
 
 from collections.abc import Callable
 

@@ -1,10 +1,10 @@
-"""Sets rows of text under headings."""
+"""Formats rows as a table of text."""
 
 from collections.abc import Sequence
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their widest cell; the first flush left, the others flush right."""
+    """Each column is as wide as its widest cell. The first is flush left, the others are flush right."""
     cells = [list(headings), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     lines = [_line(row, widths) for row in cells]

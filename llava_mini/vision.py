@@ -8,7 +8,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionE
 class VisionTower(nn.Module):
     """Hidden state of CLIP's layer `feature_layer` (negative: from the end), without the class token.
 
-    The layers behind it are neither run nor built: their result is never used.
+    Later layers are not built, because their result is never used.
     """
 
     def __init__(self, config: CLIPVisionConfig, feature_layer: int) -> None:

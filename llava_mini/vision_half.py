@@ -1,4 +1,4 @@
-"""The half of the model that encoder workers hold: from pictures to tokens and fused text."""
+"""The half of the model in the encoder workers: turns pictures into tokens and fused text."""
 
 import math
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from llava_mini.vision import VisionTower
 
 @dataclass(frozen=True)
 class Stages:
-    """Every intermediate of the vision half, for F frames of one picture or five (high resolution) each."""
+    """Every intermediate of the vision half for F frames. Each frame has one picture, or five at high resolution."""
 
     features: Tensor  # (F,pictures,P,V) CLIP's patches
     compressed: Tensor  # (F,C,V)
-    attention: Tensor  # (F,C,P') of the compressor, P' patches of the picture or of the mosaic
+    attention: Tensor  # (F,C,P') of the compressor; P' counts the patches of the picture or the mosaic
     projected_tokens: Tensor  # (F,C,D) before pre-fusion
     projected_patches: Tensor  # (F,P,D) of the whole picture
     tokens: Tensor  # (F,C,D) after pre-fusion
@@ -51,7 +51,7 @@ class VisionHalf(nn.Module):
 
 
 def stitch(crops: Tensor) -> Tensor:
-    """Patches of r*r crops, row-major, stitched into one grid: (F,r*r,P,V) -> (F,r*r*P,V)."""
+    """Stitches the patches of r*r crops, row-major, into one grid: (F,r*r,P,V) -> (F,r*r*P,V)."""
     frames, count, patches, width = crops.shape
     r, g = math.isqrt(count), math.isqrt(patches)
     grid = crops.view(frames, r, r, g, g, width).permute(0, 1, 3, 2, 4, 5)

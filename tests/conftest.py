@@ -1,4 +1,4 @@
-"""Real parts for every test: a private redis-server, an archive folder, and settings that join them."""
+"""Real parts for every test: a private redis-server, an archive folder, and settings that connect them."""
 
 import signal
 import subprocess
@@ -18,13 +18,13 @@ from tests.waiting import wait_until
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A shell that runs the tests in its background has them ignore Ctrl-C; the commands under test must not."""
+    """Undoes that a shell makes background commands ignore Ctrl-C: the commands under test must not ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
 def running_redis(*options: str) -> Iterator[str]:
-    """The URL of a real server, on a socket in a short path (a socket's path holds 107 bytes at most)."""
+    """Runs a real server and yields its URL. The socket's path is short, because it can hold 107 bytes at most."""
     with tempfile.TemporaryDirectory(prefix="lw") as folder:
         socket = Path(folder) / "redis.sock"
         command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--dir", folder, "--save", ""]
@@ -39,7 +39,7 @@ def running_redis(*options: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_servers() -> Iterator[tuple[str, str]]:
-    """The URLs of two real servers: for the state, and for the cache."""
+    """The URLs of two real servers: one for the state, one for the cache."""
     with running_redis() as state, running_redis("--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru") as cache:
         yield state, cache
 
@@ -55,7 +55,7 @@ def redis_urls(redis_servers: tuple[str, str]) -> tuple[str, str]:
 
 @pytest.fixture
 def settings(redis_urls: tuple[str, str], tmp_path: Path) -> Settings:
-    """Everything below a temporary folder, quick to notice a dead worker; this machine's addresses may be fetched."""
+    """Settings with all data in a temporary folder. Dead workers are noticed quickly, and 127.0.0.1 may be fetched."""
     state_url, cache_url = redis_urls
     return Settings(
         data_dir=tmp_path / "data",
@@ -69,5 +69,5 @@ def settings(redis_urls: tuple[str, str], tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    """Storage over the real servers and a real folder."""
+    """Storage on the real servers and a real folder."""
     return Store.open(settings)

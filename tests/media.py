@@ -23,7 +23,7 @@ def numbered(number: int, width: int = 64, height: int = 48) -> NDArray[np.uint8
 
 
 def number_of(picture: NDArray[np.uint8]) -> int:
-    """The number that a (perhaps resized) picture spells."""
+    """The number that a picture spells, even if it was resized."""
     height, width = picture.shape[:2]
     rows, columns = [int(height * (r + 0.5) / 3) for r in range(3)], [int(width * (c + 0.5) / 4) for c in range(4)]
     return sum(1 << bit for bit in range(12) if picture[rows[bit // 4], columns[bit % 4]].mean() > 128)
@@ -40,7 +40,7 @@ def write_video(
     sound_s: float | None = None,
     ticks: int = TICKS,
 ) -> Path:
-    """A video with one numbered frame at each of `times_s`; the container follows from the name."""
+    """Writes a video with one numbered frame at each of `times_s`. The file name decides the container."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options={"g": "25", "bf": "2"} if options is None else options)
         assert isinstance(stream, VideoStream)
@@ -58,7 +58,7 @@ def write_video(
 
 
 def write_sound(path: Path, seconds: float) -> Path:
-    """A file that holds sound only."""
+    """Writes a file that holds only sound."""
     with av.open(str(path), "w") as container:
         _add_silence(container, seconds)
     return path

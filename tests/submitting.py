@@ -1,4 +1,4 @@
-"""Puts videos, segments and questions where users and ingest would put them."""
+"""Stores videos, segments and questions as users and ingest would."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,26 +15,26 @@ from training.world import generate
 
 
 def new_video(**values: Any) -> Video:
-    """A video document; `values` replace what it says."""
+    """A video document; `values` replace its defaults."""
     base = {"id": new_video_id(), "kind": "url", "source": "s", "location": "s", "sample_fps": 1.0, "mode": "exact"}
     return Video.model_validate(base | values)
 
 
 def new_question(video: Video, **values: Any) -> Question:
-    """A question document about a video; `values` replace what it says."""
+    """A question document about a video; `values` replace its defaults."""
     base = {"id": new_question_id(video.id), "video_id": video.id, "text": "is there a red circle ?"}
     return Question.model_validate(base | {"fusion": "focused"} | values)
 
 
 @lru_cache
 def draw_pictures(count: int, side_px: int = 336) -> tuple[bytes, ...]:
-    """JPEGs of one world of the kind that the bundled model was trained on."""
+    """JPEGs of one world, of the kind that the bundled model was trained on."""
     world = generate(3, count)
     return tuple(encode_jpeg(render(world, k + 0.5, side_px), 90) for k in range(count))
 
 
 def put_frames(store: Store, video: Video, pictures: Sequence[bytes], first_segment: int = 0) -> None:
-    """Keeps the pictures as ingest does, 64 in each segment."""
+    """Stores the pictures as ingest does, 64 in each segment."""
     for at in range(0, len(pictures), SEGMENT_SLOTS):
         part = pictures[at : at + SEGMENT_SLOTS]
         segment = first_segment + at // SEGMENT_SLOTS
@@ -46,7 +46,7 @@ def put_frames(store: Store, video: Video, pictures: Sequence[bytes], first_segm
 
 
 def add_sampled(store: Store, pictures: Sequence[bytes], **values: Any) -> Video:
-    """A video whose frames are all there."""
+    """Adds a video with all of its frames."""
     video = new_video(**{"status": "ready", "frames_sampled": len(pictures)} | values)
     store.add_video(video)
     put_frames(store, video, pictures)

@@ -1,4 +1,4 @@
-"""What no linter sees: jobs have their workers, importing does nothing, names say one thing, and nothing is idle."""
+"""Rules that no linter checks: every job has a worker, imports have no effects, names are unique, no code is unused."""
 
 import ast
 import importlib
@@ -14,11 +14,11 @@ import pytest
 from jobs.names import JOBS, QUEUES
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("api", "cli", "configs", "encoder_worker", "ingest", "jobs", "llava_mini", "reasoner", "storage")
+PACKAGES = ("api", "cli", "configs", "encoder_worker", "ingest", "jobs", "llava_mini", "reasoner", "storage")
 WORKERS = ("encoder_worker", "ingest", "reasoner")
-# File names that mean the same in every room that has one.
+# File names that mean the same in every package that has them.
 SHARED_NAMES = {"__init__", "__main__", "errors", "jobs", "questions", "scheduler", "videos"}
-# File names that only their room tells apart. The list gets no longer.
+# File names that only their package tells apart. Do not add to this list.
 QUALIFIED_NAMES = {"connections", "frames", "loading", "pictures", "sampling", "tables", "workers"}
 
 
@@ -32,7 +32,7 @@ def list_modules(package: str) -> list[str]:
 
 
 def find_handlers(package: str) -> Iterator[tuple[str, list[str]]]:
-    """(job name, methods of the room's jobs that it is bound to), from the worker's own start."""
+    """(job name, methods of the package's jobs class that handle it), read from the worker's `__main__`."""
     tree = ast.parse((ROOT / package / "__main__.py").read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
@@ -42,19 +42,19 @@ def find_handlers(package: str) -> Iterator[tuple[str, list[str]]]:
                     yield str(key.value), [ast.unparse(part).removeprefix("jobs.") for part in value.args]
 
 
-def test_every_job_is_bound_by_one_kind_of_worker_to_methods_that_exist() -> None:
+def test_every_job_is_handled_by_one_kind_of_worker_with_existing_methods() -> None:
     bound: Counter[str] = Counter()
     for package in WORKERS:
         module = importlib.import_module(f"{package}.jobs")
         (jobs_class,) = [value for name, value in vars(module).items() if name.endswith("Jobs")]
         for name, methods in find_handlers(package):
             bound[name] += 1
-            assert len(methods) == 2, f"{name} can be run and given up"
+            assert len(methods) == 2, f"{name} needs one method to run and one to give up"
             assert all(callable(getattr(jobs_class, method)) for method in methods), name
     assert bound == Counter(dict.fromkeys(JOBS, 1))
 
 
-def test_every_queue_is_worked_on_by_one_kind_of_worker() -> None:
+def test_every_queue_is_served_by_one_kind_of_worker() -> None:
     listened: defaultdict[str, set[str]] = defaultdict(set)
     for package in WORKERS:
         for node in ast.walk(ast.parse((ROOT / package / "__main__.py").read_text())):
@@ -70,7 +70,7 @@ def _names_in(node: ast.AST) -> list[str]:
 
 
 def test_imports_point_down_only() -> None:
-    """The contracts in pyproject.toml; and they speak of every room."""
+    """The contracts in pyproject.toml hold, and they name every package."""
     done = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"],
         capture_output=True,
@@ -81,7 +81,7 @@ def test_imports_point_down_only() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     layers = re.search(r"^layers = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)
     assert layers is not None
-    assert set(re.findall(r"\w+", layers[1])) == set(ROOMS)
+    assert set(re.findall(r"\w+", layers[1])) == set(PACKAGES)
 
 
 @pytest.mark.parametrize("package", ["api", "cli", "ingest", "jobs", "storage", "configs"])
@@ -93,10 +93,10 @@ def test_the_light_parts_never_load_the_model(package: str) -> None:
 
 
 def test_importing_a_module_does_nothing() -> None:
-    names = [name for package in ROOMS for name in list_modules(package)]
+    names = [name for package in PACKAGES for name in list_modules(package)]
     names += [f"{package}.__main__" for package in WORKERS]
     code = (
-        "import cv2, transformers.models.llama.modeling_llama\n"  # which set variables of their own
+        "import cv2, transformers.models.llama.modeling_llama\n"  # these two set environment variables
         "import os, sys, logging, threading\n"
         "before = dict(os.environ), list(logging.getLogger().handlers), threading.active_count()\n"
         f"import {', '.join(names)}\n"
@@ -106,44 +106,44 @@ def test_importing_a_module_does_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_every_module_says_in_its_first_lines_what_it_is() -> None:
-    for file in list_files(*ROOMS, "demo", "training", "benchmarks", "tests"):
+def test_every_module_begins_with_a_docstring() -> None:
+    for file in list_files(*PACKAGES, "demo", "training", "benchmarks", "tests"):
         text = file.read_text()
         assert not text or text.startswith('"""'), file
 
 
-def test_a_file_name_says_one_thing() -> None:
-    rooms: defaultdict[str, set[str]] = defaultdict(set)
-    for file in list_files(*ROOMS):
-        rooms[file.stem].add(str(file.parent.relative_to(ROOT)))
-    twice = {name for name, folders in rooms.items() if len(folders) > 1}
+def test_a_file_name_means_one_thing() -> None:
+    places: defaultdict[str, set[str]] = defaultdict(set)
+    for file in list_files(*PACKAGES):
+        places[file.stem].add(str(file.parent.relative_to(ROOT)))
+    twice = {name for name, folders in places.items() if len(folders) > 1}
     assert twice - SHARED_NAMES == QUALIFIED_NAMES
 
 
-def test_nothing_is_there_that_only_tests_call() -> None:
-    """Every public function, class and method of a room is mentioned by the program itself.
+def test_no_public_code_is_used_only_by_tests() -> None:
+    """The program itself mentions every public function, class and method of its packages.
 
-    What overrides a method of a foreign class is called from there, and what is decorated with a call (a route, a
-    command, a validator) by whatever the decorator belongs to.
+    There are two exceptions. Methods of a class with a foreign base may be called by that base. Functions decorated
+    with a call (a route, a command, a validator) are called by the decorator's library.
     """
-    trees = {file: ast.parse(file.read_text()) for file in list_files(*ROOMS, "demo", "training", "benchmarks")}
+    trees = {file: ast.parse(file.read_text()) for file in list_files(*PACKAGES, "demo", "training", "benchmarks")}
     mentioned = Counter(name for tree in trees.values() for name in _mentions(tree))
     ours = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-    idle = [
+    unused = [
         f"{file.relative_to(ROOT)}:{node.lineno} {node.name}"
         for file, tree in trees.items()
-        if file.relative_to(ROOT).parts[0] in ROOMS
+        if file.relative_to(ROOT).parts[0] in PACKAGES
         for node in _definitions(tree, ours)
         if not mentioned[node.name]
     ]
-    assert idle == []
+    assert unused == []
 
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def _mentions(tree: ast.AST) -> Iterator[str]:
-    """Every name that is read, looked up as an attribute, imported, or said in a string."""
+    """Every name that is read, used as an attribute, imported, or written in a string."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             yield node.id

@@ -1,4 +1,4 @@
-"""Where the shipped checkpoint lies, and the settings that name it."""
+"""The shipped checkpoint, and settings that use it."""
 
 from pathlib import Path
 
@@ -10,6 +10,6 @@ TINY = ROOT / "checkpoints" / "tiny"
 
 
 def with_tiny(settings: Settings) -> Settings:
-    """`settings`, with the bundled model as `configs/tiny.yaml` has it."""
+    """`settings` with the bundled model, as in `configs/tiny.yaml`."""
     model = load_settings("tiny").model.model_copy(update={"checkpoint": str(TINY)})
     return settings.model_copy(update={"model": model})

@@ -1,10 +1,10 @@
-"""How far numbers may differ that were kept in 16 bits, or went through the model in other batches."""
+"""Tolerances for numbers that were stored in 16 bits or went through the model in other batches."""
 
 from typing import TypedDict
 
 
 class Tolerance(TypedDict):
-    """As numpy takes it."""
+    """Arguments for numpy's comparisons."""
 
     atol: float
     rtol: float

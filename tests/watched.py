@@ -1,6 +1,6 @@
-"""The real model, watched: its calls are counted, and can be held up or made to fail as a machine would.
+"""The real model under watch: its calls are recorded, and a test can delay them or make them fail.
 
-Nothing it computes is replaced. What cannot be had on every machine (a slow card, a full one) is brought about here.
+The computations are the model's own. The delays and failures stand for a slow or a full card.
 """
 
 import threading
@@ -15,16 +15,16 @@ from llava_mini.model import Encoded, LlavaMini
 
 
 class Watch:
-    """What was called, in order; `hold` stops the next call until `released` is set."""
+    """Records calls in order. `hold` stops the next call until `released` is set."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.released = threading.Event()
         self.released.set()
-        self.before: Callable[[int], None] = lambda call: None  # with the number of the call; may raise
+        self.before: Callable[[int], None] = lambda call: None  # called with the number of each call; may raise
 
     def hold(self) -> None:
-        """The next call begins, and waits for `released`."""
+        """Makes the next call wait for `released`."""
         self.released.clear()
 
     def note(self, *call: Any) -> None:
@@ -35,7 +35,7 @@ class Watch:
 
 
 class WatchedModel(Watch):
-    """Passes everything on to a model. Each `encode` is noted as (frames, texts) before it runs."""
+    """Passes everything on to a model. Each `encode` is recorded as (frames, texts) before it runs."""
 
     def __init__(self, model: LlavaMini) -> None:
         super().__init__()
@@ -52,9 +52,9 @@ class WatchedModel(Watch):
 
 
 class WatchedLanguage(LanguageHalf, Watch):
-    """The language half. Each turn is noted as (name, positions), once it has run and the cache has grown by it.
+    """The language half. Each call is recorded as (name, positions) after it has run and the cache has grown.
 
-    A failure therefore comes as from a card that runs out of memory half-way: what was given is changed already.
+    So a failure looks like a card that runs out of memory half-way: the cache that was passed in has changed already.
     """
 
     def __init__(self, model: LlavaMini) -> None:
@@ -91,5 +91,5 @@ class _WithLanguage:
 
 
 def with_language(model: LlavaMini, language: LanguageHalf) -> LlavaMini:
-    """The model with this language half in the place of its own."""
+    """The model with this language half instead of its own."""
     return cast(LlavaMini, _WithLanguage(model, language))

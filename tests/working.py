@@ -1,4 +1,4 @@
-"""Runs the service's own worker in threads of the test's process: the same queues, runner, heart and reconciler."""
+"""Runs the service's own worker in threads of the test process: the same queues, runner, heartbeat and reconciler."""
 
 import logging
 import secrets
@@ -20,7 +20,7 @@ PAUSE_S = 0.01
 
 
 class WorkerThreads(WorkerProcess):
-    """A worker that takes no signals and ends without ending the process."""
+    """A worker that ignores signals and stops without ending the process."""
 
     def start(self) -> list[threading.Thread]:
         self._announce_model()
@@ -33,7 +33,7 @@ class WorkerThreads(WorkerProcess):
         self._store.workers.withdraw(self._name)
 
     def _job_loop(self, pool: Pool, name: str) -> Callable[[], None]:
-        """Looks without blocking, so that the thread ends at once when it is told to."""
+        """Polls without blocking, so that the thread ends immediately when it is told to."""
 
         def loop() -> None:
             while not self.stopping.wait(PAUSE_S):
@@ -42,7 +42,7 @@ class WorkerThreads(WorkerProcess):
                     if any(queue.count for queue in queues):
                         JobThread(self, queues, f"{name}-{secrets.token_hex(4)}").work(burst=True)
                 except (RedisError, ValueError) as error:  # a test took Redis away, or flushed it
-                    log.warning("%s begins anew: %s", name, error)
+                    log.warning("%s starts over: %s", name, error)
 
         return loop
 
@@ -56,7 +56,7 @@ def working(
     handlers: Handlers,
     fingerprint: str | None = None,
 ) -> Iterator[WorkerThreads]:
-    """A live worker of this kind, until the block ends."""
+    """Runs a worker of this kind until the block ends."""
     logging.getLogger("rq").setLevel(logging.WARNING)
     worker = WorkerThreads(settings, store, kind, pools, handlers, fingerprint)
     threads = worker.start()
@@ -66,7 +66,7 @@ def working(
         worker.end()
         for thread in threads:
             thread.join(timeout=30)
-            assert not thread.is_alive(), f"{thread.name} does not end"
+            assert not thread.is_alive(), f"{thread.name} does not stop"
         worker.withdraw()
 
 

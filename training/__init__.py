@@ -1,1 +1,1 @@
-"""How the shipped small checkpoint is made: a generated world, its questions, the training stages, the evaluation."""
+"""Makes the shipped small checkpoint: a generated world, questions about it, the training stages, the evaluation."""

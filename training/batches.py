@@ -1,4 +1,4 @@
-"""Batches of generated videos with their questions, made in processes of their own."""
+"""Makes batches of generated videos and their questions in separate processes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from training.world import World, generate
 LENGTHS = ((48, 1, 4, 0.12), (10, 6, 8, 0.14), (4, 16, 12, 0.32), (1, 64, 14, 0.42))
 FIRST_BATCHES = 1000
 QUESTION_TOKENS, ANSWER_TOKENS = 11, 8
-# How often each kind is asked; the last five are reported, not yet required (docs/training.md).
+# How often each kind is asked. The last five kinds are reported, but not required yet (docs/training.md).
 KIND_WEIGHTS = {
     "exists": 3.0, "needle": 3.0, "colour": 1.5, "shape": 1.5, "room": 0.4, "left-right": 2.5, "height": 2.0,
     "now": 2.5, "where": 2.0, "order": 0.5, "direction": 0.5, "count": 0.4, "times": 0.3, "caption": 0.4,
 }  # fmt: skip
-PLAIN_SHARE = 0.12  # of videos whose fused questions are replaced by plain embeddings
+PLAIN_SHARE = 0.12  # share of videos whose fused questions are replaced by plain embeddings
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # CLIP's (preprocessor_config.json)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-FARTHEST = 400  # positions of vision tokens are spread up to here in half the videos, for lengths never trained
-BLOCKED = -1e4  # added to the scores of what may not be seen
+FARTHEST = 400  # in half the videos, vision tokens spread over positions up to here, for lengths never trained
+BLOCKED = -1e4  # added to the scores of hidden rows
 
 
 @dataclass
 class Batch:
-    """V videos of T frames with Q questions each; see `training.model` for how the rows are laid out."""
+    """V videos of T frames with Q questions each. `training.model` describes how the rows are laid out."""
 
     frames: tuple[int, int]  # V, T
     pictures: Tensor  # (V*T,3,S,S)
@@ -41,9 +41,9 @@ class Batch:
     questions: Tensor  # (V,Q,L) ids
     answers: Tensor  # (V,Q,A) ids
     answer_mask: Tensor  # (V,Q,A)
-    answer_rows: Tensor  # (V,Q,A) which row of its block predicts each answer token
-    weights: Tensor  # (V,Q,T) of each frame in the pooled fusion
-    evidence: Tensor  # (V,Q,T) 1 where a frame shows what is asked about; all 0 where no frame tells more
+    answer_rows: Tensor  # (V,Q,A) the row of its block that predicts each answer token
+    weights: Tensor  # (V,Q,T) weight of each frame in the pooled fusion
+    evidence: Tensor  # (V,Q,T) 1 if the frame shows the answer; all 0 if no frame shows more than the others
     plain: Tensor  # (V,) whether the questions go in unfused
     fusion_positions: Tensor  # (R,)
     fusion_bias: Tensor  # (R,R)
@@ -53,17 +53,17 @@ class Batch:
 
 
 def normalised(pictures: np.ndarray) -> Tensor:
-    """uint8 (N,S,S,3) -> float32 (N,3,S,S), as CLIP's image processor has it."""
+    """uint8 (N,S,S,3) -> float32 (N,3,S,S), as CLIP's image processor does it."""
     values = (pictures.astype(np.float32) / 255 - MEAN) / STD
     return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
 
 
 def stream(seed: int, patches: int, side_px: int, workers: int = 1, start: int = 0) -> Iterator[Batch]:
-    """Endless batches; number `start` of a seed is always the same. Worlds have even seeds: odd ones are for tests."""
+    """Endless batches. Batch `start` of a seed is always the same. Worlds have even seeds; odd seeds are for tests."""
     context = get_context("spawn")
     queues: list[Any] = [context.Queue(maxsize=8) for _ in range(workers)]
     processes = [
-        context.Process(target=_work, args=(seed, start + k, workers, side_px, queue), daemon=True)
+        context.Process(target=_produce_batches, args=(seed, start + k, workers, side_px, queue), daemon=True)
         for k, queue in enumerate(queues)
     ]
     for process in processes:
@@ -75,10 +75,10 @@ def stream(seed: int, patches: int, side_px: int, workers: int = 1, start: int =
 
 
 def draw(number: int, seed: int, side_px: int) -> dict[str, Any]:
-    """The raw material of batch `number`: pictures, questions, and what each is about."""
+    """The raw material of batch `number`: pictures, questions and the frames that matter."""
     rng = np.random.default_rng([seed, number])
     shares = np.array([share for *_, share in LENGTHS])
-    if number < FIRST_BATCHES:  # single pictures first: what cannot be seen in one is not found in many
+    if number < FIRST_BATCHES:  # single pictures first: a thing must be seen in one before it is found in many
         shares = np.array([1.0, *shares[1:] * 0.2])
     V, T, Q, _ = LENGTHS[rng.choice(len(LENGTHS), p=shares / shares.sum())]
     degrade = Degrader(int(rng.integers(2**31)), side_px)
@@ -94,7 +94,7 @@ def draw(number: int, seed: int, side_px: int) -> dict[str, Any]:
 
 
 def questions_of(world: World, rng: np.random.Generator, count: int) -> list[Question]:
-    """`count` questions about the whole world, of kinds drawn by their weights."""
+    """Draws `count` questions about the whole world. Kinds are drawn by their weights."""
     stretch = Stretch(world, 0, world.seconds)
     kinds, weights = list(KIND_WEIGHTS), np.array(list(KIND_WEIGHTS.values()))
     found: list[Question] = []
@@ -106,7 +106,7 @@ def questions_of(world: World, rng: np.random.Generator, count: int) -> list[Que
 
 
 def assemble(raw: dict[str, Any], patches: int) -> Batch:
-    """Tensors from raw material."""
+    """Turns raw material into tensors."""
     vocabulary = Vocabulary()
     asked: list[list[Question]] = raw["asked"]
     V, Q, T = raw["weights"].shape
@@ -134,7 +134,7 @@ def assemble(raw: dict[str, Any], patches: int) -> Batch:
 
 
 def fusion_layout(patches: int, before: int, questions: int) -> tuple[Tensor, Tensor]:
-    """Positions (R,) and bias (R,R) of [patches, token, before, questions]: each question sees all but the others."""
+    """Positions (R,) and bias (R,R) of [patches, token, before, questions]. Questions do not see each other."""
     L, shared = QUESTION_TOKENS, patches + 1 + before
     positions = torch.cat([torch.arange(shared), (shared + torch.arange(L)).repeat(questions)])
     block = torch.cat([torch.full((shared,), -1), torch.arange(questions).repeat_interleave(L)])
@@ -144,7 +144,7 @@ def fusion_layout(patches: int, before: int, questions: int) -> tuple[Tensor, Te
 def answer_layout(before: int, spread: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Positions (V,R') and bias (V,R',R') of [before, T tokens, Q blocks of question and answer].
 
-    spread (V,T): positions of the tokens behind `before`; lengths (V,Q): real tokens of each question.
+    spread (V,T): positions of the tokens after `before`; lengths (V,Q): tokens of each question without padding.
     """
     L, A = QUESTION_TOKENS, ANSWER_TOKENS
     V, T = spread.shape
@@ -160,7 +160,7 @@ def answer_layout(before: int, spread: Tensor, lengths: Tensor) -> tuple[Tensor,
 
 
 def _bias(block: Tensor, visible: Tensor) -> Tensor:
-    """0 where a row may look, BLOCKED elsewhere: back, at shared rows (block -1) and its own block; itself always."""
+    """0 if a row may see another, else BLOCKED. It sees earlier shared rows (block -1), its own block and itself."""
     rows = torch.arange(len(block))
     allowed = (rows[None] <= rows[:, None]) & ((block[None] == -1) | (block[None] == block[:, None])) & visible[None]
     allowed |= torch.eye(len(block), dtype=torch.bool)
@@ -168,7 +168,7 @@ def _bias(block: Tensor, visible: Tensor) -> Tensor:
 
 
 def _fusion_weights(question: Question, rng: np.random.Generator, frames: int) -> np.ndarray:
-    """How the frames are averaged: all alike, a sample, or half a sample and half those that matter (`focused`)."""
+    """The frames' weights in the mean: all equal, only a sample, or half sample and half relevant frames (focused)."""
     T = frames
     chance = rng.random()
     if T == 1 or chance < 0.45:
@@ -186,7 +186,7 @@ def _fusion_weights(question: Question, rng: np.random.Generator, frames: int) -
     return np.asarray((sample + focus / focus.sum()) / 2, np.float32)
 
 
-def _work(seed: int, first: int, step: int, side_px: int, queue: Any) -> None:
+def _produce_batches(seed: int, first: int, step: int, side_px: int, queue: Any) -> None:
     number = first
     while True:
         queue.put(draw(number, seed, side_px))

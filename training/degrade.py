@@ -1,4 +1,4 @@
-"""Makes a drawn picture look as it does behind the service's path: video codec, JPEG, resize."""
+"""Makes a drawn picture look as it does after the service's path: video codec, JPEG, resize."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from PIL import Image
 
 from training.render import Picture
 
-# Drawn at twice the model's side and degraded there: at the service's 336 px what H.264 and JPEG leave is finer still.
+# Pictures are drawn and degraded at twice the model's side. At the service's 336 px, H.264 and JPEG leave finer traces.
 DRAWN_PX = 128
-BANK = 64  # noise pictures made once; a random one, rolled at random, is as good as a new one
+BANK = 64  # noise pictures made once; a random one, randomly rolled, is as good as a new one
 
 
 class Degrader:
-    """Noise, blur and JPEG by chance, then the image processor's own bicubic resize."""
+    """Adds noise, blur and JPEG traces at random, then applies the image processor's own bicubic resize."""
 
     def __init__(self, seed: int, side_px: int) -> None:
         self._rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Accuracy of a checkpoint through the service's own path: H.264 file, sampler, JPEG, encoder, engine."""
+"""Measures a checkpoint's accuracy through the service's own path: H.264 file, sampler, JPEG, encoder, engine."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ Tally = dict[tuple[int, str, str], list[bool]]
 
 
 class Examinee:
-    """The model in both halves, used as the workers use it."""
+    """Both halves of the model, used as the workers use them."""
 
     def __init__(self, settings: Settings) -> None:
         chosen, reasoner = settings.model, ReasonerSettings()
@@ -76,7 +76,7 @@ def _mean(rows: Array, places: Sequence[int]) -> Array:
 
 
 def examine(examinee: Examinee, frames: int, videos: int, tally: Tally) -> None:
-    """Asks one question of each kind about each of so many videos."""
+    """Asks one question of each kind about each of `videos` videos."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(videos):
             world = generate(FIRST_SEED + 2 * number, frames)
@@ -89,14 +89,14 @@ def examine(examinee: Examinee, frames: int, videos: int, tally: Tally) -> None:
 
 
 def questions_about(world: World) -> list[Question]:
-    """One question of every kind that the world offers."""
+    """One question of every kind that fits the world."""
     rng = np.random.default_rng(world.seed)
     found = (ask(Asked(world, 0, world.seconds), rng, kind) for kind in KINDS)
     return [question for question in found if question is not None]
 
 
 def table(tally: Tally, lengths: Sequence[int]) -> Table:
-    """Kinds by lengths and modes; the last row is the mean over kinds."""
+    """One row per kind, one column per length and mode; the last row is the mean over kinds."""
     result = Table("kind", *(f"{frames} {mode}" for frames in lengths for mode in MODES), box=None)
     columns = [(frames, mode) for frames in lengths for mode in MODES]
     for kind in KINDS:
@@ -110,9 +110,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="tiny")
-    parser.add_argument("--checkpoint", help="folder; empty: as configured")
-    parser.add_argument("--part", type=float, default=1.0, help="of the videos, for a quick look")
-    parser.add_argument("--json", type=Path, help="file to write the shares of right answers to")
+    parser.add_argument("--checkpoint", help="folder; default: the configured one")
+    parser.add_argument("--part", type=float, default=1.0, help="share of the videos to use, for a quick look")
+    parser.add_argument("--json", type=Path, help="file for the shares of right answers")
     options = parser.parse_args()
     settings = load_settings(options.config)
     if options.checkpoint:

@@ -34,19 +34,19 @@ def _language_tensors(model: TrainingModel) -> dict[str, Tensor]:
         for name, value in model.vision.state_dict().items()
         if not name.startswith("tower.")
     }
-    return _half(named | dict(model.llm.state_dict()))
+    return _to_half_precision(named | dict(model.llm.state_dict()))
 
 
 def _tower_tensors(model: TrainingModel) -> dict[str, Tensor]:
-    """The tower as CLIP saves it; its last layer and norm, never used, as CLIP initialises them."""
+    """The tower as CLIP saves it. The last layer and norm are never used, so they keep CLIP's initial values."""
     torch.manual_seed(0)
     whole = CLIPVisionModel(model.config.vision).state_dict()
     trained = model.vision.tower.state_dict()
     named = {name.replace("layers.", "encoder.layers.", 1): value for name, value in trained.items()}
-    return _half({f"vision_model.{name}": value for name, value in (whole | named).items()})
+    return _to_half_precision({f"vision_model.{name}": value for name, value in (whole | named).items()})
 
 
-def _half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _to_half_precision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: value.detach().to(torch.bfloat16).contiguous()
         for name, value in tensors.items()

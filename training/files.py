@@ -13,7 +13,7 @@ CODING = {"crf": "23", "preset": "veryfast", "g": "50", "bf": "2"}
 
 
 def write_video(world: World, path: Path, fps: int = 10, side_px: int = SIDE_PX) -> Path:
-    """The whole world at `fps` frames a second, with B-frames; the container follows from the name."""
+    """Writes the whole world at `fps` frames a second, with B-frames. The file name decides the container."""
     with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}) as container:
         stream = container.add_stream("libx264", rate=fps, options=CODING)
         stream.width = stream.height = side_px

@@ -1,7 +1,7 @@
-"""The forward pass for training: the modules of `llava_mini`, many questions per video behind one vision prefix.
+"""The forward pass for training: the modules of `llava_mini`, with many questions per video after one vision prefix.
 
-Attention is written out (softmax of a matrix product): compiled for a CPU its backward pass is about 2.5 times as fast
-as that of PyTorch's fused attention (docs/training.md). A test holds this pass against `llava_mini`'s.
+Attention is written out (softmax of a matrix product). Compiled for a CPU, its backward pass is about 2.5 times as fast
+as that of PyTorch's fused attention (docs/training.md). A test compares this pass with `llava_mini`'s.
 """
 
 import math
@@ -19,7 +19,7 @@ from training.batches import Batch
 from training.vocabulary import PAD_ID
 
 FEATURE_STD = 0.02
-ENOUGH_EVIDENCE = 0.5  # of a question's attention to the frames; more would be at the cost of what else it may need
+ENOUGH_EVIDENCE = 0.5  # share of a question's attention to the frames; asking for more would starve its other needs
 Layer = Callable[..., Any]
 
 
@@ -31,7 +31,7 @@ class TrainingModel(nn.Module):
         self.config = config
         self.vision = VisionHalf(config)
         self.llm = LlamaForCausalLM(config.text)
-        ready: Callable[[Layer], Layer] = _compiled if compiled else _as_it_is
+        ready: Callable[[Layer], Layer] = _compiled if compiled else _uncompiled
         self._clip_layer: Layer = ready(_clip_layer)
         self._llama_layer: Layer = ready(_llama_layer)
         self._watched_layer: Layer = ready(_watched_layer)
@@ -46,12 +46,12 @@ class TrainingModel(nn.Module):
         return hidden[:, 1:]
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (V,Q,A,vocabulary) of the answers' tokens, and how much each question attends to each frame (V,Q,T).
+        """Logits (V,Q,A,vocabulary) of the answers' tokens, and each question's attention to each frame (V,Q,T).
 
-        The attention is summed as `LanguageHalf.score` does, whose sums choose the frames of a focused question.
+        The attention is summed as in `LanguageHalf.score`, which chooses the frames of a focused question.
         """
         V, T = batch.frames
-        with torch.no_grad():  # the tower knows all there is to see from its own stage; here it would only drift
+        with torch.no_grad():  # the tower was trained in its own stage; here it would only drift
             features = self.features(batch.pictures)
         compressed, _ = self.vision.compressor(features)
         patches, tokens = self.vision.mm_projector(features), self.vision.mm_projector(compressed)
@@ -65,7 +65,7 @@ class TrainingModel(nn.Module):
         return self._answer(before, tokens, after, batch)
 
     def _fuse(self, patches: Tensor, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows [patches, token, before, all questions] through pre-fusion; -> (N,1,D), (N,B,D), (N,Q,L,D)."""
+        """Rows [patches, token, before, all questions] through pre-fusion -> (N,1,D), (N,B,D), (N,Q,L,D)."""
         V, T = batch.frames
         Q, L = batch.questions.shape[1:]
         N, P, D = patches.shape
@@ -103,7 +103,7 @@ class TrainingModel(nn.Module):
 
 
 def answer_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross entropy, each question weighted by its answer's length^-0.6; and which questions are wholly right (V,Q)."""
+    """Cross entropy, with each question weighted by answer length^-0.6; and which answers are fully right (V,Q)."""
     targets = batch.answers.masked_fill(~batch.answer_mask, -100)
     losses = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), reduction="none", ignore_index=-100)
     lengths = batch.answer_mask.sum(2).clamp(min=1)
@@ -114,19 +114,19 @@ def answer_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def evidence_loss(attention: Tensor, batch: Batch) -> Tensor:
-    """What is missing to ENOUGH_EVIDENCE, in nats: a focused question must look at the frames that show its answer."""
+    """How far attention to the evidence is below ENOUGH_EVIDENCE, in nats: questions must look at the right frames."""
     shares = (attention * batch.evidence).sum(2) / attention.sum(2)
     shown = batch.evidence.any(2)
     return F.relu(math.log(ENOUGH_EVIDENCE) - shares[shown].clamp(min=1e-6).log()).sum() / shown.numel()
 
 
 def _compiled(function: Layer) -> Layer:
-    """A layer compiled once per shape of batch: a graph of the whole model would take many minutes to compile."""
+    """Compiles a layer once per batch shape. Compiling the whole model as one graph would take many minutes."""
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(function, dynamic=False)
 
 
-def _as_it_is(function: Layer) -> Layer:
+def _uncompiled(function: Layer) -> Layer:
     return function
 
 
@@ -142,14 +142,14 @@ def _clip_layer(layer: Any, hidden: Tensor) -> Tensor:
 
 
 def _llama_layer(layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, first: int) -> Tensor:
-    """The layer's output for the rows from `first` on; keys and values are of all rows."""
+    """The layer's output for the rows from `first` on. Keys and values come from all rows."""
     return _with_weights(layer, hidden, rope, bias, first)[0]
 
 
 def _watched_layer(
     layer: Any, hidden: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, start: int, stop: int
 ) -> tuple[Tensor, Tensor]:
-    """The layer's output, and each row's attention to the rows `start` to `stop`, mean over heads (V,R,stop-start)."""
+    """The layer's output, and each row's attention to rows `start` to `stop` (V,R,stop-start), the mean over heads."""
     advanced, weights = _with_weights(layer, hidden, rope, bias, 0)
     return advanced, weights[..., start:stop].float().mean(1)
 
@@ -159,11 +159,11 @@ def _with_weights(
 ) -> tuple[Tensor, Tensor]:
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
-    q = _turn(
+    q = _rotate(
         _heads(attention.q_proj(normed[:, first:]), attention.head_dim),
         (rope[0][..., first:, :], rope[1][..., first:, :]),
     )
-    k = _turn(_heads(attention.k_proj(normed), attention.head_dim), rope)
+    k = _rotate(_heads(attention.k_proj(normed), attention.head_dim), rope)
     v = _heads(attention.v_proj(normed), attention.head_dim)
     attended, weights = _attend(q, k, v, bias[..., first:, :])
     hidden = hidden[:, first:] + attention.o_proj(attended)
@@ -189,7 +189,7 @@ def _rope(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return angles.cos(), angles.sin()
 
 
-def _turn(rows: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def _rotate(rows: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     first, second = rows.chunk(2, dim=-1)
     return rows * rope[0].to(rows.dtype) + torch.cat([-second, first], dim=-1) * rope[1].to(rows.dtype)
 
@@ -215,13 +215,13 @@ def _initialise(model: TrainingModel) -> None:
         # Random initial positions keep shapes from being learned (docs/training.md).
         tower.embeddings.position_embedding.weight[1:] = 0.3 * sincos_2d(side, width)
         compressor.pos_embed.copy_(sincos_2d(model.config.compressor_size, width))
-        # Average pooling to begin with: what the compressor says is then in the projector's language from the start.
+        # Begin as average pooling, so that the projector understands the compressor's output from the start.
         compressor.attn.in_proj_weight[2 * width :] = torch.eye(width)
         compressor.attn.out_proj.weight.copy_(torch.eye(width))
 
 
 def sincos_2d(side: int, width: int) -> Tensor:
-    """Fixed positions of a square grid: (side*side, width), half of them for the column, half for the row."""
+    """Fixed positions of a square grid: (side*side, width). Half of the width is for the column, half for the row."""
     frequencies = 1.0 / 10000 ** (torch.arange(width // 4) / (width // 4))
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     parts = [part for axis in (x, y) for part in (torch.sin, torch.cos)]

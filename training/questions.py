@@ -1,4 +1,4 @@
-"""Asks questions about a stretch of a world, with the true answers: balanced, and with hard negatives."""
+"""Makes questions about a stretch of a world, with true answers: balanced, and with hard negatives."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Picked = TypeVar("Picked")
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one kind, its answer, and the whole seconds that show it: none where no second tells more."""
+    """A question of one kind, its answer, and the whole seconds that show it; none if no second shows more."""
 
     kind: str
     text: str
@@ -24,7 +24,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What a question may be about: the things of a world between two whole seconds."""
+    """The subject of a question: the things of a world between two whole seconds."""
 
     world: World
     start_s: int
@@ -32,11 +32,11 @@ class Stretch:
 
     @property
     def things(self) -> list[Thing]:
-        """The things that are there at any time."""
+        """The things that are visible at any time in the stretch."""
         return self.world.during(self.start_s, self.end_s)
 
     def seconds(self, *things: Thing) -> list[int]:
-        """When any of the things is there."""
+        """The seconds in which any of the things is visible."""
         return sorted({second for thing in things for second in thing.seconds(self.start_s, self.end_s)})
 
 
@@ -60,7 +60,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def ask(stretch: Stretch, rng: Rng, kind: str) -> Question | None:
-    """A question of the kind, None where the stretch offers none."""
+    """Makes a question of the kind; None if the stretch allows none."""
     found = _MAKERS[kind](stretch, rng)
     if found is None:
         return None
@@ -70,7 +70,7 @@ def ask(stretch: Stretch, rng: Rng, kind: str) -> Question | None:
 
 
 def words() -> list[str]:
-    """Every word that a question or an answer can hold, sorted."""
+    """Every word that a question or an answer can contain, sorted."""
     texts = [phrase for phrases in PHRASES.values() for phrase in phrases]
     names = [*COLOURS, *SHAPES, *ROOMS, *HEIGHTS, *NUMBERS, "left", "right", "yes", "then", "a", NOTHING]
     return sorted({word for text in texts for word in text.split() if "{" not in word} | set(names))
@@ -97,7 +97,7 @@ def _present(stretch: Stretch, thing: Thing) -> Found:
 
 
 def _absent(stretch: Stretch, rng: Rng) -> Found:
-    """A thing that is not there; mostly one whose colour and shape are, apart from each other."""
+    """A thing that is absent; mostly one whose colour and shape both appear, but on different things."""
     there = {thing.name for thing in stretch.things}
     colours = sorted({thing.colour for thing in stretch.things})
     shapes = sorted({thing.shape for thing in stretch.things})
@@ -112,12 +112,12 @@ def _absent(stretch: Stretch, rng: Rng) -> Found:
 
 
 def _colour(stretch: Stretch, rng: Rng) -> Found:
-    thing = _only(stretch.things, rng, lambda thing: thing.shape)
+    thing = _pick_unique(stretch.things, rng, lambda thing: thing.shape)
     return ((thing.shape,), thing.colour, stretch.seconds(thing)) if thing else None
 
 
 def _shape(stretch: Stretch, rng: Rng) -> Found:
-    thing = _only(stretch.things, rng, lambda thing: thing.colour)
+    thing = _pick_unique(stretch.things, rng, lambda thing: thing.colour)
     return ((thing.colour,), thing.shape, stretch.seconds(thing)) if thing else None
 
 
@@ -150,7 +150,7 @@ def _now(stretch: Stretch, rng: Rng) -> Found:
 def _where(stretch: Stretch, rng: Rng) -> Found:
     if any(thing.path not in STILL for thing in stretch.things):
         return None
-    thing = _only(stretch.things, rng, lambda thing: f"{thing.height} {thing.path}")
+    thing = _pick_unique(stretch.things, rng, lambda thing: f"{thing.height} {thing.path}")
     return ((HEIGHTS[thing.height], thing.path), f"a {thing.name}", stretch.seconds(thing)) if thing else None
 
 
@@ -188,7 +188,7 @@ def _times(stretch: Stretch, rng: Rng) -> Found:
 def _caption(stretch: Stretch, _: Rng) -> Found:
     first = sorted(stretch.things, key=lambda thing: (stretch.seconds(thing)[0], thing.name))[:2]
     if len({stretch.seconds(thing)[0] for thing in first}) != len(first):
-        return None  # which came first would be a guess
+        return None  # the model could only guess which came first
     return (), " then ".join(f"a {thing.name}" for thing in first) or NOTHING, stretch.seconds(*first)
 
 
@@ -215,8 +215,8 @@ def _pick(rng: Rng, items: Sequence[Picked]) -> Picked:
     return items[int(rng.integers(len(items)))]
 
 
-def _only(things: Sequence[Thing], rng: Rng, trait: Callable[[Thing], str]) -> Thing | None:
-    """A thing that no other shares its trait with."""
+def _pick_unique(things: Sequence[Thing], rng: Rng, trait: Callable[[Thing], str]) -> Thing | None:
+    """A thing whose trait no other thing has."""
     traits = [trait(thing) for thing in things]
     alone = [thing for thing in things if traits.count(trait(thing)) == 1]
     return _pick(rng, alone) if alone else None

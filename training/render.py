@@ -1,4 +1,4 @@
-"""Draws a world's picture at a moment, at any size."""
+"""Draws the picture of a world at one moment, at any size."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from training.world import ROOMS, World
 
 Picture = NDArray[np.uint8]  # (side, side, 3) RGB
 
-RADIUS = 0.125  # of a thing, in parts of the picture's side
+RADIUS = 0.125  # of a thing, as a share of the picture's side
 SUBPIXEL_BITS = 4
 RGB = {
     "red": (215, 35, 35),
@@ -20,7 +20,7 @@ RGB = {
     "purple": (150, 45, 180),
     "white": (245, 245, 245),
 }
-# The two colours of each room's ground, dull enough that every thing stands out.
+# The two colours of each room's background, dull enough that every thing stands out.
 GROUNDS = {
     "kitchen": ((150, 125, 100), (120, 100, 85)),
     "garden": ((70, 95, 60), (100, 120, 85)),
@@ -44,7 +44,7 @@ def render(world: World, t_s: float, side_px: int) -> Picture:
 
 @lru_cache(maxsize=32)
 def room(name: str, side_px: int) -> Picture:
-    """The room's empty picture: a pattern of its own in two colours."""
+    """The room's empty picture: its own pattern in two colours."""
     first, second = (np.array(colour, np.float32) for colour in GROUNDS[name])
     y, x = np.mgrid[0:side_px, 0:side_px].astype(np.float32) / side_px
     waves = {

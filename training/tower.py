@@ -1,4 +1,4 @@
-"""Stage 0: teaches the vision tower, which has no pretraining, what lies where in a picture."""
+"""Stage 0: teaches the vision tower, which has no pretraining, what is where in a picture."""
 
 import math
 from collections.abc import Iterator
@@ -15,16 +15,17 @@ from training.render import RADIUS, render, room_index
 from training.world import COLOURS, ROOMS, SHAPES, World, generate
 
 PICTURES = 64
-# Noise before the heads: a linear head can read a factor that explains 3 % of the variance, a small LLM cannot find it;
-# noise forces every factor to be large (docs/training.md). The features are not normalised before, but their power is
-# penalised: else they grow a constant part many times the size of what they say, and nothing behind the tower learns.
+# Noise is added before the heads. A linear head can read a factor that explains 3 % of the variance, but a small LLM
+# cannot find it. Noise forces every factor to be large (docs/training.md). The features are not normalised before that.
+# Instead their power is penalised: otherwise a constant part grows many times larger than the information in them, and
+# no later module learns anything.
 NOISE_STD = 0.6
 POWER_WEIGHT = 0.05
-NOISE_FROM = 0.25  # part of the stage without noise, so that it gets going
+NOISE_FROM = 0.25  # share of the stage without noise, so that learning can start
 
 
 class Heads(nn.Module):
-    """Linear readings of every patch: colour, shape, row, column, and where its thing's centre lies; and the room."""
+    """Linear heads: for each patch its colour, shape, row, column and offset from its thing's centre; and the room."""
 
     def __init__(self, width: int, side: int) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Heads(nn.Module):
         self.room = nn.Linear(width, len(ROOMS))
 
     def forward(self, features: Tensor, noise: float, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, and the accuracy of colour and shape at the patches of things."""
+        """The loss, and the accuracy of colour and of shape on the patches of things."""
         noisy = features + noise * torch.randn_like(features)
         colour, shape, row, column, offset = self.patch(noisy).split(self.sizes, dim=-1)
         thing = labels["colour"] > 0
@@ -62,7 +63,7 @@ def pictures(seed: int, side: int, side_px: int) -> Iterator[tuple[Tensor, dict[
 
 
 def labels_of(world: World, side: int) -> dict[str, np.ndarray]:
-    """What each patch of the world's first picture shows: (P,) indices, offsets (P,2) in things' radii."""
+    """What each patch of the world's first picture shows: indices (P,), and offsets (P,2) in units of RADIUS."""
     centres = (np.arange(side) + 0.5) / side
     x, y = (grid.ravel() for grid in np.meshgrid(centres, centres))
     labels = {name: np.zeros(side * side, np.int64) for name in ("colour", "shape")}
@@ -81,7 +82,7 @@ def labels_of(world: World, side: int) -> dict[str, np.ndarray]:
 
 
 def noise_at(part: float) -> float:
-    """The noise when `part` of the stage is done."""
+    """The noise after the share `part` of the stage."""
     return 0.0 if part < NOISE_FROM else NOISE_STD * min((part - NOISE_FROM) / 0.2, 1.0)
 
 

@@ -27,7 +27,7 @@ BETAS, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.98), 0.02, 1.0  # docs/training.md
 
 
 class Run:
-    """A training run that can be stopped at any time: model, heads, optimiser, and how far each stage is."""
+    """A training run that can stop at any time: model, heads, optimiser, and the progress of each stage."""
 
     def __init__(self, work: Path, compiled: bool) -> None:
         torch.manual_seed(SEED)
@@ -42,7 +42,7 @@ class Run:
             self._load()
 
     def save(self, name: str = "run") -> None:
-        """Keeps everything needed to go on; the old state stays until the new one is whole."""
+        """Saves everything needed to resume. The old state stays until the new one is complete."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_name(f"{name}.new")
         torch.save(self._parts() | {"done": self.done, "seconds": self.seconds}, new)
@@ -60,8 +60,8 @@ class Run:
     def _parts(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self._live().items()}
 
-    def go(self, stage: str, steps: int, peak: float, losses: Iterable[tuple[Tensor, str]]) -> None:
-        """Runs the stage to its end; `losses` yields each step's loss and what to print of it."""
+    def run_stage(self, stage: str, steps: int, peak: float, losses: Iterable[tuple[Tensor, str]]) -> None:
+        """Runs the stage to its end. `losses` yields each step's loss and a note to print."""
         saved = began = time.monotonic()
         recent: deque[float] = deque(maxlen=100)
         for loss, note in itertools.islice(losses, steps - self.done[stage]):
@@ -108,7 +108,7 @@ def answer_losses(run: Run) -> Iterable[tuple[Tensor, str]]:
         tally.add(batch, right)
         yield (
             loss + EVIDENCE_WEIGHT * missing,
-            f"evidence {missing.item():.3f}" + tally.line() if (run.done["all"] + 1) % 50 == 0 else "",
+            f"evidence {missing.item():.3f}" + tally.format_shares() if (run.done["all"] + 1) % 50 == 0 else "",
         )
 
 
@@ -124,8 +124,8 @@ class Tally:
             for kind, value in zip(kinds, row, strict=True):
                 self._right.setdefault((batch.frames[1], kind), deque(maxlen=200)).append(float(value))
 
-    def line(self) -> str:
-        """One short word per kind for each length."""
+    def format_shares(self) -> str:
+        """Formats the share of each kind, one line per length."""
         parts = []
         for _, length, _, _ in LENGTHS:
             shares = {kind: sum(d) / len(d) for (t, kind), d in sorted(self._right.items()) if t == length}
@@ -134,21 +134,23 @@ class Tally:
 
 
 def main() -> None:
-    """The command line: trains, or goes on training, and writes the checkpoint."""
+    """The command line: starts or resumes training, and writes the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--work", type=Path, default=Path("data/training"), help="folder of the state to resume from")
     parser.add_argument("--tower-steps", type=int, default=TOWER_STEPS)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--export-only", action="store_true", help="write the checkpoint of the state as it is")
+    parser.add_argument(
+        "--export-only", action="store_true", help="write the checkpoint from the saved state, without training"
+    )
     parser.add_argument("--no-compile", action="store_true", help="for machines without a C++ compiler; slower")
     options = parser.parse_args()
     run = Run(options.work, compiled=not (options.no_compile or options.export_only))
     if not options.export_only:
-        run.go("tower", options.tower_steps, TOWER_PEAK, tower_losses(run, options.tower_steps))
+        run.run_stage("tower", options.tower_steps, TOWER_PEAK, tower_losses(run, options.tower_steps))
         if run.done["all"] == 0:
             run.save("tower")
-        run.go("all", options.steps, PEAK, answer_losses(run))
+        run.run_stage("all", options.steps, PEAK, answer_losses(run))
     export(run.model, options.out)
     print(f"wrote {options.out} after {run.seconds / 60:.0f} minutes of training")
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from training.questions import words
 
-# Id 0 is padding only: the architecture hides it in pre-fusion (golden/SEMANTICS.md, item 1).
+# Id 0 is only for padding, because the architecture hides it in pre-fusion (golden/SEMANTICS.md, item 1).
 PAD, BEGIN, END, UNKNOWN, USER, ASSISTANT = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<user>", "<assistant>")
 PAD_ID = SPECIAL.index(PAD)
 SYSTEM_PROMPT = "answer the question about the video ."
@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
 
 
 class Vocabulary:
-    """Words to ids and back, for training; the saved tokenizer does the same."""
+    """Turns words into ids for training. The saved tokenizer does the same."""
 
     def __init__(self) -> None:
         every = [*SPECIAL, *sorted(set(words()) | set(SYSTEM_PROMPT.split()) | {"!", "'", "s"})]
@@ -33,24 +33,24 @@ class Vocabulary:
         return len(self.ids)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text whose words are set apart by spaces."""
+        """The ids of a text whose words are separated by spaces."""
         return [self.ids.get(word, self.ids[UNKNOWN]) for word in text.split()]
 
     @property
     def before(self) -> list[int]:
-        """What stands before the frames' tokens in every prompt."""
+        """The ids before the frames' tokens in every prompt."""
         return self.encode(f"{BEGIN} {SYSTEM_PROMPT} {USER}")
 
     def question(self, text: str) -> list[int]:
-        """What stands behind them."""
+        """The ids after the frames' tokens."""
         return self.encode(f"{text} {ASSISTANT}")
 
     def answer(self, text: str) -> list[int]:
-        """What the model is to say."""
+        """The ids that the model is to say."""
         return self.encode(f"{text} {END}")
 
     def save(self, folder: Path) -> None:
-        """Writes it as a tokenizer that `AutoTokenizer` loads, with its chat template."""
+        """Writes the vocabulary as a tokenizer that `AutoTokenizer` loads, with its chat template."""
         tokenizer = Tokenizer(WordLevel(self.ids, unk_token=UNKNOWN))
         tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

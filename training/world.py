@@ -1,4 +1,4 @@
-"""A generated world: coloured shapes that stand, move, come and go in a room. Knows nothing of pixels."""
+"""A generated world: coloured shapes that stand, move, appear and disappear in a room. Knows nothing of pixels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ SHORTEST_MOVE_S = 4
 
 @dataclass(frozen=True)
 class Thing:
-    """One coloured shape: its place is the same whenever it is there."""
+    """One coloured shape. It has the same place or path every time it appears."""
 
     colour: str
     shape: str
@@ -31,15 +31,15 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """As questions call it: "red circle"."""
+        """The name in questions, such as "red circle"."""
         return f"{self.colour} {self.shape}"
 
     def seconds(self, start_s: int, end_s: int) -> list[int]:
-        """The whole seconds in [start_s, end_s) in which it is there."""
+        """The whole seconds in [start_s, end_s) in which the thing is visible."""
         return [s for begin, end in self.spans for s in range(max(begin, start_s), min(end, end_s))]
 
     def at(self, t_s: float) -> tuple[float, float] | None:
-        """Its centre (x, y in parts of the picture), None while it is away."""
+        """Its centre (x and y as shares of the picture's side); None while it is not visible."""
         for begin, end in self.spans:
             if begin <= t_s < end:
                 return self._x((t_s - begin) / (end - begin)) + self.jitter[0], self._y + self.jitter[1]
@@ -58,7 +58,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class World:
-    """A room, how long it is watched, and the things in it."""
+    """A room, how long it is filmed, and the things in it."""
 
     room: str
     seconds: int
@@ -67,12 +67,12 @@ class World:
     seed: int = field(default=0, compare=False)
 
     def during(self, start_s: int, end_s: int) -> list[Thing]:
-        """The things that are there at any time in [start_s, end_s)."""
+        """The things that are visible at any time in [start_s, end_s)."""
         return [thing for thing in self.things if thing.seconds(start_s, end_s)]
 
 
 def generate(seed: int, seconds: int, chapter_s: int | None = None) -> World:
-    """The world of `seed`. With `chapter_s` the cast changes every so often, as in a long recording."""
+    """Generates the world of `seed`. With `chapter_s`, the cast changes that often, as in a long recording."""
     rng = np.random.default_rng([seed, seconds])
     pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     rng.shuffle(pairs)
@@ -83,18 +83,18 @@ def generate(seed: int, seconds: int, chapter_s: int | None = None) -> World:
         cast = int(rng.integers(2, 5 if end - begin < 8 else 6)) if end - begin > 1 else int(rng.integers(1, 5))
         for _ in range(min(cast, len(pairs))):
             colour, shape = pairs.pop()
-            thing = _placed(rng, str(colour), str(shape), begin, end, things)
+            thing = _place(rng, str(colour), str(shape), begin, end, things)
             if thing is not None:
                 things.append(thing)
     return World(str(rng.choice(ROOMS)), seconds, tuple(things), float(rng.uniform(0.8, 1.15)), seed)
 
 
-def _placed(
+def _place(
     rng: np.random.Generator, colour: str, shape: str, begin: int, end: int, others: Iterable[Thing]
 ) -> Thing | None:
-    """A thing in a place and at times where no other is in its way; None where chance finds none."""
+    """Places a thing so that it never collides with another; None if no random try succeeds."""
     for _ in range(12):
-        spans = _spans(rng, begin, end)
+        spans = _draw_spans(rng, begin, end)
         longest = max(to - since for since, to in spans)
         moves = longest >= SHORTEST_MOVE_S and min(to - since for since, to in spans) >= SHORTEST_MOVE_S
         path: Path = MOVING[rng.integers(2)] if moves and rng.random() < 0.3 else STILL[rng.integers(2)]
@@ -105,7 +105,7 @@ def _placed(
     return None
 
 
-def _spans(rng: np.random.Generator, begin: int, end: int) -> tuple[tuple[int, int], ...]:
+def _draw_spans(rng: np.random.Generator, begin: int, end: int) -> tuple[tuple[int, int], ...]:
     length = end - begin
     if length == 1:
         return ((begin, end),)

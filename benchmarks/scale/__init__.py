@@ -1,1 +1,1 @@
-"""What the service's own storage and jobs cost as videos grow in number (`python -m benchmarks.scale`)."""
+"""What the service's own storage and jobs cost as the number of videos grows (`python -m benchmarks.scale`)."""

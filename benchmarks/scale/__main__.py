@@ -1,12 +1,12 @@
-"""Measures the service's own storage and jobs with a stub model of 8B shapes, and holds them to their targets.
+"""Measures the service's own storage and jobs with a stub model of 8B shapes, and checks them against their targets.
 
-Only the model is replaced. Commands are counted as clients send them: each member of a pipeline, MULTI and EXEC are one
-each, and so is a script. They stand in three columns: those of whoever asks (the API's process, or ingest), those of
-the workers' own reading and writing, and those of queueing (RQ's queues and registries, attempts, heartbeats). The
-targets for questions are held against the workers' column, for an answer of two pieces; a longer one takes one command
-more for each 0.1 s that its text streams. CPU seconds are of this process (the stub, and the decoding of its pictures,
-included) and of both servers.
-Beside the fixed targets a page, progress and a deletion must cost the same whatever the number of videos.
+Only the model is replaced. Commands are counted as clients send them: each member of a pipeline, MULTI, EXEC and a
+script count as one each. They fall into three columns: `asking` (the process that asks: API or ingest), `working` (the
+workers' own reads and writes) and `queueing` (RQ's queues and registries, attempts, heartbeats).
+The targets for questions apply to the column `working` and to an answer of two pieces. A longer answer takes one more
+command for each 0.1 s that its text streams. CPU seconds cover this process, including the stub and the decoding of its
+pictures, and both servers.
+Apart from the fixed targets, a page, progress and a deletion must cost the same for any number of videos.
 """
 
 import argparse
@@ -37,20 +37,20 @@ SIZES = (10, 100, 1000)
 LIVE_VIDEOS = 100
 UNFINISHED_VIDEOS = 1000
 MOST_RECONCILE_SHARE = 0.02
-SLACK = 1.1  # what counts as the same number of commands or bytes
+SLACK = 1.1  # numbers of commands or bytes within this factor count as the same
 HEADINGS = ("operation", "videos", "asking", "working", "queueing", "MB", "archive", "CPU s", "Redis CPU s")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What an operation may take; None: no limit."""
+    """Limits for an operation; None: no limit."""
 
     commands: int | None = None
     megabytes: float | None = None
     archive: dict[str, int] | None = None  # requests that write
 
 
-OWN_DOCUMENT = {"put": 2}  # as it is asked, and once it is settled
+OWN_DOCUMENT = {"put": 2}  # once when it is asked, once when it is settled
 TARGETS = {
     "focused question over an hour, new": Target(60, 40, OWN_DOCUMENT),
     "focused question over an hour, repeated": Target(10, 1, OWN_DOCUMENT),
@@ -65,12 +65,12 @@ FLAT = ("page of videos (per video)", "progress of one", "delete")
 
 
 def main() -> None:
-    """Measures, prints, writes results/scale.json; ends with 1 if a target for commands, bytes or objects is missed."""
+    """Measures, prints, writes results/scale.json; exits with 1 if a target for commands, bytes or writes is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS), help="parts to measure")
     parser.add_argument("--calls", action="store_true", help="show every command")
     given = parser.parse_args()
-    rows = [row for part in given.only for row in _run(PARTS[part])]
+    rows = [row for part in given.only for row in _run_part(PARTS[part])]
     if given.calls:
         for row in rows:
             _print_calls(row)
@@ -88,7 +88,7 @@ def main() -> None:
     sys.exit(any(not held for text, held in verdicts if not text.endswith("(no failure)")))
 
 
-def _run(part: Callable[[Service], Iterator[Measured]]) -> list[Measured]:
+def _run_part(part: Callable[[Service], Iterator[Measured]]) -> list[Measured]:
     with tempfile.TemporaryDirectory(prefix="lw") as folder, running_service(Path(folder)) as service:
         rows = []
         for row in part(service):
@@ -97,7 +97,7 @@ def _run(part: Callable[[Service], Iterator[Measured]]) -> list[Measured]:
         return rows
 
 
-def _videos(service: Service) -> Iterator[Measured]:
+def _measure_sizes(service: Service) -> Iterator[Measured]:
     held = 0
     for size in SIZES:
         for _ in range(held, size):
@@ -107,7 +107,7 @@ def _videos(service: Service) -> Iterator[Measured]:
 
 
 PARTS: dict[str, Callable[[Service], Iterator[Measured]]] = {
-    "videos": _videos,
+    "videos": _measure_sizes,
     "unfinished": lambda service: measure_unfinished(service, UNFINISHED_VIDEOS),
     "ingest": measure_ingest,
     "live": lambda service: measure_live(service, LIVE_VIDEOS),

@@ -22,7 +22,7 @@ CONNECTION = frozenset(("HELLO", "AUTH", "CLIENT", "SELECT", "PING", "INFO", "SC
 
 @dataclass(frozen=True)
 class Call:
-    """One command as a client sent it; a script is one, and so is each member of a pipeline, MULTI and EXEC too."""
+    """One command as a client sent it. A script, MULTI, EXEC and each member of a pipeline are one command each."""
 
     thread: str
     role: Role
@@ -43,19 +43,19 @@ class Cost:
     wall_s: float = 0.0
 
     def count(self, kind: Kind, role: Role | None = None, thread: str | None = None) -> int:
-        """How many commands of a kind; to one server, by one thread."""
+        """How many commands of a kind were sent, optionally to one server or by one thread only."""
         return sum(
             call.kind == kind and role in (None, call.role) and thread in (None, call.thread) for call in self.calls
         )
 
     @property
     def bytes(self) -> int:
-        """To and from both servers."""
+        """Bytes to and from both servers."""
         return self.state_bytes + self.cache_bytes
 
 
 class Meter:
-    """Watches the clients and archives of one process, and asks the two servers."""
+    """Watches the clients and archives of one process, and asks both servers for their statistics."""
 
     def __init__(self, servers: Mapping[Role, Redis]) -> None:
         self._servers = servers
@@ -80,13 +80,13 @@ class Meter:
         redis.connection_pool.connection_class = Counting
 
     def open_files(self, url: str) -> Files:
-        """An archive's files, each request counted."""
+        """Opens an archive's files; each request is counted."""
         return CountedFiles(url, self._archive)
 
     def note(self, role: Role, commands: Sequence[Sequence[Any]]) -> None:
-        """Keeps what is sent at once: of one pipeline all is of one kind."""
-        words = [tuple(_text(word) for word in command[:5]) for command in commands]
-        kinds = [_kind(each) for each in words]
+        """Records commands that are sent together. MULTI and EXEC get the kind of the commands between them."""
+        words = [tuple(_as_text(word) for word in command[:5]) for command in commands]
+        kinds = [_classify(each) for each in words]
         keyed = [kind for each, kind in zip(words, kinds, strict=True) if each[0] not in ("MULTI", "EXEC")]
         for each, kind in zip(words, kinds, strict=True):
             shown = keyed[0] if each[0] in ("MULTI", "EXEC") and keyed else kind
@@ -94,32 +94,32 @@ class Meter:
 
     @contextmanager
     def measure(self) -> Iterator[Cost]:
-        """What is done inside, by any thread of this process."""
+        """Measures what any thread of this process does inside the block."""
         cost = Cost()
-        before = {role: self._ask(redis) for role, redis in self._servers.items()}
+        before = {role: self._read_stats(redis) for role, redis in self._servers.items()}
         first, archive = len(self._calls), Counter(self._archive)
         wall, cpu = time.perf_counter(), time.process_time()
         yield cost
         cost.cpu_s, cost.wall_s = time.process_time() - cpu, time.perf_counter() - wall
         cost.calls, cost.archive = self._calls[first:], self._archive - archive
-        after = {role: self._ask(redis) for role, redis in self._servers.items()}
+        after = {role: self._read_stats(redis) for role, redis in self._servers.items()}
         sent = {role: after[role][0] - before[role][0] - self._own_bytes[role] for role in self._servers}
         cost.state_bytes, cost.cache_bytes = sent["state"], sent["cache"]
         cost.redis_cpu_s = sum(after[role][1] - before[role][1] for role in self._servers)
 
-    def _ask(self, redis: Redis) -> tuple[int, float]:
+    def _read_stats(self, redis: Redis) -> tuple[int, float]:
         stats: dict[str, Any] = redis.info("stats", "cpu")
         moved = int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
         return moved, float(stats["used_cpu_user"]) + float(stats["used_cpu_sys"])
 
     def _bytes_of_asking(self, redis: Redis) -> int:
-        self._ask(redis)
-        first, second = self._ask(redis)[0], self._ask(redis)[0]
+        self._read_stats(redis)
+        first, second = self._read_stats(redis)[0], self._read_stats(redis)[0]
         return second - first
 
 
 class CountedFiles(Files):
-    """Files of an archive that count the requests an object store would see."""
+    """Archive files that count the requests an object store would see."""
 
     def __init__(self, url: str, counts: Counter[str]) -> None:
         super().__init__(url)
@@ -132,7 +132,7 @@ class CountedFiles(Files):
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO | None]:
-        """A GET; reads of parts are not counted."""
+        """A GET; reads of parts are not counted separately."""
         self._counts["get"] += 1
         with super().open(path) as file:
             yield file
@@ -168,12 +168,12 @@ class CountedFiles(Files):
         return super().tree(path)
 
     def delete(self, path: str) -> None:
-        """A deletion, with all below."""
+        """A deletion of the path and everything below it."""
         self._counts["delete"] += 1
         super().delete(path)
 
 
-def _kind(words: Sequence[str]) -> Kind:
+def _classify(words: Sequence[str]) -> Kind:
     name = words[0].split()[0].upper()
     if name in CONNECTION:
         return "connection"
@@ -182,5 +182,5 @@ def _kind(words: Sequence[str]) -> Kind:
     return "queueing" if queueing else "storage"
 
 
-def _text(word: object) -> str:
+def _as_text(word: object) -> str:
     return word.decode(errors="replace")[:80] if isinstance(word, bytes) else str(word)[:80]

@@ -1,4 +1,4 @@
-"""The operations that are measured, each through the code that the service runs."""
+"""The measured operations. Each runs through the service's own code."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Measured:
 
 
 def measure_videos(service: Service, count: int) -> Iterator[Measured]:
-    """A page, progress, and a deletion among `count` videos."""
+    """A page, progress, a deletion and a reconcile tick while the service holds `count` videos."""
     store = service.store
     doomed = service.add_hour()
     with service.meter.measure() as cost:
@@ -55,11 +55,11 @@ def measure_videos(service: Service, count: int) -> Iterator[Measured]:
 
 
 def measure_ingest(service: Service) -> Iterator[Measured]:
-    """The sampling job over real files: what each further segment costs."""
+    """The sampling job on real files: the cost of each additional segment."""
     settings = service.settings.model_copy(update={"ingest": IngestSettings(allowed_roots=(service.folder,))})
     jobs = IngestJobs(settings, service.store)
     costs = []
-    for segments in (2, 1, 5):  # the first has the scripts loaded
+    for segments in (2, 1, 5):  # the first run loads the scripts
         file = service.folder / f"{segments}.mp4"
         _write_video(file, 64 * segments)
         video = new_video(location=str(file))
@@ -68,11 +68,11 @@ def measure_ingest(service: Service) -> Iterator[Measured]:
             jobs.ingest_video(video.id)
         assert service.store.read_video(video.id).frames_sampled == 64 * segments
         costs.append(cost)
-    yield Measured("segment written (64 frames)", _difference(*costs[1:]), 4)
+    yield Measured("segment written (64 frames)", _subtract_cost(*costs[1:]), 4)
 
 
 def measure_live(service: Service, videos: int) -> Iterator[Measured]:
-    """Live videos: each gets a segment a minute, which is encoded."""
+    """Live videos: each gets one segment a minute, and the segment is encoded."""
     live = [service.add_segments(new_video(status="sampling", frames_expected=None), range(0)) for _ in range(videos)]
     frames = pictures()
     service.start_encoder()
@@ -85,8 +85,8 @@ def measure_live(service: Service, videos: int) -> Iterator[Measured]:
             service.wait_ended(*["encode_segment"] * videos)
         minutes.append(cost)
     yield Measured(f"a minute of {videos} live videos (per video)", minutes[-1], videos)
-    yield Measured("  of it: writing", _of_thread(minutes[-1], MAIN), videos)
-    yield Measured("  of it: encoding", _of_thread(minutes[-1], "encode"), videos)
+    yield Measured("  of it: writing", _select_thread(minutes[-1], MAIN), videos)
+    yield Measured("  of it: encoding", _select_thread(minutes[-1], "encode"), videos)
 
 
 def measure_questions(service: Service) -> Iterator[Measured]:
@@ -95,9 +95,9 @@ def measure_questions(service: Service) -> Iterator[Measured]:
     service.start_encoder((FUSE,))
     hour = service.add_hour()
     service.warm_cache(hour, range(57))
-    ask(service, hour, "an earlier one", "sampled", end_s=60)  # the scripts are loaded
+    ask(service, hour, "an earlier one", "sampled", end_s=60)  # loads the scripts
     for mode in ("focused", "sampled", "exact"):
-        video = service.add_hour()  # a prefix of its own
+        video = service.add_hour()  # so that each mode has its own prefix
         service.warm_cache(video, range(57))
         yield Measured(f"{mode} question over an hour, new", ask(service, video, f"{mode} first", mode))
         yield Measured(f"{mode} question over an hour, another", ask(service, video, f"{mode} other", mode))
@@ -116,7 +116,7 @@ def _measure_day(service: Service, day: Video) -> Iterator[Measured]:
 
 
 def ask(service: Service, video: Video, text: str, mode: FusionMode, end_s: float | None = None) -> Cost:
-    """Asks and waits for the end, without a reader; what it cost from the asking to RQ's last word."""
+    """Asks a question and waits until it ends, without a reader. The cost runs until RQ has finished with the job."""
     question = Question(id=new_question_id(video.id), video_id=video.id, text=text, fusion=mode, end_s=end_s)
     with service.meter.measure() as cost:
         service.intake.add_question(question)
@@ -130,7 +130,7 @@ def ask(service: Service, video: Video, text: str, mode: FusionMode, end_s: floa
 
 
 def measure_unfinished(service: Service, count: int) -> Iterator[Measured]:
-    """A look at each of `count` videos that lack segments, all of whose jobs are queued already."""
+    """A reconciler's check of `count` videos whose missing segments already have queued jobs."""
     videos = [
         service.add_segments(new_video(status="sampling"), range(UNFINISHED_SEGMENTS), encoded=False)
         for _ in range(count)
@@ -149,7 +149,7 @@ def _make_due(service: Service, videos: list[Video]) -> None:
 
 
 def _write_video(path: Path, seconds: int) -> None:
-    """Small pictures, one a second."""
+    """Writes small pictures, one a second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=1)
         stream.width, stream.height, stream.pix_fmt = 336, 192, "yuv420p"
@@ -160,8 +160,8 @@ def _write_video(path: Path, seconds: int) -> None:
         container.mux(stream.encode(None))
 
 
-def _difference(one: Cost, more: Cost) -> Cost:
-    """What the second has beyond the first; of its calls those of as many kinds."""
+def _subtract_cost(one: Cost, more: Cost) -> Cost:
+    """What `more` has beyond `one`. For each call of `one`, a call with the same command and kind is dropped."""
     rest = list(more.calls)
     for call in one.calls:
         rest.remove(next(other for other in rest if other.words[0] == call.words[0] and other.kind == call.kind))
@@ -176,5 +176,5 @@ def _difference(one: Cost, more: Cost) -> Cost:
     )
 
 
-def _of_thread(cost: Cost, name: str) -> Cost:
+def _select_thread(cost: Cost, name: str) -> Cost:
     return Cost([call for call in cost.calls if call.thread == name])

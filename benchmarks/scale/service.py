@@ -1,7 +1,7 @@
 """A service in one process: two Redis servers as `longwatch up` runs them, an archive folder, job threads, videos.
 
-Full-size pictures and records of one hour (0.1 GB) are written once. Every other video has hard links to them, so that
-a thousand videos of an hour take no more room than one; Redis holds all of its marks for each.
+Full-size pictures and records of one hour (0.1 GB) are written once. All other videos are hard links to them, so a
+thousand videos of an hour take no more disk space than one. Redis holds the full marks of each video.
 """
 
 import logging
@@ -50,16 +50,16 @@ from storage.workers import Worker
 HOUR_FRAMES = 3600
 HOUR_MASKS = {s: FULL_MASK if s < 56 else (1 << 16) - 1 for s in range(57)}
 START_S = 20.0
-SETTLE_S = 0.25  # for RQ's words after a job
+SETTLE_S = 0.25  # for RQ's commands after a job
 
 
 class Service:
-    """All parts but the API and the video decoder, over one meter."""
+    """All parts except the API and the video decoder, on one meter."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self.settings = Settings(data_dir=folder)
-        servers = {role: stack.enter_context(_running(self.settings, role)) for role in ROLES}
+        servers = {role: stack.enter_context(_run_server(self.settings, role)) for role in ROLES}
         self.meter = Meter(servers)
         self.store = self.open_store()
         self.intake = Intake(self.store, self.settings)
@@ -70,7 +70,7 @@ class Service:
         self._packed: dict[int, tuple[Path, Path]] = {}
 
     def open_store(self) -> Store:
-        """A store as another process has it."""
+        """Opens a separate store, as another process would."""
         store = Store.open(self.settings)
         self.meter.watch(store.state, "state")
         self.meter.watch(store.cache.redis, "cache")
@@ -80,7 +80,7 @@ class Service:
     # workers
 
     def start_reasoner(self) -> None:
-        """A thread that answers, with the real engine over the stub."""
+        """Starts a thread that answers, with the real engine on the stub."""
         chosen = self.settings.reasoner
         limits = Limits(
             chosen.sample_frames,
@@ -94,7 +94,7 @@ class Service:
         self._start("reason", (ANSWER,), {"answer_question": (jobs.answer_question, jobs.give_up_question)}, store)
 
     def start_encoder(self, queues: Sequence[str] = (FUSE, ENCODE)) -> None:
-        """A thread that encodes and fuses, with the real scheduler over the stub."""
+        """Starts a thread that encodes and fuses, with the real scheduler on the stub."""
         store = self.open_store()
         jobs = EncoderJobs(self.settings, store, Encoder(_model(), _prompts(), self.settings.encoder.batch_frames))
         functions = {
@@ -104,7 +104,7 @@ class Service:
         self._start("encode", queues, functions, store)
 
     def wait_ended(self, *names: str) -> None:
-        """Until as many jobs of these names have returned, and RQ is done with them. Asks Redis nothing."""
+        """Waits until as many jobs have returned and RQ has finished with them. Sends nothing to Redis."""
         for _ in names:
             self.ended.get(timeout=600)
         time.sleep(SETTLE_S)
@@ -121,7 +121,7 @@ class Service:
 
         process.start_heart()
         threading.Thread(target=work, name=kind, daemon=True).start()
-        time.sleep(1.0)  # it has said hello
+        time.sleep(1.0)  # until it has connected
 
     def _run(self, name: str, run: Callable[..., None], *args: Any) -> None:
         try:
@@ -132,32 +132,32 @@ class Service:
     # videos
 
     def add_hour(self, **changes: Any) -> Video:
-        """A video of an hour, sampled and encoded."""
+        """Adds a video of one hour, sampled and encoded."""
         video = self.add_segments(new_video(status="ready", frames_sampled=HOUR_FRAMES, **changes), list(HOUR_MASKS))
         self.store.coverage.mark_encoded(video.id, HOUR_MASKS, FINGERPRINT)
         self.store.agenda.remove(due.VIDEOS, video.id)
         return video
 
     def add_segments(self, video: Video, segments: Sequence[int], *, encoded: bool = True) -> Video:
-        """A video with these segments, by links to those of the hour (the last one is shorter)."""
+        """Adds a video with these segments as links to those of the hour, whose last segment is shorter."""
         self.store.add_video(video)
         self.store.coverage.mark_sampled(video.id, {s: HOUR_MASKS[min(s, 56) if s == 56 else 0] for s in segments})
         for segment in segments:
             place = Path(self.store.archive.segment_path(video.id, segment)).parent
             place.mkdir()
-            frames, record = self._files(HOUR_MASKS[56] if segment == 56 else FULL_MASK)
+            frames, record = self._make_files(HOUR_MASKS[56] if segment == 56 else FULL_MASK)
             os.link(frames, place / "frames.zip")
             if encoded:
                 os.link(record, place / f"tokens-{FINGERPRINT}.safetensors")
         return video
 
     def warm_cache(self, video: Video, segments: Sequence[int]) -> None:
-        """Has the cache hold the records, as it does when they have just been encoded."""
+        """Puts the records into the cache, as if they had just been encoded."""
         for segment in segments:
             self.store.read_record(video.id, segment, FINGERPRINT)
 
-    def _files(self, mask: int) -> tuple[Path, Path]:
-        """A segment's two files, made once."""
+    def _make_files(self, mask: int) -> tuple[Path, Path]:
+        """A segment's two files; they are made once."""
         if mask not in self._packed:
             count = mask.bit_count()
             frames, record = self.folder / f"frames-{count}", self.folder / f"record-{count}"
@@ -168,7 +168,7 @@ class Service:
 
 
 def new_video(**values: Any) -> Video:
-    """A document of a video by path."""
+    """The document of a video that was submitted by path."""
     base = {"id": new_video_id(), "kind": "path", "source": "a.mp4", "location": "/a.mp4", "sample_fps": 1.0}
     return Video.model_validate(base | {"mode": "exact", "frames_expected": HOUR_FRAMES} | values)
 
@@ -182,7 +182,7 @@ def new_record(mask: int) -> Record:
 
 
 def pictures(count: int = SEGMENT_SLOTS) -> list[SegmentFrame]:
-    """Frames with a picture for the model and one for people, of usual sizes."""
+    """Frames with a picture for the model and one for people, both of usual sizes."""
     noise = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
     small, large = (
         cv2.imencode(".jpg", cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC))[1].tobytes()
@@ -193,15 +193,15 @@ def pictures(count: int = SEGMENT_SLOTS) -> list[SegmentFrame]:
 
 @contextmanager
 def running_service(folder: Path) -> Iterator[Service]:
-    """The service, below a folder with a short path."""
+    """Runs the service below `folder`, which must have a short path."""
     with ExitStack() as stack:
         service = Service(folder, stack)
         yield service
-        logging.disable(logging.CRITICAL)  # job threads end with the process: their servers go first
+        logging.disable(logging.CRITICAL)  # the servers end before the job threads, which end with the process
 
 
 @contextmanager
-def _running(settings: Settings, role: Role) -> Iterator[Redis]:
+def _run_server(settings: Settings, role: Role) -> Iterator[Redis]:
     socket = find_socket(settings, role)
     socket.parent.mkdir(parents=True, exist_ok=True)
     server = subprocess.Popen(build_command(settings, role), stdout=subprocess.DEVNULL)

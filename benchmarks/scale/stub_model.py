@@ -1,4 +1,4 @@
-"""The only part that is not real: a model that answers at once with arrays of the 8B model's shapes."""
+"""The only part that is not real: a model that answers immediately with arrays of the 8B model's shapes."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ FINGERPRINT = "5ca1e" + "0" * 11
 WIDTH = 4096
 SYSTEM_ROWS, QUESTION_ROWS = 40, 20
 POSITION_BYTES = 131072  # keys and values of 32 layers, 8 heads of 128, in 16 bits
-ANSWER_TOKENS = 2  # two pieces however slow the machine: text is sent on every 0.1 s
+ANSWER_TOKENS = 2  # two pieces on any machine: text is sent on every 0.1 s
 FIRST_TOKEN, END_TOKEN, VOCABULARY = 10, 2, 100
 FOCUS = 16
 
@@ -26,17 +26,17 @@ SYSTEM_ID = text_id(SYSTEM)
 
 
 class StubPrompts:
-    """Ids of the right number: 40 of the system prompt, 20 of a question."""
+    """Makes the right number of ids: 40 for the system prompt, 20 for a question."""
 
     end_ids = frozenset((END_TOKEN,))
 
     def build(self, turns: Sequence[Turn]) -> PromptIds:
-        """The prompt; another text has other ids."""
+        """The prompt; different texts have different ids."""
         number = int.from_bytes(turns[-1][0].encode()[-6:], "big")
         return PromptIds(SYSTEM, [number + k for k in range(QUESTION_ROWS)])
 
     def start_stream(self) -> "StubStream":
-        """A stream of words."""
+        """Starts a stream of words."""
         return StubStream()
 
 
@@ -44,23 +44,23 @@ class StubStream:
     """Each token is a word."""
 
     def push(self, token: int) -> str:
-        """The word."""
+        """Returns the word."""
         return f"word{token} "
 
     def finish(self) -> str:
-        """Nothing was held."""
+        """Returns nothing, because nothing was held back."""
         return ""
 
 
 class StubLanguage:
-    """Attends to frames far apart, so that a focused question needs as many segments as it ever can."""
+    """Attends to frames far apart, so that a focused question needs as many segments as possible."""
 
     def make_cache(self) -> DynamicCache:
-        """An empty one."""
+        """An empty cache."""
         return DynamicCache()
 
     def count_cache_bytes(self, positions: int) -> int:
-        """As the 8B model's."""
+        """The bytes of the 8B model's cache."""
         return positions * POSITION_BYTES
 
     def prefill(self, _: Tensor, cache: DynamicCache) -> DynamicCache:
@@ -75,7 +75,7 @@ class StubLanguage:
         return _logits(FIRST_TOKEN), attention
 
     def step(self, _: DynamicCache, token: int) -> Tensor:
-        """The next word, until there are enough."""
+        """The next word; after ANSWER_TOKENS words, the end."""
         return _logits(token + 1 if token + 1 < FIRST_TOKEN + ANSWER_TOKENS else END_TOKEN)
 
 
@@ -87,7 +87,7 @@ class StubModel:
     language = StubLanguage()
 
     def require_fit(self, *_: int) -> None:
-        """All fits."""
+        """Everything fits."""
 
     def preprocess(self, frames: NDArray[np.uint8]) -> Tensor:
         """A row per frame."""

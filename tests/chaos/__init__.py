@@ -1,1 +1,1 @@
-"""The whole service under every disturbance at once: `python -m tests.chaos --minutes N --seed S`."""
+"""The whole service under all disturbances at once: `python -m tests.chaos --minutes N --seed S`."""

@@ -1,4 +1,4 @@
-"""Runs the whole service, disturbs it for some minutes, and says whether it came to the same end as undisturbed.
+"""Runs the whole service, disturbs it for some minutes, and checks that it ends in the same state as without that.
 
 python -m tests.chaos --minutes 10 --seed 1
 """
@@ -25,7 +25,7 @@ from tests.chaos.disturbances import Disturber
 from tests.chaos.garble import SPRUNG
 from tests.chaos.inputs import make_media
 from tests.chaos.ledger import Ledger, SentVideo
-from tests.chaos.reference import Reference, learn
+from tests.chaos.reference import Reference, learn_reference
 from tests.chaos.service import EACH, WORKERS, Service
 from tests.chaos.site import MediaServer, serve_media
 from tests.chaos.users import POISON_TITLES, User
@@ -33,12 +33,12 @@ from tests.chaos.verdict import IDS, Verdict
 from tests.chaos.volume import enter_namespace, prepare_volume
 
 USERS = 3
-START_S, SETTLE_S = 120.0, 420.0  # bounds: nothing waits for their end
-AGED_S = 2 * 3600.0  # older than what workers regard as in use
+START_S, SETTLE_S = 120.0, 420.0  # upper bounds; every wait ends as soon as its condition holds
+AGED_S = 2 * 3600.0  # workers regard younger files as in use
 
 
 class Run:
-    """One run, in a folder of its own, which is kept if something is wrong."""
+    """One run in its own folder. The folder is kept if the run finds faults."""
 
     def __init__(self, minutes: float, seed: int, folder: Path, site: MediaServer) -> None:
         self._minutes = minutes
@@ -57,15 +57,15 @@ class Run:
         self._user = self._new_user()
 
     def log(self, text: str) -> None:
-        """One line with the time, on the terminal and in the folder."""
+        """Writes a line with the time to the terminal and to the log in the folder."""
         line = f"{time.monotonic() - self._began:7.1f} {text}"
         self._events.write(f"{line}\n")
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
     def run(self) -> list[str]:
-        """The faults that were found."""
-        volume = prepare_volume(self._folder / "data" / "archive", self._pids)
+        """Runs everything, and returns the faults."""
+        volume = prepare_volume(self._folder / "data" / "archive", self._list_pids)
         faults: list[str] | None = None
         try:
             self._service.start()
@@ -82,13 +82,13 @@ class Run:
     def _new_user(self) -> User:
         return User(self._url, self._ledger, self._media, self._site, self._folder / "media")
 
-    def _pids(self) -> list[int]:
+    def _list_pids(self) -> list[int]:
         processes = [self._service.processes[name].popen for name in (*self._service.workers, "api")]
         return [process.pid for process in processes if process is not None]
 
     def _learn(self) -> dict[str, Reference]:
-        store = self._service.store()
-        references = {medium.name: learn(self._http, store, self._user, medium)[1] for medium in self._media}
+        store = self._service.open_store()
+        references = {medium.name: learn_reference(self._http, store, self._user, medium)[1] for medium in self._media}
         for video in self._ledger.videos.values():
             self.log(f"{video.id} is {video.medium.name if video.medium else None}")
         return references
@@ -109,7 +109,7 @@ class Run:
         self.log("no more disturbances")
 
     def _poison(self, stop: threading.Event) -> None:
-        """Each kind once, some time apart; tried again until it is accepted."""
+        """Submits each kind of poison once, some time apart; tries again until it is accepted."""
         todo: list[Callable[[], object]] = [partial(self._user.submit_poison, title) for title in POISON_TITLES]
         todo.insert(1, lambda: self._user.ask_poison(next(iter(self._ledger.videos.values()))))
         while todo and not stop.wait(self._minutes * 60 / (3 * len(POISON_TITLES))):
@@ -122,8 +122,8 @@ class Run:
 
     def _judge(self, references: dict[str, Reference]) -> list[str]:
         verdict = Verdict(self._service, self._ledger, references)
-        settled = self._wait("settled", lambda: not verdict.unsettled(), SETTLE_S)
-        for sent in verdict.given_up():
+        settled = self._wait("settled", lambda: not verdict.list_unsettled(), SETTLE_S)
+        for sent in verdict.list_given_up():
             self.log(f"{sent.id} lost its workers too often: retry")
             self._http.post(f"/v1/videos/{sent.id}/retry").raise_for_status()
             verdict.excused["videos retried"] += 1
@@ -132,22 +132,22 @@ class Run:
         self._age_leftovers()
         self._service.restart(self._service.workers)
         self._wait("ready after a restart", self._is_ready, START_S)
-        settled = self._wait("settled", lambda: not verdict.unsettled(), SETTLE_S) and settled
+        settled = self._wait("settled", lambda: not verdict.list_unsettled(), SETTLE_S) and settled
         self._wait("swept", lambda: not self._list_leftovers(), 30)
         faults = verdict.judge() + [f"left over: {path}" for path in self._list_leftovers()]
         self._report(verdict, faults)
         return faults
 
     def _ask_about(self, fresh: list[SentVideo | None]) -> None:
-        """The healed service takes in videos and questions as ever; the first videos answer as before."""
+        """Asks about new videos and the first ones: the recovered service must accept all of it, as before."""
         firsts = list(self._ledger.videos.values())[: len(self._media)]
         for video in [*fresh, *firsts]:
-            assert video is not None, "the healed service refuses a video"
+            assert video is not None, "the recovered service refuses a video"
             assert video.medium is not None
-            assert self._user.ask(video, video.medium.questions[0]), "the healed service refuses a question"
+            assert self._user.ask(video, video.medium.questions[0]), "the recovered service refuses a question"
 
     def _age_leftovers(self) -> None:
-        """What broken writes, uploads and downloads left is removed once it is old: here it is made so."""
+        """Ages what broken writes, uploads and downloads left behind, because the service only removes old files."""
         long_ago = time.time() - AGED_S
         for path in self._list_leftovers():
             os.utime(path, (long_ago, long_ago))
@@ -171,7 +171,7 @@ class Run:
                 if condition():
                     self.log(f"{what} after {time.monotonic() - began:.1f} s")
                     return True
-            except Exception as error:  # noqa: BLE001 - the service is healing: what it cannot say yet, it may say soon
+            except Exception as error:  # noqa: BLE001 - the service is recovering; a check that fails now may work soon
                 self.log(f"not yet {what}: {error}")
             time.sleep(0.5)
         self.log(f"NOT {what} within {within_s:g} s")
@@ -194,16 +194,16 @@ def _free_port() -> int:
 
 
 def main() -> int:
-    """The exit status."""
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to disturb")
     parser.add_argument(
-        "--seed", type=int, default=1, help="of what is done; when it has its effect is up to the machine"
+        "--seed", type=int, default=1, help="chooses the actions; their timing also depends on the machine"
     )
     arguments = parser.parse_args()
     enter_namespace()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no process of the run outlasts it
-    logging.disable(logging.ERROR)  # of this process's own look at the archive; the service logs to files
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends all processes of the run too
+    logging.disable(logging.ERROR)  # silences this process's own reads of the archive; the service logs to files
     SPRUNG.unlink(missing_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="lwchaos-"))
     with serve_media() as site:
@@ -212,7 +212,7 @@ def main() -> int:
     if faults:
         run.log(f"{len(faults)} faults; see {folder}/events.log and {folder}/logs")
         return 1
-    run.log("as if nothing had happened")
+    run.log("no faults")
     shutil.rmtree(folder, ignore_errors=True)
     return 0
 
@@ -220,4 +220,4 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # not held up by connections that hang
+    os._exit(status)  # does not wait for connections that hang

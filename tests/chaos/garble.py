@@ -1,4 +1,4 @@
-"""Writes malformed values into Redis: wrong types, broken text, and jobs that name code of others."""
+"""Writes malformed values into Redis: wrong types, broken text, and jobs that name foreign code."""
 
 import random
 from pathlib import Path
@@ -11,8 +11,8 @@ from storage.connection import as_text
 
 JUNK = b"\x80\x04\x95junk \xff{"
 TRAP = "tests.chaos.garble.spring"
-SPRUNG = Path("/tmp/longwatch-chaos-sprung")  # exists once a name from Redis was called
-# Values of ours that say which form they have: others are bitmaps and names, of which any is well-formed.
+SPRUNG = Path("/tmp/longwatch-chaos-sprung")  # exists if a name from Redis was called
+# Our values that have a format to parse. The others are bitmaps and names, for which any bytes are valid.
 PARSED = (
     "lw:video:",
     "lw:question:",
@@ -32,17 +32,17 @@ ANY_TYPE = (
 
 
 def spring(*_: object) -> None:
-    """What must never be called."""
+    """Must never be called."""
     SPRUNG.touch()
 
 
 def garble(redis: Redis, rng: random.Random) -> str:
-    """Spoils something; says what."""
+    """Spoils one value, and says which."""
     spoil = rng.choice((_spoil_text, _spoil_type, _spoil_type, _spoil_field, _spoil_job, _push_job))
-    return spoil(redis, rng) or _spoil_type(redis, rng) or "nothing: it is empty"
+    return spoil(redis, rng) or _spoil_type(redis, rng) or "nothing: the server is empty"
 
 
-def _choose(redis: Redis, rng: random.Random, prefixes: tuple[str, ...]) -> str | None:
+def _choose_key(redis: Redis, rng: random.Random, prefixes: tuple[str, ...]) -> str | None:
     keys: dict[str, list[str]] = {}
     for raw in redis.scan_iter(count=1000):
         key = raw.decode(errors="replace")
@@ -53,7 +53,7 @@ def _choose(redis: Redis, rng: random.Random, prefixes: tuple[str, ...]) -> str 
 
 
 def _spoil_text(redis: Redis, rng: random.Random) -> str:
-    key = _choose(redis, rng, PARSED)
+    key = _choose_key(redis, rng, PARSED)
     if key is None:
         return ""
     redis.set(key, JUNK, keepttl=True)
@@ -61,17 +61,17 @@ def _spoil_text(redis: Redis, rng: random.Random) -> str:
 
 
 def _spoil_type(redis: Redis, rng: random.Random) -> str:
-    key = _choose(redis, rng, ANY_TYPE)
+    key = _choose_key(redis, rng, ANY_TYPE)
     if key is None:
         return ""
     was = as_text(redis.type(key))
     redis.delete(key)
     redis.hset(key, "junk", JUNK) if was != "hash" else redis.rpush(key, JUNK)
-    return f"{key} is no {was} any more"
+    return f"{key} is not a {was} any more"
 
 
 def _spoil_field(redis: Redis, rng: random.Random) -> str:
-    key = _choose(redis, rng, ("lw:totals:", "lw:failed:"))
+    key = _choose_key(redis, rng, ("lw:totals:", "lw:failed:"))
     if key is None:
         return ""
     field = rng.choice(sorted(redis.hkeys(key)))
@@ -80,7 +80,7 @@ def _spoil_field(redis: Redis, rng: random.Random) -> str:
 
 
 def _spoil_job(redis: Redis, rng: random.Random) -> str:
-    key = _choose(redis, rng, ("rq:job:",))
+    key = _choose_key(redis, rng, ("rq:job:",))
     if key is None:
         return ""
     changes: dict[str, str | bytes] = {
@@ -101,7 +101,7 @@ def _spoil_job(redis: Redis, rng: random.Random) -> str:
 
 
 def _push_job(redis: Redis, rng: random.Random) -> str:
-    """A job of a stranger: without a hash, or with a name that is not ours."""
+    """Queues a foreign job: one without a hash, or one with a name that is not ours."""
     job_id, queue = rng.choice(("junk", "encode-junk", "a" * 300)), rng.choice(QUEUES)
     if rng.random() < 0.6:
         fields: dict[Any, Any] = {
@@ -112,4 +112,4 @@ def _push_job(redis: Redis, rng: random.Random) -> str:
         fields |= {"success_callback_name": TRAP, "status": "queued"}
         redis.hset(f"rq:job:{job_id}", mapping=fields)
     redis.rpush(f"rq:queue:{queue}", job_id)
-    return f"job {job_id[:12]} of a stranger in {queue}"
+    return f"foreign job {job_id[:12]} in {queue}"

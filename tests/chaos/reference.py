@@ -1,4 +1,4 @@
-"""What the media yield undisturbed: pictures, tokens and answers."""
+"""The results for each medium without disturbances: pictures, tokens and answers."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from tests.chaos.ledger import SentVideo
 from tests.chaos.users import User
 from tests.waiting import wait_until
 
-# Frames share batches with those of other videos, and a batch of another size adds up in another order.
+# Frames share batches with other videos' frames, and batches of other sizes add numbers in another order.
 CLOSE = 2e-3  # two steps of float16 at 1
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What is kept of a segment."""
+    """A segment's stored pictures and tokens."""
 
     pictures: dict[tuple[str, int], str]  # (kind, place) -> hash
     tokens: Half | None
@@ -30,14 +30,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a medium yields."""
+    """The results for a medium."""
 
     segments: dict[int, Segment]
     answers: dict[int, Question]  # by the question's number
 
 
 def read_segments(store: Store, video_id: str, fingerprint: str) -> dict[int, Segment]:
-    """What the archive holds of a video."""
+    """Reads a video's segments from the archive."""
     return {
         segment: _read_segment(store, video_id, segment, fingerprint)
         for segment in store.archive.list_contents(video_id).sampled
@@ -56,7 +56,7 @@ def _read_segment(store: Store, video_id: str, segment: int, fingerprint: str) -
 
 
 def compare_segments(wanted: dict[int, Segment], found: dict[int, Segment]) -> str:
-    """What differs; empty if nothing does."""
+    """Says what differs; empty if nothing does."""
     if sorted(wanted) != sorted(found):
         return f"segments {sorted(found)}, not {sorted(wanted)}"
     for number, segment in wanted.items():
@@ -75,7 +75,7 @@ def compare_segments(wanted: dict[int, Segment], found: dict[int, Segment]) -> s
 
 
 def compare_answers(wanted: Question, found: Question) -> str:
-    """What differs; empty if nothing does."""
+    """Says what differs; empty if nothing does."""
     one, other = wanted.answer, found.answer
     if one is None or other is None:
         return f"{found.status}: {found.problem}"
@@ -98,8 +98,8 @@ def compare_answers(wanted: Question, found: Question) -> str:
     return "; ".join(differing)
 
 
-def learn(http: httpx.Client, store: Store, user: User, medium: Medium) -> tuple[SentVideo, Reference]:
-    """Has the calm service watch the medium and answer its questions."""
+def learn_reference(http: httpx.Client, store: Store, user: User, medium: Medium) -> tuple[SentVideo, Reference]:
+    """Submits the medium and its questions to the undisturbed service, and returns the results."""
     video = user.submit(medium, "path", content=medium.content)
     assert video is not None, f"{medium.name} was refused"
 

@@ -1,4 +1,4 @@
-"""The running service: two Redis servers, the API and two workers of each kind as processes that are restarted."""
+"""The running service: two Redis servers, the API and two workers of each kind, as processes that restart."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ Log = Callable[[str], None]
 
 
 def write_config(folder: Path, port: int) -> Path:
-    """The settings of the run: everything is noticed quickly, and little memory is taken."""
+    """Writes the settings of the run: failures are noticed quickly, and memory use is low."""
     values = {
         "data_dir": str(folder / "data"),
         "archive": {"orphan_after_s": 15},
@@ -101,7 +101,7 @@ class Service:
 
     @classmethod
     def prepare(cls, folder: Path, port: int, log: Log) -> "Service":
-        """Nothing runs yet."""
+        """Prepares the service; starts nothing."""
         config = write_config(folder, port)
         service = cls(folder, config, load_settings(config), log)
         (folder / "logs").mkdir()
@@ -121,21 +121,21 @@ class Service:
         """The names of the worker processes."""
         return [name for name in self.processes if name.partition("-")[0] in WORKERS]
 
-    def store(self) -> Store:
-        """A store of one's own."""
+    def open_store(self) -> Store:
+        """Opens a separate store."""
         return Store.open(self.settings)
 
-    def redis(self, role: str) -> Redis:
-        """A connection to a server, with a time-out."""
+    def connect_redis(self, role: str) -> Redis:
+        """Opens a connection with a timeout to a server."""
         url = self.settings.state_url if role == "state" else self.settings.cache_url
         return Redis.from_url(url, socket_timeout=3.0, socket_connect_timeout=3.0)
 
     def start(self) -> None:
-        """Starts every process, and a thread that restarts what dies, as `longwatch up` does."""
-        threading.Thread(target=self._keep_up, name="supervisor", daemon=True).start()
+        """Starts every process, and a thread that restarts dead ones, as `longwatch up` does."""
+        threading.Thread(target=self._supervise, name="supervisor", daemon=True).start()
 
     def signal(self, name: str, number: signal.Signals) -> bool:
-        """Sends a signal; whether there was a process."""
+        """Sends a signal; returns whether the process was alive."""
         with self._lock:
             popen = self.processes[name].popen
             if popen is None or popen.poll() is not None:
@@ -144,7 +144,7 @@ class Service:
             return True
 
     def kill(self, name: str, down_s: float = RESTART_S) -> None:
-        """Kills a process as the kernel would; it is started again after `down_s`."""
+        """Kills a process as the kernel would. It starts again after `down_s`."""
         with self._lock:
             popen = self.processes[name].popen
             if popen is not None and self.signal(name, signal.SIGKILL):
@@ -152,7 +152,7 @@ class Service:
             self.processes[name].starts_at = time.monotonic() + down_s
 
     def restart(self, names: list[str]) -> None:
-        """Stops processes in good order, and has them started again."""
+        """Stops processes cleanly. They start again on their own."""
         with self._lock:
             stopping = [process for name in names if (process := self.processes[name].popen) is not None]
             for process in stopping:
@@ -161,7 +161,7 @@ class Service:
             process.wait(15)
 
     def stop(self) -> None:
-        """Ends everything."""
+        """Kills every process."""
         self._stop.set()
         with self._lock:
             for name in self.processes:
@@ -170,14 +170,14 @@ class Service:
                 if process.popen is not None:
                     process.popen.wait()
 
-    def _keep_up(self) -> None:
+    def _supervise(self) -> None:
         while not self._stop.wait(0.1):
             with self._lock:
                 for name, process in self.processes.items():
                     if not self._stop.is_set():
-                        self._look_after(name, process)
+                        self._revive(name, process)
 
-    def _look_after(self, name: str, process: Process) -> None:
+    def _revive(self, name: str, process: Process) -> None:
         now = time.monotonic()
         if process.popen is not None and process.popen.poll() is not None:
             self.log(f"{name} ended with {process.popen.returncode}")

@@ -1,4 +1,4 @@
-"""The web server of the run: hands out media, at once or slowly, and is hostile on other paths."""
+"""The web server of the run: serves media, at full speed or slowly, and is hostile on other paths."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ SLOW_PARTS, SLOW_PAUSE_S = 20, 0.2
 
 
 class MediaServer(ThreadingHTTPServer):
-    """What it serves by name; a name is asked for as /media/NAME or /slow/NAME."""
+    """Serves `files` by name as /media/NAME and /slow/NAME."""
 
     daemon_threads = True
 
@@ -37,7 +37,7 @@ class MediaServer(ThreadingHTTPServer):
         return f"http://{LOCAL}:{self.server_address[1]}/{route}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: clients are killed in the middle of downloads here."""
+        """Ignores errors, because clients are killed in the middle of downloads."""
 
 
 class MediaSite(Site):
@@ -46,7 +46,7 @@ class MediaSite(Site):
     server: MediaServer
 
     def do_GET(self) -> None:  # noqa: N802 - http.server calls it so
-        """A medium, or what is hostile."""
+        """Sends a medium, or a hostile response."""
         route, _, name = self.path[1:].partition("/")
         content = self.server.files.get(name)
         if route not in ("media", "slow") or content is None:
@@ -65,7 +65,7 @@ class MediaSite(Site):
 
 @contextmanager
 def serve_media() -> Iterator[MediaServer]:
-    """The running server."""
+    """Runs the server until the block ends."""
     with MediaServer() as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""Three minutes of it; CHAOS_MINUTES and CHAOS_SEED choose another run."""
+"""A run of about three minutes; CHAOS_MINUTES and CHAOS_SEED choose another."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-MINUTES = 1.5  # of disturbances: to start, to heal and to look takes as long again
-LONGEST_S = 1200  # on a machine that does much else
+MINUTES = 1.5  # of disturbances; the start, the recovery and the checks take as long again
+LONGEST_S = 1200  # on a busy machine
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(LONGEST_S + 60)
-def test_whatever_befalls_the_service_it_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_the_disturbed_service_ends_in_the_same_state_as_an_undisturbed_one(tmp_path: Path) -> None:
     minutes, seed = os.environ.get("CHAOS_MINUTES", str(MINUTES)), os.environ.get("CHAOS_SEED", "1")
     command = [sys.executable, "-m", "tests.chaos", "--minutes", minutes, "--seed", seed]
     output = tmp_path / "output"

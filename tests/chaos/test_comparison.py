@@ -1,4 +1,4 @@
-"""What the run compares would be noticed if it differed."""
+"""The comparisons of the run notice every difference."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ WHOLE = {0: Segment({("model", 0): "a", ("view", 0): "b"}, TOKENS)}
         ({0: Segment(WHOLE[0].pictures, TOKENS[::-1])}, "tokens of segment 0"),
     ],
 )
-def test_another_segment_is_told(found: dict[int, Segment], told: str) -> None:
+def test_a_different_segment_is_reported(found: dict[int, Segment], told: str) -> None:
     assert compare_segments(WHOLE, WHOLE) == ""
     assert told in compare_segments(WHOLE, found)
 
@@ -46,11 +46,11 @@ def answered(**changes: object) -> Question:
 
 
 @pytest.mark.parametrize("change", [{"text": "no"}, {"frames": 9}, {"fusion_frames": 3}, {"finish_reason": "length"}])
-def test_another_answer_is_told(change: dict[str, object]) -> None:
+def test_a_different_answer_is_reported(change: dict[str, object]) -> None:
     assert compare_answers(answered(), answered()) == ""
     assert next(iter(change)) in compare_answers(answered(), answered(**change))
 
 
-def test_a_failure_is_told() -> None:
+def test_a_failure_is_reported() -> None:
     failed = answered().model_copy(update={"answer": None, "status": "failed"})
     assert "failed" in compare_answers(answered(), failed)

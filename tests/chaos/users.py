@@ -1,4 +1,4 @@
-"""The users of the run: threads that submit, ask, look, cancel, delete, and leave in the middle."""
+"""The users of the run: threads that submit, ask, read, cancel, delete, and disconnect half-way."""
 
 import random
 import secrets
@@ -16,14 +16,14 @@ from tests.chaos.service import Log
 from tests.chaos.site import HOSTILE, MediaServer
 from tests.chaos.worker import POISON
 
-EXPECTED = {200, 202, 204, 307, 404, 409, 429, 503, 507}  # of requests that are right; 500 never is
-MOST_VIDEOS = 5  # in work at once: what is begun has to end
+EXPECTED = {200, 202, 204, 307, 404, 409, 429, 503, 507}  # for valid requests; 500 is always a fault
+MOST_VIDEOS = 5  # in progress at once, because all of them must finish
 MOST_QUESTIONS = 14
 POISON_TITLES = ("ingest_video", "encode_segment 1", "fuse_question", "fetch_video")
 
 
 class User:
-    """One client of the API. What it does is chosen by a seed; what comes of it depends on the moment."""
+    """One client of the API. A seed chooses its actions; their results depend on timing."""
 
     def __init__(self, base_url: str, ledger: Ledger, media: list[Medium], site: MediaServer, folder: Path) -> None:
         self._http = httpx.Client(base_url=base_url, timeout=15, trust_env=False)
@@ -51,7 +51,7 @@ class User:
             try:
                 act(rng)
             except (httpx.ConnectError, ConnectionRefusedError):
-                stop.wait(1.0)  # the API is being started again
+                stop.wait(1.0)  # the API is restarting
             except (httpx.HTTPError, OSError) as error:
                 log(f"user: {act.__name__}: {type(error).__name__}")
 
@@ -60,7 +60,7 @@ class User:
     def submit(
         self, medium: Medium, way: str, title: str | None = None, content: bytes | None = None
     ) -> SentVideo | None:
-        """Submits other bytes of the medium (or `content`); None if it was refused."""
+        """Submits the medium in other bytes, or `content`; returns None if the service refuses."""
         content = medium.vary() if content is None else content
         name = f"{secrets.token_hex(8)}{medium.suffix}"
         fields = {} if title is None else {"title": title}
@@ -78,13 +78,13 @@ class User:
         return self._ledger.add_video(SentVideo(response.json()["id"], medium, title))
 
     def submit_something(self, rng: random.Random) -> None:
-        """A new video, if not too many are in work."""
+        """Submits a new video, unless too many are in progress."""
         if self._count_unsettled() < MOST_VIDEOS:
             way = rng.choice(("upload", "upload", "path", "media", "slow"))
             self.submit(rng.choice(self._media), way)
 
     def submit_twice(self, rng: random.Random) -> None:
-        """The same bytes at the same time: one of the two holds the frames."""
+        """Submits the same bytes twice at the same time. One of the two videos will hold the frames."""
         if self._count_unsettled() >= MOST_VIDEOS:
             return
         medium = rng.choice(self._media)
@@ -97,18 +97,18 @@ class User:
             thread.join()
 
     def submit_hostile(self, rng: random.Random) -> None:
-        """A server that answers badly: the video fails, with a reason."""
+        """Submits the URL of a server that misbehaves. The video must fail with a reason."""
         response = self._http.post("/v1/videos", json={"url": self._site.url(rng.choice(HOSTILE))})
         if self._check(response) == 202:
             self._ledger.add_video(SentVideo(response.json()["id"], None, None))
 
     def submit_poison(self, kind: str) -> SentVideo | None:
-        """A video that kills its worker at jobs of this kind."""
+        """Submits a video that kills its worker in jobs of this kind."""
         medium = next(medium for medium in self._media if medium.name == "middle")
         return self.submit(medium, "media" if kind == "fetch_video" else "upload", f"{POISON} {kind}")
 
     def upload_and_leave(self, rng: random.Random) -> None:
-        """Half of an upload."""
+        """Sends half of an upload, and disconnects."""
         with socket.create_connection((self._address.host, self._address.port or 80), timeout=5) as connection:
             head = "POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
             part = '--b\r\nContent-Disposition: form-data; name="file"; filename="x.mp4"\r\n\r\n'
@@ -117,8 +117,8 @@ class User:
             connection.sendall(content[: len(content) // 2])
 
     def delete_something(self, rng: random.Random) -> None:
-        """A video of late; the first ones stay, to be looked at in the end."""
-        videos = self._ledger.live_videos()[len(self._media) :]
+        """Deletes a recent video. The first ones stay for the final checks."""
+        videos = self._ledger.list_live_videos()[len(self._media) :]
         if len(videos) < 3:
             return
         video = rng.choice(videos)
@@ -127,13 +127,13 @@ class User:
         status = self._check(response)
         if status in (204, 404):
             video.deleted = True
-        elif status == 409:  # others lean on it
+        elif status == 409:  # duplicates depend on it
             video.maybe_deleted = False
 
     # questions
 
     def ask(self, video: SentVideo, asked: Asked, **more: Any) -> str | None:
-        """Asks; None if it was refused."""
+        """Asks a question; returns its id, or None if the service refuses."""
         body = _body(asked) | more
         response = self._http.post(f"/v1/videos/{video.id}/questions", json=body)
         if self._check(response) not in (200, 202):
@@ -143,7 +143,7 @@ class User:
         return sent.id
 
     def ask_something(self, rng: random.Random) -> None:
-        """A question about a video of any age, whether its frames are there or not; and one that follows it."""
+        """Asks about any video, whether its frames are there or not; may ask a follow-up too."""
         video = self._choose(rng)
         if video is None or video.medium is None:
             return
@@ -158,7 +158,7 @@ class User:
             self.ask(video, follow, previous_question_id=question_id)
 
     def ask_poison(self, video: SentVideo) -> bool:
-        """A question that kills its reasoner; whether it was accepted."""
+        """Asks a question that kills its reasoner; returns whether it was accepted."""
         path = f"/v1/videos/{video.id}/questions"
         response = self._http.post(path, json={"question": f"{POISON} answer_question"})
         if self._check(response) not in (200, 202):
@@ -167,7 +167,7 @@ class User:
         return True
 
     def ask_and_leave(self, rng: random.Random) -> None:
-        """Reads a few events of the answer, and goes: the question is answered all the same."""
+        """Reads the first events of an answer and disconnects. The question must still be answered."""
         video = self._choose(rng)
         if video is None or video.medium is None:
             return
@@ -183,39 +183,39 @@ class User:
                     return
 
     def cancel_something(self, rng: random.Random) -> None:
-        """A question, be it answered or not."""
-        questions = self._ledger.open_questions()[-10:]
+        """Cancels a question, whether it is answered or not."""
+        questions = self._ledger.list_open_questions()[-10:]
         if questions:
             question = rng.choice(questions)
             question.may_be_cancelled = True
             self._check(self._http.delete(f"/v1/questions/{question.id}"))
 
     def look_around(self, rng: random.Random) -> None:
-        """Lists, pictures and health: they answer, if only that they cannot now."""
+        """Reads lists, pictures and health. Each must answer, if only with an error that is allowed."""
         self._check(self._http.get("/v1/videos", params={"limit": 5}))
         self._check(self._http.get("/readyz"))
-        videos = self._ledger.live_videos()
+        videos = self._ledger.list_live_videos()
         if videos:
             video = rng.choice(videos)
             for path in ("", "/questions", "/segments", f"/frames/{rng.randrange(60)}.jpg"):
                 self._check(self._http.get(f"/v1/videos/{video.id}{path}"))
 
     def _choose(self, rng: random.Random) -> SentVideo | None:
-        videos = self._ledger.live_videos()
+        videos = self._ledger.list_live_videos()
         if not videos or self._count_open() >= MOST_QUESTIONS:
             return None
         return rng.choice(videos[-6:] if rng.random() < 0.6 else videos)
 
     def _count_unsettled(self) -> int:
-        videos = self._page("/v1/videos")
+        videos = self._read_page("/v1/videos")
         return sum(not (video["progress"] or {}).get("complete") for video in videos)
 
     def _count_open(self) -> int:
-        videos = self._ledger.live_videos()[-4:]
-        questions = [question for video in videos for question in self._page(f"/v1/videos/{video.id}/questions")]
+        videos = self._ledger.list_live_videos()[-4:]
+        questions = [question for video in videos for question in self._read_page(f"/v1/videos/{video.id}/questions")]
         return sum(question["status"] in ("waiting", "queued", "running") for question in questions)
 
-    def _page(self, path: str) -> list[dict[str, Any]]:
+    def _read_page(self, path: str) -> list[dict[str, Any]]:
         response = self._http.get(path, params={"limit": 20})
         if self._check(response) != 200:
             return []
@@ -226,13 +226,15 @@ class User:
         try:
             self.submit(medium, way, content=content)
         except httpx.HTTPError:
-            return  # whatever the service kept of it is looked at in the end
+            return  # the final checks examine whatever the service kept of it
 
     def _check(self, response: httpx.Response) -> int:
-        """The status; one that a right request must never get is a fault."""
+        """Returns the status. A status that a valid request must not get is recorded as a fault."""
         if response.status_code not in EXPECTED:
             text = response.read().decode(errors="replace")[:300]
-            self._ledger.fault(f"{response.request.method} {response.request.url.path}: {response.status_code} {text}")
+            self._ledger.add_fault(
+                f"{response.request.method} {response.request.url.path}: {response.status_code} {text}"
+            )
         return response.status_code
 
 

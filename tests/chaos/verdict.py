@@ -1,4 +1,4 @@
-"""Whether the healed service is as if nothing had happened: what was promised is there, and nothing is left over."""
+"""Checks the recovered service: everything it accepted is there, and nothing is left over."""
 
 import re
 import time
@@ -17,27 +17,29 @@ from tests.chaos.reference import Reference, compare_answers, compare_segments, 
 from tests.chaos.service import EACH, WORKERS, Service
 
 AGENDAS = (due.VIDEOS, due.QUESTIONS, due.DELETIONS, due.FOUND, due.WAITING)
-DIED = re.compile(r"died \d+ times")  # a target that was at hand too often when its worker was killed
+DIED = re.compile(r"died \d+ times")  # the target's worker was killed too often
 IDS = re.compile(r"\d{8}-\d{9}-[0-9a-f]{6}(?:_\d{8}-\d{9}-[0-9a-f]{6})?")
 
 
 class Verdict:
-    """Looks at the archive and both servers through a store of its own."""
+    """Checks the archive and both servers through a separate store."""
 
     def __init__(self, service: Service, ledger: Ledger, references: dict[str, Reference]) -> None:
         self._service = service
-        self._store: Store = service.store()
+        self._store: Store = service.open_store()
         self._ledger = ledger
         self._references = references
         self.excused: Counter[str] = Counter()
 
-    # is it over?
+    # is everything settled?
 
-    def unsettled(self) -> list[str]:
-        """What is still in work."""
+    def list_unsettled(self) -> list[str]:
+        """Lists what is still in progress."""
         found = []
         for agenda in AGENDAS:
-            found += [f"{agenda}: {item!r} due in {score - time.time():.1f} s" for item, score in self._scores(agenda)]
+            found += [
+                f"{agenda}: {item!r} due in {score - time.time():.1f} s" for item, score in self._read_agenda(agenda)
+            ]
         for name in QUEUES:
             found += [f"queue {name}: {job!r}" for job in self._store.state.lrange(f"rq:queue:{name}", 0, -1)]
             found += [f"started {name}: {job!r}" for job in self._store.state.zrange(f"rq:wip:{name}", 0, -1)]
@@ -45,19 +47,19 @@ class Verdict:
             found.append("the state is not rebuilt")
         return found
 
-    def _scores(self, agenda: str) -> list[tuple[bytes, float]]:
+    def _read_agenda(self, agenda: str) -> list[tuple[bytes, float]]:
         return cast(list[tuple[bytes, float]], self._store.state.zrange(agenda, 0, -1, withscores=True))
 
-    # what was promised
+    # what the service accepted
 
-    def given_up(self) -> list[SentVideo]:
-        """Innocent videos that failed, or lost segments, because their workers were killed too often."""
+    def list_given_up(self) -> list[SentVideo]:
+        """Lists harmless videos that failed or lost segments because their workers were killed too often."""
         found = []
-        for sent in self._ledger.live_videos():
+        for sent in self._ledger.list_live_videos():
             try:
                 video = self._store.read_video(sent.id)
             except NotFound:
-                continue  # `judge` says so
+                continue  # `judge` reports it
             (progress,) = self._store.read_progress([video])
             died = video.problem is not None and DIED.search(video.problem.message)
             if (video.status == "failed" and died) or (progress is not None and progress.frames_failed):
@@ -65,15 +67,15 @@ class Verdict:
         return found
 
     def judge(self) -> list[str]:
-        """Every fault there is."""
+        """Lists all faults."""
         faults = list(self._ledger.faults)
         for sent in list(self._ledger.videos.values()):
-            faults += self._about(sent.id, self._judge_video, sent)
+            faults += self._judge_item(sent.id, self._judge_video, sent)
         for asked in list(self._ledger.questions.values()):
-            faults += self._about(asked.id, self._judge_question, asked)
+            faults += self._judge_item(asked.id, self._judge_question, asked)
         return faults + self._judge_strangers() + self._judge_leftovers() + self._judge_processes()
 
-    def _about(self, item_id: str, judge: object, sent: object) -> list[str]:
+    def _judge_item(self, item_id: str, judge: object, sent: object) -> list[str]:
         try:
             problem: str = judge(sent)  # type: ignore[operator]
         except LongwatchError as error:
@@ -86,14 +88,14 @@ class Verdict:
         except NotFound:
             return "" if sent.maybe_deleted else "it is gone"
         if sent.deleted:
-            return "it was deleted, and is there"
+            return "it was deleted but is still there"
         if not video.settled:
             return f"it is {video.status}"
         if sent.poison:
             return self._judge_poison(sent, video)
         if sent.medium is None:
             told = video.problem and (video.problem.code.startswith("source-") or DIED.search(video.problem.message))
-            return "" if told else f"a hostile server's: {video}"
+            return "" if told else f"a hostile server's video has no proper reason: {video}"
         if video.status == "failed":
             return f"it failed: {video.problem}"
         holder = self._store.read_holder(sent.id)
@@ -110,7 +112,7 @@ class Verdict:
             covered = self._store.read_coverage(video, range(2), self._store.workers.read_model())
             reason = covered.failed.get(1, "")
             return "" if DIED.search(reason) and 0 in covered.encoded else f"poison, but: {covered}"
-        return "" if video.status == "ready" else f"it kills at fusions only, but: {video.status} {told}"
+        return "" if video.status == "ready" else f"it kills only fusion jobs, but: {video.status} {told}"
 
     def _judge_question(self, sent: SentQuestion) -> str:
         try:
@@ -118,11 +120,11 @@ class Verdict:
         except NotFound:
             return "" if sent.video.maybe_deleted else "it is gone"
         if sent.video.deleted:
-            return "it is there, and its video was deleted"
+            return "it is still there, but its video was deleted"
         if not question.settled:
             return f"it is {self._store.read_question(sent.id).status}"
         if question.status == "cancelled":
-            return "" if sent.may_be_cancelled or sent.video.maybe_deleted else "it was cancelled by nobody"
+            return "" if sent.may_be_cancelled or sent.video.maybe_deleted else "no user cancelled it"
         if sent.video.poison or sent.asked is None:
             told = question.problem.message if question.problem else ""
             return "" if question.status == "failed" and DIED.search(told) else f"poison, but: {question}"
@@ -145,18 +147,18 @@ class Verdict:
         return compare_answers(self._references[sent.video.medium.name].answers[number], question)
 
     def _lost_a_worker(self, video_id: str) -> bool:
-        """Whether a job of the video's frames was given up."""
+        """Whether a job on the video's frames was given up."""
         holder_id = self._store.read_holder(video_id).id
         given_up = re.compile(rf"job (?:encode|ingest|fetch|fuse)-{re.escape(holder_id)}\S* is given up")
-        return any(given_up.search(log.read_text(errors="replace")) for log in self._logs())
+        return any(given_up.search(log.read_text(errors="replace")) for log in self._list_logs())
 
-    def _logs(self) -> list[Path]:
+    def _list_logs(self) -> list[Path]:
         return sorted((self._service.folder / "logs").glob("*-*.log"))
 
     # what is left over
 
     def _judge_strangers(self) -> list[str]:
-        """Videos whose acceptance was lost on its way are settled too; a folder without a document is removed."""
+        """Videos whose acceptance never reached the user must be settled too; each folder must have a document."""
         faults = []
         for video_id in set(self._store.archive.list_video_ids()) - set(self._ledger.videos):
             try:
@@ -165,11 +167,11 @@ class Verdict:
                 faults.append(f"{video_id}: a folder without video.json")
                 continue
             if not video.settled:
-                faults.append(f"{video_id}: nobody waits for it, and it is {video.status}")
+                faults.append(f"{video_id}: no user knows it, and it is {video.status}")
         return faults
 
     def _judge_leftovers(self) -> list[str]:
-        faults = [f"still in work: {text}" for text in self.unsettled()]
+        faults = [f"still in progress: {text}" for text in self.list_unsettled()]
         if SPRUNG.exists():
             faults.append("a name from Redis was called")
         there = set(self._store.archive.list_video_ids())
@@ -194,17 +196,17 @@ class Verdict:
                 self.excused["attempts of jobs that were killed when all but ended"] += 1
                 return ""
             left = key.startswith(("lw:waiting:", "lw:question-state:", "lw:attempts:"))
-            return "it is settled" if left else ""
-        return "" if self._store.state.ttl(key) > 0 else "the video is gone, and this has no end"
+            return "it is left although its target is settled" if left else ""
+        return "" if self._store.state.ttl(key) > 0 else "the video is gone, but this key never expires"
 
     def _judge_processes(self) -> list[str]:
         alive = Counter(worker.kind for worker in self._store.workers.list_alive())
         return [f"{alive[kind]} {kind} workers are alive" for kind in WORKERS if alive[kind] != EACH]
 
-    # what to look at
+    # for the log
 
     def describe(self, item_id: str) -> str:
-        """All that is known of an unsettled video or question."""
+        """Describes everything known about a video or question with a fault."""
         state = self._store.state
         job_ids = [f"answer-{item_id}"] if "_" in item_id else [f"fetch-{item_id}", f"ingest-{item_id}"]
         places = {

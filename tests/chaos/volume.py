@@ -1,8 +1,8 @@
-"""Takes the archive's disk away from under the service: read-only, and full.
+"""Makes the archive's disk read-only or full while the service runs.
 
-Tests run as root, whom file modes do not stop. So the run has a mount namespace of its own, in which the archive is a
-small tmpfs: it is remounted read-only, or filled. Where no namespace can be had, the workers and the API may write no
-file any more (RLIMIT_FSIZE): to them the disk is at fault either way.
+Tests run as root, and file modes do not stop root. So the run has its own mount namespace, in which the archive is a
+small tmpfs that can be remounted read-only or filled. If the machine allows no namespace, RLIMIT_FSIZE stops the
+workers and the API from writing files. To them it looks like a disk fault either way.
 """
 
 import os
@@ -16,13 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-NAMESPACE = "CHAOS_NAMESPACE"  # set in the process that has one
+NAMESPACE = "CHAOS_NAMESPACE"  # set once the process has its namespace, or cannot have one
 SIZE_MB = 512
 LEFT_BYTES = 64 * 1024  # a document fits, a segment does not
 
 
 def enter_namespace() -> None:
-    """Begins this program anew in a mount namespace of its own, if that is possible."""
+    """Restarts this program in its own mount namespace, if that is possible."""
     if os.environ.get(NAMESPACE) is not None:
         return
     unshare = shutil.which("unshare")
@@ -35,18 +35,18 @@ def enter_namespace() -> None:
 
 
 class Volume(Protocol):
-    """Where the archive lies."""
+    """The archive's disk."""
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """Nothing can be written."""
+        """Lets nothing be written inside the block."""
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """Nothing large can be written."""
+        """Lets nothing large be written inside the block."""
 
     def give_back(self, keep_in: Path | None) -> None:
-        """The service is stopped; what it wrote goes to `keep_in`, if that is given and it would be lost."""
+        """Releases the disk after the service has stopped; copies files to `keep_in` if they would be lost."""
 
 
 class Mounted:
@@ -59,7 +59,7 @@ class Mounted:
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """Remounts it; a file that is being written keeps that from succeeding, so it is tried again."""
+        """Remounts the tmpfs. That fails while a file is open for writing, so it is tried again."""
         for _ in range(200):
             if self._remount("ro"):
                 break
@@ -70,13 +70,13 @@ class Mounted:
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """Fills it but for a little."""
+        """Fills the tmpfs except for LEFT_BYTES."""
         filler = self._folder / "filler"
         try:
             with filler.open("wb") as file:
                 for _ in range(20):
                     free = shutil.disk_usage(self._folder).free
-                    with suppress(OSError):  # somebody else was quicker: what is left is less
+                    with suppress(OSError):  # another process took space first: try again with less
                         os.posix_fallocate(file.fileno(), 0, max(free - LEFT_BYTES, 1))
                         break
             yield
@@ -84,7 +84,7 @@ class Mounted:
             filler.unlink(missing_ok=True)
 
     def give_back(self, keep_in: Path | None) -> None:
-        """Unmounts it: with the namespace it would be gone."""
+        """Unmounts the tmpfs, whose files would vanish with the namespace."""
         if keep_in is not None:
             shutil.copytree(self._folder, keep_in)
         subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
@@ -95,14 +95,14 @@ class Mounted:
 
 
 class Limited:
-    """An ordinary folder; the processes that write to it are limited."""
+    """An ordinary folder. Limits apply to the processes that write to it."""
 
     def __init__(self, find_pids: Callable[[], list[int]]) -> None:
         self._find_pids = find_pids
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """No process that runs now can write to a file."""
+        """Stops all current processes from writing to files."""
         pids = self._find_pids()
         self._limit(pids, 0)
         try:
@@ -112,7 +112,7 @@ class Limited:
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """No file can become larger than this."""
+        """Stops files from growing beyond LEFT_BYTES."""
         pids = self._find_pids()
         self._limit(pids, LEFT_BYTES)
         try:
@@ -121,7 +121,7 @@ class Limited:
             self._limit(pids, resource.RLIM_INFINITY)
 
     def give_back(self, keep_in: Path | None) -> None:
-        """It is an ordinary folder."""
+        """Does nothing, because an ordinary folder stays."""
 
     def _limit(self, pids: list[int], most: int) -> None:
         for pid in pids:
@@ -129,9 +129,9 @@ class Limited:
                 _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if most == resource.RLIM_INFINITY else most, hard))
             except ProcessLookupError:
-                continue  # it died meanwhile
+                continue  # the process has died
 
 
 def prepare_volume(folder: Path, find_pids: Callable[[], list[int]]) -> Volume:
-    """The archive's place."""
+    """Makes the archive's disk."""
     return Mounted(folder) if os.environ.get(NAMESPACE) == "yes" else Limited(find_pids)

@@ -1,4 +1,4 @@
-"""A real worker whose process dies at marked jobs: `python -m tests.chaos.worker KIND --config FILE`."""
+"""A real worker whose process dies in marked jobs: `python -m tests.chaos.worker KIND --config FILE`."""
 
 import importlib
 import logging
@@ -16,14 +16,14 @@ from storage.errors import LongwatchError
 from storage.store import Store
 
 MODULES = {"ingest": "ingest.__main__", "encode": "encoder_worker.__main__", "reason": "reasoner.__main__"}
-POISON = "poison"  # "poison encode_segment 1" as a title, or at the beginning of a question: what kills its worker
-STATUS = 137  # as of a process that the kernel killed
+POISON = "poison"  # kills the worker: "poison encode_segment 1" as a title, or at the start of a question
+STATUS = 137  # as if the kernel had killed the process
 
 log = logging.getLogger(__name__)
 
 
 def is_poison(store: Store, name: str, args: list[Any]) -> bool:
-    """Whether this job is marked. What cannot be read now is not: the real handler says so itself."""
+    """Whether this job is marked. A document that cannot be read counts as unmarked: the real handler reports it."""
     try:
         if name == "answer_question":
             return store.read_question(str(args[0])).text.startswith(f"{POISON} {name}")
@@ -33,8 +33,8 @@ def is_poison(store: Store, name: str, args: list[Any]) -> bool:
     return title == f"{POISON} {name}" or (name == "encode_segment" and title == f"{POISON} {name} {args[1]}")
 
 
-def poisoned(store: Store, name: str, handler: Handler) -> Handler:
-    """The handler, but for marked jobs."""
+def poison_handler(store: Store, name: str, handler: Handler) -> Handler:
+    """Wraps the handler so that a marked job kills the process."""
 
     def run(*args: Any) -> None:
         if is_poison(store, name, list(args)):
@@ -46,12 +46,12 @@ def poisoned(store: Store, name: str, handler: Handler) -> Handler:
 
 
 def run(module: ModuleType, settings: Settings) -> None:
-    """The worker of the module, its handlers wrapped on their way to `run_worker`."""
+    """Runs the module's worker with wrapped handlers."""
 
     def run_poisoned(
         chosen: Settings, store: Store, kind: str, pools: Any, handlers: Handlers, fingerprint: str | None = None
     ) -> None:
-        wrapped = {name: poisoned(store, name, handler) for name, handler in handlers.items() if name in JOBS}
+        wrapped = {name: poison_handler(store, name, handler) for name, handler in handlers.items() if name in JOBS}
         run_worker(chosen, store, kind, pools, wrapped, fingerprint)
 
     module.__dict__["run_worker"] = run_poisoned

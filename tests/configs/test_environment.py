@@ -1,4 +1,4 @@
-"""Variables of the environment: a mistyped setting stops the start, somebody else's variable does not."""
+"""Environment variables: a mistyped setting stops the start, another program's variable does not."""
 
 import logging
 
@@ -19,7 +19,7 @@ SERVICE = {
 
 
 @pytest.mark.parametrize("service", ["LONGWATCH", "LONGWATCH_API", "LONGWATCH_REDIS", "LONGWATCH_INGEST_2"])
-def test_what_kubernetes_sets_for_a_service_changes_nothing(
+def test_variables_that_kubernetes_sets_for_a_service_change_nothing(
     service: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = load_settings()
@@ -30,7 +30,7 @@ def test_what_kubernetes_sets_for_a_service_changes_nothing(
     assert not caplog.records
 
 
-def test_a_setting_of_ours_is_read_beside_a_service_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_is_read_beside_a_service_variable_of_a_similar_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGWATCH_API_PORT", "tcp://10.0.171.239:8000")
     monkeypatch.setenv("LONGWATCH_API__PORT", "9000")
     assert load_settings().api.port == 9000
@@ -52,7 +52,7 @@ def test_a_setting_of_ours_is_read_beside_a_service_of_its_name(monkeypatch: pyt
         ("LONGWATCH_WEATHER__FORECAST", "rain", "the parts are"),
     ],
 )
-def test_a_mistyped_setting_stops_the_start_and_the_right_one_is_named(
+def test_a_mistyped_setting_stops_the_start_and_the_message_names_the_right_one(
     variable: str, value: str, meant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -63,7 +63,7 @@ def test_a_mistyped_setting_stops_the_start_and_the_right_one_is_named(
 
 
 @pytest.mark.parametrize("variable", ["LONGWATCH_VERSION", "LONGWATCH_IMAGE_TAG", "LONGWATCH_NAMESPACE"])
-def test_a_variable_that_resembles_no_setting_is_ignored_aloud(
+def test_a_variable_that_resembles_no_setting_is_ignored_with_a_warning(
     variable: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = load_settings()

@@ -1,4 +1,4 @@
-"""What the service writes is its owner's alone."""
+"""Only the owner can read what the service writes."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ from configs.privacy import keep_files_private
 
 @pytest.fixture
 def umask() -> Iterator[None]:
-    """Put back after the test."""
+    """Restores the umask after the test."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -32,7 +32,7 @@ keep_files_private(data)
 """
 
 
-def test_the_data_folder_and_all_in_it_are_their_owners_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_open_the_data_folder_and_everything_in_it(tmp_path: Path) -> None:
     data = tmp_path / "new" / "data"
     root = Path(__file__).parent.parent.parent
     subprocess.run([sys.executable, "-c", WRITER, str(data)], cwd=root, check=True)
@@ -40,6 +40,6 @@ def test_the_data_folder_and_all_in_it_are_their_owners_alone(tmp_path: Path) ->
     assert modes == {"data": 0o700, "folder": 0o700, "file": 0o600}
 
 
-def test_a_folder_that_cannot_be_made_is_named(umask: None) -> None:
-    with pytest.raises(SettingsError, match="cannot make data_dir /dev/null/data"):
+def test_the_error_names_a_folder_that_cannot_be_created(umask: None) -> None:
+    with pytest.raises(SettingsError, match="cannot create data_dir /dev/null/data"):
         keep_files_private(Path("/dev/null/data"))

@@ -40,7 +40,7 @@ def test_settings_cannot_be_changed() -> None:
         ("model: [", "mine.yaml"),
     ],
 )
-def test_a_wrong_key_or_value_is_named(text: str, named: str, tmp_path: Path) -> None:
+def test_the_error_names_a_wrong_key_or_value(text: str, named: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(SettingsError) as caught:
@@ -56,19 +56,19 @@ def test_a_wrong_key_or_value_is_named(text: str, named: str, tmp_path: Path) ->
         ("LONGWATCH_INGEST__ALLOWED_ROOTS", "not json"),
     ],
 )
-def test_a_wrong_variable_is_named(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_wrong_variable(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert variable.split("__", maxsplit=1)[0].removeprefix("LONGWATCH_").lower() in str(caught.value).lower()
 
 
-def test_a_missing_file_lists_what_there_is() -> None:
+def test_the_error_for_a_missing_file_lists_the_bundled_ones() -> None:
     with pytest.raises(SettingsError, match="llava-mini-8b, tiny"):
         load_settings("nowhere.yaml")
 
 
-def test_a_bundled_file_is_meant_by_its_bare_name_whatever_lies_here(
+def test_a_bare_name_means_the_bundled_file_even_if_the_working_directory_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tiny").write_text("ingest: {sample_fsp: 1}")
@@ -78,7 +78,7 @@ def test_a_bundled_file_is_meant_by_its_bare_name_whatever_lies_here(
         load_settings("./tiny")
 
 
-def test_a_process_stops_with_the_name_of_the_wrong_key(tmp_path: Path) -> None:
+def test_a_process_stops_and_names_the_wrong_key(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text("ingest: {sample_fsp: 2}")
     for worker in ("ingest", "encoder_worker", "reasoner"):

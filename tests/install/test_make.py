@@ -1,4 +1,4 @@
-"""`make setup` installs what is pinned, once, and again when the pins change."""
+"""`make setup` installs the pinned packages once, and again when the pins change."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What `make` looks at, with an environment that was set up after all of it was written."""
+    """The files that `make` reads, with an environment that is newer than all of them."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "constraints", tmp_path / "constraints")
@@ -21,7 +21,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def planned(clone: Path, *words: str) -> list[str]:
+def plan_commands(clone: Path, *words: str) -> list[str]:
     """The commands that `make` would run."""
     line = ["make", "--dry-run", "--no-print-directory", *words]
     environment = {"PATH": os.environ["PATH"]}  # not the flags of the make that runs the tests
@@ -29,35 +29,37 @@ def planned(clone: Path, *words: str) -> list[str]:
     return [command for command in done.stdout.splitlines() if "Nothing to be done" not in command]
 
 
-def postpone(file: Path) -> None:
+def make_newer(file: Path) -> None:
     """Makes a file newer than the environment."""
     newer = (file.parent.parent / ".venv" / "installed").stat().st_mtime + 10
     os.utime(file, (newer, newer))
 
 
-def test_the_second_set_up_does_nothing(clone: Path) -> None:
-    assert planned(clone, "setup") == []
+def test_a_second_setup_does_nothing(clone: Path) -> None:
+    assert plan_commands(clone, "setup") == []
 
 
 @pytest.mark.parametrize("lock", ["cpu", "cuda"])
 def test_a_new_lock_is_installed(lock: str, clone: Path) -> None:
     chosen = f"constraints/{lock}.txt"
-    postpone(clone / chosen)
-    installs = [command for command in planned(clone, "setup", f"CONSTRAINTS={chosen}") if "pip install" in command]
+    make_newer(clone / chosen)
+    installs = [
+        command for command in plan_commands(clone, "setup", f"CONSTRAINTS={chosen}") if "pip install" in command
+    ]
     assert len(installs) == 2
     assert all(f"-c {chosen} " in command for command in installs)
 
 
-def test_the_index_of_another_pytorch_is_asked_beside_the_usual_one(clone: Path) -> None:
-    postpone(clone / "constraints" / "cpu.txt")
+def test_a_pytorch_index_is_used_in_addition_to_the_usual_one(clone: Path) -> None:
+    make_newer(clone / "constraints" / "cpu.txt")
     index = "http://127.0.0.1:9/simple"
-    commands = planned(clone, "setup", f"TORCH_INDEX={index}")
+    commands = plan_commands(clone, "setup", f"TORCH_INDEX={index}")
     assert all(f"--extra-index-url {index}" in command for command in commands if "pip install" in command)
-    assert not any("--extra-index-url" in command for command in planned(clone, "setup"))
+    assert not any("--extra-index-url" in command for command in plan_commands(clone, "setup"))
 
 
 @pytest.mark.parametrize("target", ["lock", "test-latest"])
-def test_a_fresh_resolution_keeps_no_pin_but_that_of_pytorch(target: str, clone: Path) -> None:
-    installs = [command for command in planned(clone, target) if "pip install" in command]
+def test_a_fresh_resolution_pins_only_pytorch(target: str, clone: Path) -> None:
+    installs = [command for command in plan_commands(clone, target) if "pip install" in command]
     assert len(installs) == 2
     assert all("-c constraints/torch.txt " in command for command in installs)

@@ -1,8 +1,8 @@
-"""The wheel, in a clean environment and another directory: whole, found beside itself, and a service that answers.
+"""The wheel in a clean environment and another directory: it is complete, finds its own files, and the service answers.
 
-The environment holds the wheel and nothing else of ours. Its dependencies are those of the environment that runs the
-tests, seen through a .pth file: installing them once more would take a minute and a gigabyte and show no more than
-`pip check` does here. An editable install is not seen that way, because its own .pth file is not read.
+The environment holds the wheel and no other code of ours. A .pth file adds the dependencies of the environment that
+runs the tests: installing them again would take a minute and a gigabyte, and show no more than `pip check` does here.
+An editable install does not come through, because its own .pth file is not read.
 """
 
 import os
@@ -33,21 +33,21 @@ KUBERNETES = {"LONGWATCH_PORT": "tcp://10.0.0.1:80", "LONGWATCH_SERVICE_HOST": "
 
 @dataclass(frozen=True)
 class Installed:
-    """A clean environment, and a directory to work in that has nothing to do with it."""
+    """A clean environment, and an unrelated working directory."""
 
     bin: Path
     elsewhere: Path
     environment: dict[str, str]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Runs `longwatch` to its end."""
+        """Runs `longwatch` until it ends."""
         line = [str(self.bin / "longwatch"), *words]
         return subprocess.run(
             line, cwd=self.elsewhere, env=self.environment, capture_output=True, text=True, timeout=60, check=False
         )
 
-    def said(self, *words: str) -> str:
-        """What `longwatch` prints when all is well."""
+    def read_output(self, *words: str) -> str:
+        """Runs `longwatch`, which must succeed, and returns its output."""
         done = self.run(*words)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -58,17 +58,17 @@ class Installed:
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}" for file in files)
 
 
-def left_out(folder: str, names: list[str]) -> set[str]:
-    """What is not copied to be built: the environment, data, what tools and earlier builds have left."""
+def list_ignored(folder: str, names: list[str]) -> set[str]:
+    """Names that are not copied for the build: the environment, data, and leftovers of tools and earlier builds."""
     made = {name for name in names if name.startswith(".") or name.endswith(".egg-info")}
     return {"__pycache__", *(made | {"data", "build", "dist"} if Path(folder) == ROOT else ())}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree, built from a copy that no earlier build has touched."""
+    """The wheel of this tree, built from a clean copy."""
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT, folder / "source", ignore=left_out)
+    shutil.copytree(ROOT, folder / "source", ignore=list_ignored)
     line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*line, "--wheel-dir", str(folder), str(folder / "source")], check=True)
     (built,) = folder.glob("*.whl")
@@ -77,7 +77,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Iterator[Installed]:
-    """The wheel installed; the working directory has a short name (a socket's path) and folders with our names."""
+    """The installed wheel. The working directory has a short name, for a socket's path, and folders with our names."""
     with tempfile.TemporaryDirectory(prefix="lw") as name:
         folder = Path(name)
         venv.create(folder / "venv", with_pip=False, symlinks=True)
@@ -99,7 +99,7 @@ def installed(wheel: Path) -> Iterator[Installed]:
         yield Installed(folder / "venv" / "bin", folder / "elsewhere", environment)
 
 
-def test_everything_the_service_needs_is_in_the_wheel_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_everything_the_service_needs_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
     for pattern in ("configs/*.yaml", "configs/Procfile", "checkpoints/tiny/**/*", "api/static/**/*"):
@@ -107,25 +107,26 @@ def test_everything_the_service_needs_is_in_the_wheel_and_nothing_else(wheel: Pa
         assert wanted <= names, wanted - names
     assert {"configs/tiny.yaml", "configs/Procfile", "checkpoints/tiny/clip/model.safetensors"} <= names
     assert names.isdisjoint({"tests", "training", "benchmarks", "demo"} & {name.split("/")[0] for name in names})
-    assert {name.partition("/")[0] for name in names if name.endswith(".py")} == rooms()
+    assert {name.partition("/")[0] for name in names if name.endswith(".py")} == list_packages()
 
 
-def rooms() -> set[str]:
-    """The packages of the service, as the tree has them."""
+def list_packages() -> set[str]:
+    """The service's packages in the tree."""
     apart = {"tests", "training", "benchmarks", "demo"}
     return {file.parent.name for file in ROOT.glob("*/__init__.py") if not file.parent.name.startswith(".")} - apart
 
 
-def test_what_the_wheel_requires_is_there(installed: Installed) -> None:
+def test_the_requirements_of_the_wheel_are_installed(installed: Installed) -> None:
     line = [sys.executable, "-m", "pip", "--python", str(installed.bin / "python"), "check"]
     done = subprocess.run(line, env=installed.environment, capture_output=True, text=True, check=False)
     assert "longwatch" not in done.stdout, done.stdout
 
 
 def test_the_code_comes_from_the_wheel_and_nothing_shadows_it(installed: Installed) -> None:
+    packages = sorted(list_packages() - {"checkpoints"})
     code = (
         "import api, llava_mini, configs.shadowing as s; "
-        f"print(api.__file__, llava_mini.__file__, *s.find_shadowed({sorted(rooms() - {'checkpoints'})}), sep='\\n')"
+        f"print(api.__file__, llava_mini.__file__, *s.find_shadowed({packages}), sep='\\n')"
     )
     line = [str(installed.bin / "python"), "-P", "-c", code]
     done = subprocess.run(
@@ -137,21 +138,21 @@ def test_the_code_comes_from_the_wheel_and_nothing_shadows_it(installed: Install
 
 
 def test_commands_without_a_service_work_in_any_directory(installed: Installed) -> None:
-    assert "Usage: longwatch" in installed.said("--help")
-    assert "frames in memory" in installed.said("plan", "--gpu-gb", "24", "--config", "llava-mini-8b")
+    assert "Usage: longwatch" in installed.read_output("--help")
+    assert "frames in memory" in installed.read_output("plan", "--gpu-gb", "24", "--config", "llava-mini-8b")
     assert "checkpoints/tiny is whole" in installed.run("doctor").stdout
 
 
-def test_a_checkpoint_that_is_not_there_is_said_with_its_full_path(installed: Installed) -> None:
+def test_doctor_reports_a_missing_checkpoint_with_its_full_path(installed: Installed) -> None:
     for name in ("checkpoints/none", "owner/name", "./none"):
         installed.environment["LONGWATCH_MODEL__CHECKPOINT"] = name
-        said = installed.run("doctor").stdout
+        output = installed.run("doctor").stdout
         del installed.environment["LONGWATCH_MODEL__CHECKPOINT"]
-        assert f"no folder {installed.elsewhere / name}" in said
+        assert f"no folder {installed.elsewhere / name}" in output
 
 
-def test_the_bundled_model_is_found_and_planned_for_in_any_directory(installed: Installed) -> None:
-    assert "TFLOP" in installed.said("--config", "tiny", "plan", "--config", "tiny")
+def test_plan_finds_the_bundled_model_in_any_directory(installed: Installed) -> None:
+    assert "TFLOP" in installed.read_output("--config", "tiny", "plan", "--config", "tiny")
 
 
 def test_up_add_and_ask_in_another_directory(installed: Installed) -> None:
@@ -163,9 +164,9 @@ def test_up_add_and_ask_in_another_directory(installed: Installed) -> None:
     try:
         with up(installed) as process:
             wait_until(lambda: is_ready(port) or process.poll() is not None, within_s=90, step_s=0.2)
-            video_id = installed.said("add", clip.name, "--wait").split()[0]
-            assert video_id in installed.said("show", video_id)
-            assert installed.said("ask", video_id, "what colour is the circle ?").strip()
+            video_id = installed.read_output("add", clip.name, "--wait").split()[0]
+            assert video_id in installed.read_output("show", video_id)
+            assert installed.read_output("ask", video_id, "what colour is the circle ?").strip()
     except (AssertionError, subprocess.TimeoutExpired) as error:
         error.add_note(installed.logs())
         raise
@@ -174,7 +175,7 @@ def test_up_add_and_ask_in_another_directory(installed: Installed) -> None:
 
 @contextmanager
 def up(installed: Installed) -> Iterator[subprocess.Popen[bytes]]:
-    """`longwatch up`, stopped at the end."""
+    """Runs `longwatch up` until the block ends."""
     logs = installed.elsewhere / "data" / "logs"
     logs.mkdir(parents=True)
     with (logs / "up.log").open("wb") as log:
@@ -190,7 +191,7 @@ def up(installed: Installed) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def is_ready(port: int) -> bool:
-    """Whether the service says that nothing is missing."""
+    """Whether the service reports that it is ready."""
     try:
         return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
     except httpx.TransportError:

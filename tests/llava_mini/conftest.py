@@ -1,4 +1,4 @@
-"""The golden checkpoints, and others of the same sizes with something changed; weights by the recipe of golden data."""
+"""The golden checkpoints, and variants of the same sizes. Weights follow the recipe of the golden data."""
 
 import shutil
 from collections.abc import Callable
@@ -21,7 +21,7 @@ MakeCheckpoint = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def folder_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint A as `save_pretrained` of the public implementation wrote it; the tower's own file is its copy."""
+    """Checkpoint A as the public `save_pretrained` wrote it. The tower's own file is made from the copy inside."""
     folder = shutil.copytree(GOLDEN / "A", tmp_path_factory.mktemp("golden") / "A")
     tensors = load_file(folder / "model.safetensors")
     tower = {name.removeprefix(TOWER_COPY): value for name, value in tensors.items() if name.startswith(TOWER_COPY)}
@@ -31,7 +31,7 @@ def folder_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def folder_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint B by its recipe."""
+    """Checkpoint B, made by its recipe."""
     folder = tmp_path_factory.mktemp("golden") / "B"
     write_checkpoint(GOLDEN / "B", folder, seed=1002, std=0.10, positions=np.load(GOLDEN / "B" / "pos_embed.npy"))
     return folder
@@ -39,7 +39,7 @@ def folder_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
-    """Builds a checkpoint of the size of B with values of its config.json changed."""
+    """Makes a checkpoint of B's size with some values of config.json changed."""
 
     def make(seed: int = 7, **changes: object) -> Path:
         folder = tmp_path_factory.mktemp("checkpoint")

@@ -1,4 +1,4 @@
-"""Checkpoints in the layouts of real ones, at their real widths, with few layers and files that are mostly holes."""
+"""Writes checkpoints with the layouts and widths of real ones, but few layers and sparse files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from benchmarks.recipe import NORMS, shapes
 from llava_mini.checkpoint import TOWER_COPY
 from llava_mini.config import parse_config
 
-BYTES_16 = 2  # of a bfloat16
+BYTES_16 = 2  # bytes of a bfloat16
 CLIP = {
     "architectures": ["CLIPVisionModel"],
     "model_type": "clip_vision_model",
@@ -82,7 +82,7 @@ VICUNA = SHARED | {
     "image_aspect_ratio": "pad",
 }
 
-# Where Llama 3.1 has its special tokens, from 128000 on; the places between are reserved.
+# Llama 3.1's special tokens, as offsets from 128000. The offsets between them are reserved.
 LLAMA_31_SPECIAL = {
     0: "<|begin_of_text|>",
     1: "<|end_of_text|>",
@@ -96,12 +96,12 @@ LLAMA_31_TEMPLATE = (
     "{{ m.content | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-TWO_LINES = 271  # Llama 3.1's token for two line ends
+TWO_LINES = 271  # Llama 3.1's token for two line breaks
 Rows = Mapping[str, Mapping[int, Tensor]]  # tensor -> row -> its values
 
 
 def write_checkpoint(folder: Path, values: Mapping[str, Any], shards: int, rows: Rows) -> Path:
-    """Norms are 1, `rows` as given, everything else is 0: no layer changes its input. The tower is a copy inside."""
+    """Norms are 1, `rows` as given, all else 0: no layer changes its input. The tower is a copy in the main files."""
     (folder / "clip").mkdir(parents=True)
     files = {"config.json": values, "clip/config.json": CLIP, "clip/preprocessor_config.json": PREPROCESSOR}
     files["generation_config.json"] = {"eos_token_id": values["eos_token_id"], "bos_token_id": values["bos_token_id"]}
@@ -122,13 +122,13 @@ def write_checkpoint(folder: Path, values: Mapping[str, Any], shards: int, rows:
 
 
 def write_llama_tokenizer(folder: Path) -> None:
-    """Llama 3.1's: bytes, one merge, 256 special tokens, a begin token put before every text, a template."""
+    """A tokenizer like Llama 3.1's: bytes, one merge, 256 special tokens, a begin token before texts, a template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = {mark: number for number, mark in enumerate(alphabet)}
     words |= {f"unused {number}": number for number in range(len(words), 128000) if number != TWO_LINES}
     words["ĊĊ"] = TWO_LINES
     tokenizer = Tokenizer(BPE(words, [("Ċ", "Ċ")]))
-    lines = pre_tokenizers.Split(Regex(r"\s*[\r\n]+"), "isolated")  # of Llama 3's pattern, the part about line ends
+    lines = pre_tokenizers.Split(Regex(r"\s*[\r\n]+"), "isolated")  # the part of Llama 3's pattern for line breaks
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [lines, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -142,7 +142,7 @@ def write_llama_tokenizer(folder: Path) -> None:
 
 
 def write_vicuna_tokenizer(folder: Path) -> None:
-    """Llama's first one: words with a mark for their blank, bytes for the rest, no template."""
+    """A tokenizer like the first Llama's: words with a mark for the blank, bytes for the rest, no template."""
     words = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     for mark in ["▁", "\n", *map(chr, range(ord("!"), ord("~") + 1))]:
         words.setdefault(mark, len(words))
@@ -164,7 +164,7 @@ def _save(folder: Path, tokenizer: Tokenizer, config: Mapping[str, str]) -> None
 
 
 def _write_sparse(path: Path, tensors: Mapping[str, Sequence[int]], rows: Rows) -> None:
-    """A safetensors file of bfloat16, of which only what is not 0 takes room on the disk."""
+    """Writes a safetensors file of bfloat16 in which only non-zero values take disk space."""
     header: dict[str, Any] = {}
     end = 0
     for name, shape in tensors.items():

@@ -1,4 +1,4 @@
-"""Costs counted on the real shapes agree with the design's and the paper's figures."""
+"""Costs counted on the real shapes agree with the figures in the design and the paper."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def config() -> LlavaMiniConfig:
     return llava_mini_7b()
 
 
-def costs_of(config: LlavaMiniConfig, dtype: torch.dtype) -> ByteCosts:
+def count_costs(config: LlavaMiniConfig, dtype: torch.dtype) -> ByteCosts:
     return byte_costs(config, dtype, "full", batch_frames=1, text_tokens=TEXT_TOKENS)
 
 
@@ -53,15 +53,15 @@ def test_the_last_prefusion_layer_saves_a_fifth(config: LlavaMiniConfig) -> None
     assert ours.language == plain.language
 
 
-def test_high_resolution_costs_its_pictures(config: LlavaMiniConfig) -> None:
+def test_high_resolution_costs_as_much_as_its_five_pictures(config: LlavaMiniConfig) -> None:
     single, high = our_flops(config, TEXT_TOKENS), our_flops(replace(config, resolution_ratio=2), TEXT_TOKENS)
     assert high.tower == 5 * single.tower
     assert 4.9 < high.prefusion / single.prefusion < 6
 
 
-def test_bytes_agree_with_what_is_known_of_the_real_models() -> None:
-    seven = costs_of(llava_mini_7b(), torch.float16)
-    eight = costs_of(llava_mini_8b(), torch.bfloat16)
+def test_bytes_agree_with_known_sizes_of_the_real_models() -> None:
+    seven = count_costs(llava_mini_7b(), torch.float16)
+    eight = count_costs(llava_mini_8b(), torch.bfloat16)
     assert seven.language_weights / 2e9 == pytest.approx(6.74, rel=0.01)  # Vicuna 7B's parameters
     assert eight.language_weights / 2e9 == pytest.approx(8.03, rel=0.01)  # Llama 3.1 8B's
     assert seven.cache_per_position / 1e6 == pytest.approx(
@@ -71,26 +71,26 @@ def test_bytes_agree_with_what_is_known_of_the_real_models() -> None:
     assert seven.token_per_frame == 8192
 
 
-def test_weights_are_counted_as_they_are_loaded(model_a: LlavaMini) -> None:
-    costs = costs_of(model_a.config, torch.float32)
+def test_counted_weights_equal_the_loaded_ones(model_a: LlavaMini) -> None:
+    costs = count_costs(model_a.config, torch.float32)
     assert costs.vision_weights == sum(p.nbytes for p in model_a.vision.parameters())
     assert costs.language_weights == sum(p.nbytes for p in model_a.language.llm.parameters())
 
 
-def test_the_cache_is_counted_as_it_grows(model_a: LlavaMini) -> None:
-    costs = costs_of(model_a.config, torch.float32)
+def test_the_counted_cache_equals_the_real_one(model_a: LlavaMini) -> None:
+    costs = count_costs(model_a.config, torch.float32)
     cache: Any = model_a.language.prefill(torch.zeros(10, model_a.config.hidden_size))
     grown = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert grown == 10 * costs.cache_per_position
 
 
-def test_the_token_in_a_record_is_counted_as_it_is_encoded(model_b: LlavaMini) -> None:
-    costs = costs_of(model_b.config, torch.float32)
+def test_the_counted_token_of_a_record_equals_the_encoded_one(model_b: LlavaMini) -> None:
+    costs = count_costs(model_b.config, torch.float32)
     assert model_b.encode(pixels(model_b, 1)).tokens.half().nbytes == costs.token_per_frame
 
 
 class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of all tensors that are alive at one time among those made meanwhile."""
+    """Peak bytes of the tensors that are made inside the block and alive at the same time."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -143,15 +143,17 @@ def test_the_8b_settings_fit_on_a_24_gb_card_with_both_processes_and_an_hour(wei
     assert planned.frames >= 3600
     total = planned.used_bytes + 3600 * planned.per_position
     assert total <= CARD == 25_769_803_776
-    assert settings.reasoner.prefix_cache_mb * 2**20 >= 3600 * planned.costs.cache_per_position  # it is kept, too
+    assert (
+        settings.reasoner.prefix_cache_mb * 2**20 >= 3600 * planned.costs.cache_per_position
+    )  # the prefix fits as well
 
 
-def test_all_that_is_resident_is_counted() -> None:
+def test_the_plan_counts_everything_that_stays_in_memory() -> None:
     config = llava_mini_8b()
     base = plan(CARD, config, LOAD)
     assert base.parts["CUDA"] > 2 * CONTEXT_BYTES
     more = plan(CARD, config, replace(LOAD, prefix_cache_bytes=3 * 2**30))
-    assert more.used_bytes - base.used_bytes == pytest.approx(1.1 * 2 * 2**30)  # with what they leave in fragments
+    assert more.used_bytes - base.used_bytes == pytest.approx(1.1 * 2 * 2**30)  # including fragments
     assert more.frames_in_memory < base.frames_in_memory
     assert plan(CARD, config, replace(LOAD, batch_frames=32)).used_bytes > base.used_bytes + 10**9
     assert plan(CARD, config, replace(LOAD, new_tokens=1512)).used_bytes - base.used_bytes == 1000 * base.per_position
@@ -159,7 +161,7 @@ def test_all_that_is_resident_is_counted() -> None:
     assert base.per_position > base.costs.cache_per_position
 
 
-def test_the_plan_is_of_the_settings_it_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_follows_the_given_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(
         'model: {checkpoint: "hub:ICTNLP/llava-mini-llama-3.1-8b", dtype: float16, language_weights: int4}\n'

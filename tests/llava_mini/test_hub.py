@@ -1,4 +1,4 @@
-"""The hub is asked for what is named as its own, and for nothing else: against a local server in its place."""
+"""Only explicit hub names are looked up on the hub. A local server stands in for the hub."""
 
 import json
 import os
@@ -25,7 +25,7 @@ for name in sys.argv[1:]:
 
 
 class Hub(ThreadingHTTPServer):
-    """A hub that has nothing, and remembers what it was asked for."""
+    """An empty hub that records what it was asked for."""
 
     asked: list[str]
 
@@ -40,7 +40,7 @@ class _Nothing(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *args: object) -> None:
-        """Nothing: the tests' output is for results."""
+        """Logs nothing, to keep the tests' output clean."""
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def hub() -> Iterator[Hub]:
 
 
 def read(names: list[str], hub: Hub, folder: Path) -> list[str]:
-    """What reading each checkpoint in the working directory `folder` ends with."""
+    """The error of reading each checkpoint, with `folder` as the working directory."""
     root = str(Path(__file__).parent.parent.parent)
     environment = os.environ | {
         "PYTHONPATH": root,
@@ -76,8 +76,8 @@ def with_tower(tower: str, folder: Path, into: Path) -> str:
     return str(into)
 
 
-def test_what_is_named_as_on_the_hub_is_looked_up_there(hub: Hub, folder_a: Path, tmp_path: Path) -> None:
-    (tmp_path / "owner" / "name").mkdir(parents=True)  # a folder of that name here is not meant
+def test_a_name_with_the_hub_prefix_is_looked_up_on_the_hub(hub: Hub, folder_a: Path, tmp_path: Path) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)  # a local folder of that name makes no difference
     checkpoint, tower = read(["hub:owner/name", with_tower("owner/name", folder_a, tmp_path / "copy")], hub, tmp_path)
     assert checkpoint.startswith("cannot get owner/name from the hub")
     assert tower.startswith("cannot get owner/name from the hub")
@@ -91,7 +91,7 @@ def test_a_folder_that_does_not_exist_is_never_looked_up(hub: Hub, tmp_path: Pat
     assert hub.asked == []
 
 
-def test_a_tower_that_is_no_id_is_never_looked_up(hub: Hub, folder_a: Path, tmp_path: Path) -> None:
+def test_a_tower_that_is_not_a_hub_id_is_never_looked_up(hub: Hub, folder_a: Path, tmp_path: Path) -> None:
     towers = ["clip/other", "./tower", "tower", "a/b/c", "/no/such/tower"]  # the checkpoint has a folder clip/
     folders = [with_tower(tower, folder_a, tmp_path / str(number)) for number, tower in enumerate(towers)]
     for folder, tower, said in zip(folders, towers, read(folders, hub, tmp_path), strict=True):

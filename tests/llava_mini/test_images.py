@@ -1,4 +1,4 @@
-"""Single images at any size, padded or cut, and frames at high resolution, against plain computations."""
+"""Single images of any size, padded or cropped, and frames at high resolution equal plain computations."""
 
 import tracemalloc
 from pathlib import Path
@@ -30,7 +30,7 @@ def picture(height: int, width: int) -> Picture:
 
 
 def plain_padded(given: Picture) -> Picture:
-    """The whole square at once."""
+    """The whole square."""
     height, width = given.shape[:2]
     long = max(height, width)
     square = np.full((long, long, 3), MEAN_COLOUR, np.uint8)
@@ -40,7 +40,7 @@ def plain_padded(given: Picture) -> Picture:
 
 
 def plain_values(folder: Path, given: Picture, ratio: int) -> Tensor:
-    """Quarters (at ratio 2) and the whole, each through CLIP's processor as it is."""
+    """The quarters (at ratio 2) and the whole, each through CLIP's unchanged processor."""
     height, width = given.shape[0] // ratio, given.shape[1] // ratio
     parts = [given[y * height :, x * width :][:height, :width] for y in range(ratio) for x in range(ratio)]
     processor = CLIPImageProcessorPil.from_pretrained(folder / "clip")
@@ -51,7 +51,7 @@ def plain_values(folder: Path, given: Picture, ratio: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def mid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """High resolution as LLaVA-Mini-HD has it, 64 tokens a frame, at the size of the benchmarks' model."""
+    """High resolution as in LLaVA-Mini-HD (64 tokens a frame), at the size of the benchmarks' model."""
     folder = tmp_path_factory.mktemp("hd")
     shape = with_config(MID, folder / "shape", resolution_ratio=2, compressor_size=8, num_hidden_layers=2)
     positions = random_tensor("positions", (64, 256), 9, 0.5)
@@ -62,7 +62,7 @@ def mid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("ratio", [1, 2])
 @pytest.mark.parametrize("size", [(240, 300), (301, 240), (100, 100), (2, 50), (37, 900), (640, 11)])
 @pytest.mark.parametrize("block_pixels", [2**22, 1000])
-def test_a_padded_image_is_bit_for_bit_the_plain_one(
+def test_a_padded_image_equals_the_plain_one_bit_for_bit(
     ratio: int,
     size: tuple[int, int],
     block_pixels: int,
@@ -78,7 +78,7 @@ def test_a_padded_image_is_bit_for_bit_the_plain_one(
 
 @pytest.mark.parametrize("ratio", [1, 2])
 @pytest.mark.parametrize("size", [(240, 300), (301, 240), (100, 799)])
-def test_an_image_that_is_not_padded_is_cut_to_its_centre(
+def test_an_image_that_is_not_padded_is_cropped_to_its_centre(
     ratio: int, size: tuple[int, int], make_checkpoint: MakeCheckpoint
 ) -> None:
     folder = make_checkpoint(resolution_ratio=ratio)
@@ -89,7 +89,7 @@ def test_an_image_that_is_not_padded_is_cut_to_its_centre(
 @pytest.mark.parametrize("aspect", ["pad", "square"])
 def test_memory_does_not_grow_with_the_square_of_a_long_side(aspect: str, make_checkpoint: MakeCheckpoint) -> None:
     model = LlavaMini.from_pretrained(make_checkpoint(image_aspect_ratio=aspect), parts=("vision",))
-    given = picture(20, 30000)  # 1.8 MB; as a square 2.7 GB; enlarged until its short side has 336 px 0.5 GB
+    given = picture(20, 30000)  # 1.8 MB; 2.7 GB as a square; 0.5 GB if enlarged until its short side has 336 px
     tracemalloc.start()
     prepared = model.preprocess_image(given)
     peak = tracemalloc.get_traced_memory()[1]
@@ -98,7 +98,7 @@ def test_memory_does_not_grow_with_the_square_of_a_long_side(aspect: str, make_c
     assert peak < 60e6
 
 
-def test_of_a_very_long_image_the_centre_is_seen(make_checkpoint: MakeCheckpoint) -> None:
+def test_the_model_sees_the_centre_of_a_very_long_image(make_checkpoint: MakeCheckpoint) -> None:
     model = LlavaMini.from_pretrained(make_checkpoint(), parts=("vision",))
     given = picture(20, 5001)
     start = (5001 - MAX_ASPECT * 20) // 2
@@ -106,7 +106,7 @@ def test_of_a_very_long_image_the_centre_is_seen(make_checkpoint: MakeCheckpoint
     assert torch.equal(model.preprocess_image(given), model.preprocess_image(centre))
 
 
-def test_what_is_no_image_is_refused(make_checkpoint: MakeCheckpoint) -> None:
+def test_an_array_that_is_not_an_image_is_refused(make_checkpoint: MakeCheckpoint) -> None:
     model = LlavaMini.from_pretrained(make_checkpoint(resolution_ratio=2), parts=("vision",))
     for given in (picture(1, 9), picture(9, 1), picture(9, 9)[:, :, 0], picture(0, 9)):
         with pytest.raises(InputError, match="2 px"):
@@ -115,14 +115,14 @@ def test_what_is_no_image_is_refused(make_checkpoint: MakeCheckpoint) -> None:
         LlavaMini.from_pretrained(make_checkpoint(image_aspect_ratio="anyres"))
 
 
-def test_the_model_says_which_frames_it_wants(model_a: LlavaMini, mid: Path) -> None:
+def test_the_configuration_says_which_frames_the_model_expects(model_a: LlavaMini, mid: Path) -> None:
     high = LlavaMini.from_pretrained(mid, parts=("language",))
     assert (model_a.config.frame_side_px, high.config.frame_side_px) == (336, 672)
     assert (high.config.pictures, high.config.tokens_per_frame) == (5, 64)
 
 
 @pytest.mark.parametrize("side", [336, 672])
-def test_frames_of_either_side_are_taken_as_they_are(side: int, mid: Path) -> None:
+def test_frames_of_336_or_672_px_are_not_squeezed(side: int, mid: Path) -> None:
     model = LlavaMini.from_pretrained(mid, parts=("vision",))
     frames = np.stack([picture(side, side), picture(side, side)[::-1]])
     values = model.preprocess(frames)
@@ -130,11 +130,11 @@ def test_frames_of_either_side_are_taken_as_they_are(side: int, mid: Path) -> No
     assert torch.equal(values[1], plain_values(mid, frames[1], 2))
 
 
-def test_other_frames_are_squeezed_to_the_side_the_model_wants(mid: Path, model_a: LlavaMini) -> None:
+def test_other_frames_are_squeezed_to_the_side_that_the_model_expects(mid: Path, model_a: LlavaMini) -> None:
     frames = picture(500, 900)[None]
     high = LlavaMini.from_pretrained(mid, parts=("vision",))
     assert torch.equal(high.preprocess(frames), high.preprocess(squeeze(frames, 672)))
-    # A frame kept at 672 px serves a model of 336 px: the squeeze takes the same of its rows as of the original's.
+    # A model of 336 px can use a frame stored at 672 px: squeezing it gives the same rows as squeezing the original.
     assert torch.equal(model_a.preprocess(squeeze(frames, 672)), model_a.preprocess(frames))
 
 
@@ -149,4 +149,4 @@ def test_high_resolution_video_and_image_equal_the_plain_path(mid: Path) -> None
             assert_close(encoded.tokens[0], tokens, atol=2e-5, rtol=1e-5)
             assert_close(fused[0], rows, atol=2e-5, rtol=1e-5)
     trace = model.trace(image[0], torch.tensor([[5, -200, 6, 7]]), 2)
-    assert_close(trace["inputs_embeds"][1:65], encoded.tokens[0], atol=1e-5, rtol=0)  # the language half takes all 64
+    assert_close(trace["inputs_embeds"][1:65], encoded.tokens[0], atol=1e-5, rtol=0)  # the language half gets all 64

@@ -19,7 +19,7 @@ BEFORE, VISION, QUESTION = 4, 20, 6
 
 @pytest.fixture(scope="module", params=["A", "B"])
 def model(request: pytest.FixtureRequest, folder_a: Path, folder_b: Path) -> LlavaMini:
-    """A has fewer key/value heads than heads; B has as many."""
+    """A has fewer key/value heads than heads; B has the same number of both."""
     return LlavaMini.from_pretrained(folder_a if request.param == "A" else folder_b, parts=("language",))
 
 
@@ -28,7 +28,7 @@ def embeds() -> Tensor:
     return torch.randn(BEFORE + VISION + QUESTION, 64, generator=torch.Generator().manual_seed(3))
 
 
-def test_a_question_is_scored_as_by_full_eager_attention(
+def test_a_question_gets_the_same_scores_as_from_full_eager_attention(
     model: LlavaMini, embeds: Tensor, folder_a: Path, folder_b: Path
 ) -> None:
     folder = folder_a if model.config.tokens_per_frame == 1 else folder_b
@@ -44,7 +44,7 @@ def test_a_question_is_scored_as_by_full_eager_attention(
     assert cache.get_seq_length() == len(embeds)
 
 
-def test_scoring_leaves_nothing_behind(model: LlavaMini, embeds: Tensor) -> None:
+def test_scoring_leaves_no_hooks_and_changes_no_logits(model: LlavaMini, embeds: Tensor) -> None:
     language = model.language
     scored, plain = language.prefill(embeds[:-QUESTION]), language.prefill(embeds[:-QUESTION])
     logits, _ = language.score(scored, embeds[-QUESTION:], (BEFORE, BEFORE + VISION))
@@ -64,7 +64,7 @@ def test_two_questions_share_one_prefix(model: LlavaMini, embeds: Tensor) -> Non
     assert twin.get_seq_length() == len(embeds)
 
 
-def test_a_prefix_may_be_filled_in_pieces(model: LlavaMini, embeds: Tensor) -> None:
+def test_a_prefix_can_be_filled_in_pieces(model: LlavaMini, embeds: Tensor) -> None:
     language = model.language
     whole = language.advance(language.make_cache(), embeds)
     cache = language.prefill(embeds[:5])
@@ -97,13 +97,13 @@ def test_steps_equal_running_the_whole_sequence(model: LlavaMini, embeds: Tensor
     assert_close(stepped, whole, atol=1e-5, rtol=0)
 
 
-def test_both_tables_of_embeddings_are_one(model: LlavaMini) -> None:
+def test_both_halves_use_the_same_embedding_table(model: LlavaMini) -> None:
     assert torch.equal(model.embed([3, 4, 5]), model.language.embed([3, 4, 5]))
     with pytest.raises(InputError, match="vocabulary"):
         model.language.embed([-200])
 
 
-def test_a_stretch_beyond_the_context_is_refused_with_what_would_fit(make_checkpoint: MakeCheckpoint) -> None:
+def test_the_refusal_of_a_stretch_beyond_the_context_says_what_would_fit(make_checkpoint: MakeCheckpoint) -> None:
     model = LlavaMini.from_pretrained(make_checkpoint(max_position_embeddings=40))  # 4 tokens a frame
     ids = torch.tensor([[5, 6, -200, 7]])
     assert model.config.context == 40

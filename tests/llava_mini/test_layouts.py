@@ -1,4 +1,4 @@
-"""Checkpoints of the released layouts at their real widths: each half alone, the prompt, the end, dtypes, devices."""
+"""Checkpoints with released layouts and real widths: each half alone, the prompt, end tokens, dtypes, devices."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ VICUNA_TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The 8B layout. Whatever ends in two line ends is answered by the end of the turn."""
+    """The 8B layout. After any text that ends in two line breaks, the answer is the end of the turn."""
     one = nn.functional.one_hot(torch.tensor(7), 4096).float()
     rows = {"model.embed_tokens.weight": {TWO_LINES: one}, "lm_head.weight": {END_OF_TURN: one}}
     folder = write_checkpoint(tmp_path_factory.mktemp("layout") / "8b", LLAMA_31, 4, rows)
@@ -63,7 +63,7 @@ def vicuna(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class OneDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fails at the first operation with a tensor, given or made, outside the meta device."""
+    """Fails at the first operation that takes or makes a tensor outside the meta device."""
 
     def __torch_dispatch__(
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -101,7 +101,7 @@ def test_the_prompt_of_the_released_layout_token_by_token(llama: Path) -> None:
     assert prompt.before == [*head, *plain(SYSTEM_TEXT), END_OF_TURN, START, *plain("user"), END, TWO_LINES]
     answer_head = [START, *plain("assistant"), END, TWO_LINES]
     assert prompt.after == [*plain("\n"), *plain(QUESTION), END_OF_TURN, *answer_head]
-    assert prompt.text.count(BEGIN) == 1  # the public inference has two, its training one
+    assert prompt.text.count(BEGIN) == 1  # the public inference has two, the public training one
     assert prompts.end_ids == {128001, 128008, 128009}
 
 
@@ -134,7 +134,7 @@ def test_the_language_half_of_the_released_layout_answers_and_stops(llama: Path)
     assert next_token(logits, temperature=0, top_p=1, generator=None) in prompts.end_ids
 
 
-def test_halves_of_the_released_layout_have_one_fingerprint(llama: Path) -> None:
+def test_both_halves_of_the_released_layout_have_the_same_fingerprint(llama: Path) -> None:
     parts: list[Part] = ["vision", "language"]
     prints = {
         LlavaMini.from_pretrained(llama, dtype="bfloat16", device="meta", parts=(part,)).fingerprint for part in parts
@@ -147,7 +147,7 @@ def test_a_checkpoint_without_a_template_takes_it_from_the_settings(vicuna: Path
         PromptBuilder.from_pretrained(vicuna)
     prompts = PromptBuilder.from_pretrained(vicuna, chat_template=VICUNA_TEMPLATE, system="Be kind.")
     prompt = prompts.build([("Who?", "Ann."), (QUESTION, None)])
-    # The public code has the tokenizer, which puts <s> first, encode what stands before and after the image.
+    # The public code encodes the text before and after the image separately, and the tokenizer puts <s> before each.
     tokenizer = Tokenizer.from_file(str(vicuna / "tokenizer.json"))
     assert prompt.before == tokenizer.encode("Be kind. USER: ").ids
     after = f"\nWho? ASSISTANT: Ann.</s>USER: {QUESTION} ASSISTANT:"

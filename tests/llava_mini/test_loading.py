@@ -1,4 +1,4 @@
-"""Checkpoints: each half alone, one file or many, and clear errors if something is wrong."""
+"""Loads checkpoints: each half alone, one file or many, and clear errors if something is wrong."""
 
 import importlib.util
 import json
@@ -44,7 +44,7 @@ class Watched(Checkpoint):
 
 
 def edited(folder: Path, target: Path, edit: Callable[[dict[str, Tensor]], object]) -> Path:
-    """A copy of a checkpoint whose main tensors were edited."""
+    """Copies a checkpoint and edits its main tensors."""
     shutil.copytree(folder, target)
     tensors = load_file(target / "model.safetensors")
     edit(tensors)
@@ -53,7 +53,7 @@ def edited(folder: Path, target: Path, edit: Callable[[dict[str, Tensor]], objec
 
 
 def sharded(folder: Path, target: Path, shards: int) -> Path:
-    """A copy of a checkpoint whose tensors are spread over files, as `save_pretrained` names them."""
+    """Copies a checkpoint and spreads its tensors over files with the names that `save_pretrained` gives."""
     shutil.copytree(folder, target)
     tensors = load_file(target / "model.safetensors")
     (target / "model.safetensors").unlink()
@@ -68,7 +68,7 @@ def sharded(folder: Path, target: Path, shards: int) -> Path:
     return target
 
 
-def test_the_recipe_gives_the_golden_weights_bit_by_bit(tmp_path: Path) -> None:
+def test_the_recipe_gives_the_golden_weights_bit_for_bit(tmp_path: Path) -> None:
     expected = load_file(GOLDEN / "A" / "model.safetensors")
     positions = expected["model.compressor.pos_embed"].numpy()
     write_checkpoint(GOLDEN / "A", tmp_path / "made", seed=1001, std=0.10, positions=positions)
@@ -77,7 +77,7 @@ def test_the_recipe_gives_the_golden_weights_bit_by_bit(tmp_path: Path) -> None:
     assert all(torch.equal(made[name], expected[name]) for name in expected)
 
 
-def test_the_vision_half_reads_its_own_tensors_and_the_embeddings(folder_a: Path) -> None:
+def test_the_vision_half_reads_only_its_own_tensors_and_the_embeddings(folder_a: Path) -> None:
     checkpoint = Watched(folder_a)
     load_vision(checkpoint, torch.float32, "sdpa")
     load_embeddings(checkpoint, torch.float32)
@@ -87,14 +87,14 @@ def test_the_vision_half_reads_its_own_tensors_and_the_embeddings(folder_a: Path
     assert not any(name.startswith((last, "post_layernorm")) for name in checkpoint.read_of_tower)
 
 
-def test_the_language_half_reads_its_own_tensors_and_the_embeddings(folder_a: Path) -> None:
+def test_the_language_half_reads_only_its_own_tensors_and_the_embeddings(folder_a: Path) -> None:
     checkpoint = Watched(folder_a)
     load_language(checkpoint, torch.float32, "sdpa", load_embeddings(checkpoint, torch.float32))
     assert all(name.startswith(LANGUAGE_PREFIXES) for name in checkpoint.read - {EMBEDDINGS})
     assert not checkpoint.read_of_tower
 
 
-def test_each_half_alone_gives_what_both_give_together(folder_a: Path, model_a: LlavaMini) -> None:
+def test_each_half_alone_gives_the_same_as_both_together(folder_a: Path, model_a: LlavaMini) -> None:
     expected = golden("A_video")
     vision = LlavaMini.from_pretrained(folder_a, parts=("vision",))
     language = LlavaMini.from_pretrained(folder_a, parts=("language",))
@@ -110,7 +110,9 @@ def test_each_half_alone_gives_what_both_give_together(folder_a: Path, model_a: 
         language.encode(pixels)
 
 
-def test_many_files_give_what_one_gives(folder_a: Path, tmp_path: Path, model_a: LlavaMini) -> None:
+def test_a_sharded_checkpoint_gives_the_same_as_a_single_file(
+    folder_a: Path, tmp_path: Path, model_a: LlavaMini
+) -> None:
     spread = LlavaMini.from_pretrained(sharded(folder_a, tmp_path / "sharded", 4))
     case = golden("A_image")
     ours, theirs = (m.trace(case["pixel_values"], case["input_ids"], 2) for m in (spread, model_a))
@@ -119,7 +121,7 @@ def test_many_files_give_what_one_gives(folder_a: Path, tmp_path: Path, model_a:
         assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
 
 
-def test_the_copy_of_the_tower_is_used_where_its_folder_has_no_weights(
+def test_the_copy_of_the_tower_is_used_if_its_folder_has_no_weights(
     folder_a: Path, tmp_path: Path, model_a: LlavaMini
 ) -> None:
     folder = shutil.copytree(folder_a, tmp_path / "copy")
@@ -137,7 +139,7 @@ def test_one_changed_number_changes_the_fingerprint(
     assert Checkpoint(other).compute_fingerprint() != model_a.fingerprint
 
 
-def test_other_configurations_change_the_fingerprint(make_checkpoint: MakeCheckpoint) -> None:
+def test_a_changed_configuration_changes_the_fingerprint(make_checkpoint: MakeCheckpoint) -> None:
     prints = {Checkpoint(make_checkpoint(rms_norm_eps=eps)).compute_fingerprint() for eps in (1e-5, 1e-6)}
     assert len(prints) == 2
 
@@ -155,7 +157,7 @@ def test_other_configurations_change_the_fingerprint(make_checkpoint: MakeCheckp
         (lambda t: t.update({"model.embed_tokens.weight": torch.zeros(3, 64)}), r"embed_tokens\.weight has shape"),
     ],
 )
-def test_what_does_not_fit_is_named(
+def test_the_error_names_a_tensor_that_does_not_fit(
     edit: Callable[[dict[str, Tensor]], object], named: str, folder_a: Path, tmp_path: Path
 ) -> None:
     folder = edited(folder_a, tmp_path / "edited", edit)
@@ -166,7 +168,7 @@ def test_what_does_not_fit_is_named(
 
 @pytest.mark.parametrize("file", ["model.safetensors", "clip/model.safetensors"])
 @pytest.mark.parametrize("length", [0, 5, 3000, -1000])
-def test_a_damaged_file_is_named(file: str, length: int, folder_a: Path, tmp_path: Path) -> None:
+def test_the_error_names_a_damaged_file(file: str, length: int, folder_a: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(folder_a, tmp_path / "damaged")
     data = (folder / file).read_bytes()
     (folder / file).write_bytes(data[:length])
@@ -177,21 +179,21 @@ def test_a_damaged_file_is_named(file: str, length: int, folder_a: Path, tmp_pat
 @pytest.mark.parametrize(
     "file", ["config.json", "model.safetensors", "clip/config.json", "clip/preprocessor_config.json"]
 )
-def test_a_missing_file_is_named(file: str, folder_a: Path, tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(file: str, folder_a: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(folder_a, tmp_path / "missing")
     (folder / file).unlink()
     with pytest.raises(CheckpointError, match=Path(file).name):
         LlavaMini.from_pretrained(folder)
 
 
-def test_a_missing_shard_is_named(folder_a: Path, tmp_path: Path) -> None:
+def test_the_error_names_a_missing_shard(folder_a: Path, tmp_path: Path) -> None:
     folder = sharded(folder_a, tmp_path / "sharded", 3)
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(CheckpointError, match="model-00002-of-00003"):
         LlavaMini.from_pretrained(folder)
 
 
-def test_a_tower_without_weights_anywhere_is_named(folder_a: Path, tmp_path: Path) -> None:
+def test_a_tower_without_any_weights_is_refused(folder_a: Path, tmp_path: Path) -> None:
     def drop(tensors: dict[str, Tensor]) -> None:
         for name in [name for name in tensors if name.startswith(TOWER_COPY)]:
             del tensors[name]
@@ -216,12 +218,12 @@ def test_a_configuration_that_is_not_implemented_is_refused(
         LlavaMini.from_pretrained(folder)
 
 
-def test_a_folder_that_is_not_there_is_named() -> None:
+def test_the_error_names_a_missing_folder() -> None:
     with pytest.raises(CheckpointError, match="/no/such/folder"):
         LlavaMini.from_pretrained("/no/such/folder")
 
 
-def test_a_machine_without_the_wanted_device_or_library_is_told_so(folder_a: Path) -> None:
+def test_a_device_dtype_or_library_that_is_missing_is_refused(folder_a: Path) -> None:
     with pytest.raises(DeviceError, match="flash"):
         LlavaMini.from_pretrained(folder_a, attention="flash_attention_2")
     with pytest.raises(DeviceError, match="float8"):
@@ -230,8 +232,10 @@ def test_a_machine_without_the_wanted_device_or_library_is_told_so(folder_a: Pat
         LlavaMini.from_pretrained(folder_a, device="warp")
 
 
-def test_flash_attention_is_not_chosen_by_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that can be imported may be of another version, or built for another machine."""
+def test_a_package_named_flash_attn_alone_does_not_select_flash_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An importable package may have another version, or be built for another machine."""
     (tmp_path / "flash_attn").mkdir()
     (tmp_path / "flash_attn" / "__init__.py").write_text("", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -242,7 +246,7 @@ def test_flash_attention_is_not_chosen_by_a_folder_of_its_name(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("weights", "tolerance"), [("int8", 0.05), ("int4", 0.5)])
-def test_smaller_weights_stay_close_or_say_what_they_need(
+def test_quantised_weights_stay_close_or_the_error_says_what_they_need(
     weights: Weights, tolerance: float, folder_a: Path, model_a: LlavaMini
 ) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -256,7 +260,7 @@ def test_smaller_weights_stay_close_or_say_what_they_need(
     assert "int8" in str(language.llm.model.layers[0].mlp.up_proj.weight.dtype)
 
 
-def test_half_precision_stays_close_to_full(folder_a: Path) -> None:
+def test_bfloat16_stays_close_to_float32(folder_a: Path) -> None:
     case = golden("A_video")
     model = LlavaMini.from_pretrained(folder_a, dtype="bfloat16")
     trace = model.trace(case["pixel_values"], case["input_ids"], 1)

@@ -1,4 +1,4 @@
-"""Pre-fusion's memory: bounded by constants, whatever the number of texts, and never all heads' scores at once."""
+"""Pre-fusion's memory is bounded for any number of texts, and never holds all heads' scores at once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from tests.llava_mini.test_vision_half import TEXTS, assert_same, pixels
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The largest tensor that any operation makes, in numbers."""
+    """Measures the largest tensor that any operation makes, in elements."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -48,7 +48,7 @@ def fused(model: LlavaMini, frames: int, texts: Sequence[Tensor]) -> tuple[Tenso
 
 
 @pytest.mark.parametrize(("text_rows", "mask_cells"), [(1, 1), (16, 40), (9, 100), (400, 2**25)])
-def test_smaller_passes_give_what_one_pass_gives(
+def test_smaller_passes_give_the_same_as_one_pass(
     text_rows: int, mask_cells: int, model_a: LlavaMini, model_b: LlavaMini, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for model in (model_a, model_b):
@@ -60,8 +60,10 @@ def test_smaller_passes_give_what_one_pass_gives(
             assert_same(model.encode(images, TEXTS), whole)
 
 
-def test_no_mask_meets_grouped_heads(model_a: LlavaMini, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two together fall to the kernel that writes out the scores of every head (sdp_utils of PyTorch)."""
+def test_attention_never_gets_a_mask_and_grouped_heads_together(
+    model_a: LlavaMini, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the two together, PyTorch uses the kernel that writes out every head's scores (its sdp_utils)."""
     asked = []
 
     def watched(queries: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
@@ -86,20 +88,20 @@ def test_memory_does_not_grow_with_the_number_of_texts(model_a: LlavaMini, monke
     assert largest[0] == largest[1] == largest[2]
 
 
-def test_nothing_is_as_large_as_the_scores_of_all_heads(model_a: LlavaMini) -> None:
-    """Frames 4, heads 4, rows 300, context 317: 1.5 million scores; the widest rows have 4 * 300 * 160 numbers."""
+def test_no_tensor_is_as_large_as_the_scores_of_all_heads(model_a: LlavaMini) -> None:
+    """4 frames, 4 heads, 300 rows and a context of 317 have 1.5 million scores. The MLP has 4 * 300 * 160 numbers."""
     with Largest() as made:
         fused(model_a, 4, rows(model_a, [300]))
     assert made.numbers <= 4 * 317 * model_a.config.text.intermediate_size
 
 
-def test_a_text_beyond_all_bounds_is_refused(model_a: LlavaMini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_with_too_many_tokens_is_refused(model_a: LlavaMini, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefusion, "TEXT_ROWS", 20)
     with pytest.raises(InputError, match="21 tokens"):
         fused(model_a, 1, rows(model_a, [21]))
 
 
-def test_texts_of_no_tokens_are_fused_to_nothing(model_a: LlavaMini) -> None:
+def test_empty_texts_have_empty_fusions(model_a: LlavaMini) -> None:
     images = pixels(model_a, 2)
     encoded = model_a.encode(images, [[], [5, 6], []])
     assert [tuple(text.shape) for text in encoded.fused] == [(2, 0, 64), (2, 2, 64), (2, 0, 64)]

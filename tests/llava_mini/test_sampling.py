@@ -1,4 +1,4 @@
-"""The next token: greedy, or drawn."""
+"""The next token is greedy or drawn."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_a_temperature_near_zero_takes_the_likeliest(temperature: float) -> None
     assert set(drawn(temperature, 1, seed=0)) == {1}
 
 
-def test_equal_logits_are_drawn_alike_at_any_temperature() -> None:
+def test_tokens_with_equal_logits_are_both_drawn_at_a_low_temperature() -> None:
     logits, generator = torch.tensor([3.0, 3.0, -100.0]), torch.Generator().manual_seed(0)
     drawn = [next_token(logits, temperature=1e-9, top_p=1, generator=generator) for _ in range(50)]
     assert set(drawn) == {0, 1}
@@ -51,7 +51,7 @@ def test_a_top_p_near_zero_keeps_the_likeliest(top_p: float) -> None:
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_no_numbers_are_refused(bad: float, temperature: float) -> None:
+def test_infinite_and_nan_logits_are_refused(bad: float, temperature: float) -> None:
     logits = LOGITS.clone()
     logits[3] = bad
     with pytest.raises(NonFinite, match=r"float16.*bfloat16"):

@@ -1,4 +1,4 @@
-"""The vision half's fast path equals the plain one: a frame at a time, every layer in full (benchmarks/plain.py)."""
+"""The vision half's fast path equals the plain one: one frame at a time, every layer in full (benchmarks/plain.py)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def assert_equals_plain(folder: Path, frames: int = 2) -> None:
             assert_close(fused[number], rows, atol=2e-5, rtol=1e-5)
 
 
-def test_both_exact_savings_equal_the_plain_path(folder_a: Path, folder_b: Path) -> None:
+def test_the_exact_savings_equal_the_plain_path(folder_a: Path, folder_b: Path) -> None:
     assert_equals_plain(folder_a)
     assert_equals_plain(folder_b)
 
@@ -64,7 +64,7 @@ def test_a_single_prefusion_layer_equals_the_plain_path(make_checkpoint: MakeChe
     assert_equals_plain(make_checkpoint(prefusion_layer_num=1))
 
 
-def test_high_resolution_splits_a_frame_into_crops_and_the_whole(make_checkpoint: MakeCheckpoint) -> None:
+def test_high_resolution_splits_a_frame_into_crops_and_the_whole_picture(make_checkpoint: MakeCheckpoint) -> None:
     folder = make_checkpoint(resolution_ratio=2)
     model = LlavaMini.from_pretrained(folder, parts=("vision",))
     image = np.random.default_rng(0).integers(0, 256, (121, 85, 3), dtype=np.uint8)
@@ -75,7 +75,7 @@ def test_high_resolution_splits_a_frame_into_crops_and_the_whole(make_checkpoint
     assert model.preprocess(image[None]).shape == (1, 5, 3, 56, 56)
 
 
-def test_a_trace_of_high_resolution_has_every_shape(make_checkpoint: MakeCheckpoint) -> None:
+def test_a_trace_at_high_resolution_has_the_right_shapes(make_checkpoint: MakeCheckpoint) -> None:
     model = LlavaMini.from_pretrained(make_checkpoint(resolution_ratio=2, compressor_size=8))
     trace = model.trace(pixels(model, 2), torch.tensor([[5, IMAGE_TOKEN_ID, 6, 7]]), 3)
     shapes = {name: tuple(value.shape) for name, value in trace.items()}
@@ -97,7 +97,7 @@ def test_a_trace_of_high_resolution_has_every_shape(make_checkpoint: MakeCheckpo
     }
 
 
-def test_many_prompts_in_one_pass_equal_one_by_one(model_a: LlavaMini, model_b: LlavaMini) -> None:
+def test_many_prompts_in_one_pass_give_the_same_as_one_by_one(model_a: LlavaMini, model_b: LlavaMini) -> None:
     for model in (model_a, model_b):
         images = pixels(model, 3)
         singly = [model.encode(images, [text]) for text in TEXTS]
@@ -125,13 +125,13 @@ def test_a_token_does_not_depend_on_any_text(model_a: LlavaMini) -> None:
     assert_close(alone.tokens, model_a.encode(images, TEXTS).tokens, atol=1e-5, rtol=0)
 
 
-def test_what_stands_before_does_not_depend_on_what_follows(model_a: LlavaMini) -> None:
+def test_fused_rows_do_not_depend_on_later_tokens(model_a: LlavaMini) -> None:
     images = pixels(model_a, 2)
     shorter, longer = model_a.encode(images, [[5, 6, 7], [5, 6, 7, 8, 9]]).fused
     assert_close(shorter, longer[:, :3], atol=1e-5, rtol=0)
 
 
-def test_the_placeholder_is_as_if_it_were_not_there(model_a: LlavaMini) -> None:
+def test_the_placeholder_changes_nothing(model_a: LlavaMini) -> None:
     images = pixels(model_a, 2)
     with_it, without = model_a.encode(images, [[5, 6, IMAGE_TOKEN_ID, 7], [5, 6, 7]]).fused
     assert_close(with_it, without, atol=1e-5, rtol=0)
@@ -145,15 +145,15 @@ def test_token_zero_is_hidden_and_keeps_its_raw_embedding(model_a: LlavaMini) ->
     assert_close(fused, case["fused_text"][:, kept], atol=2e-5, rtol=1e-5)
 
 
-def test_written_out_attention_equals_the_fused_one(folder_a: Path, model_a: LlavaMini) -> None:
+def test_eager_attention_equals_the_fused_kernel(folder_a: Path, model_a: LlavaMini) -> None:
     eager = LlavaMini.from_pretrained(folder_a, attention="eager", parts=("vision",))
     images = pixels(eager, 2)
     assert_same(eager.encode(images, TEXTS), model_a.encode(images, TEXTS))
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e6])
-def test_frames_whose_numbers_cannot_be_kept_are_refused_by_name(bad: float, folder_a: Path) -> None:
-    """1e6 is a number in float32, but infinite in a record."""
+def test_frames_with_unusable_numbers_are_refused_and_named(bad: float, folder_a: Path) -> None:
+    """1e6 is finite in float32, but infinite in a record."""
     model = LlavaMini.from_pretrained(folder_a, parts=("vision",))
     images = pixels(model, 7)
     model.encode(images, TEXTS, batch_frames=2)
@@ -171,7 +171,7 @@ def test_frames_whose_numbers_cannot_be_kept_are_refused_by_name(bad: float, fol
     assert caught.value.frames == (1,)
 
 
-def test_a_fusion_that_cannot_be_kept_is_refused(folder_a: Path) -> None:
+def test_a_fusion_with_infinite_numbers_is_refused(folder_a: Path) -> None:
     model = LlavaMini.from_pretrained(folder_a, parts=("vision",))
     images, ids = pixels(model, 2), [5, 6, 7]
     model._embeddings[7] = torch.inf
@@ -183,7 +183,7 @@ def test_a_fusion_that_cannot_be_kept_is_refused(folder_a: Path) -> None:
 def test_float16_that_overflows_is_refused(folder_a: Path) -> None:
     model = LlavaMini.from_pretrained(folder_a, parts=("vision",), dtype="float16")
     projector: Any = model.vision.mm_projector
-    for layer, factor in ((0, 10), (2, 1e5)):  # each weight is a number, their sum is none
+    for layer, factor in ((0, 10), (2, 1e5)):  # each weight is finite, but their sum overflows
         projector[layer].weight.data.mul_(factor)
     assert projector[2].weight.isfinite().all()
     with pytest.raises(NonFinite, match=r"model\.dtype is float16"):

@@ -1,4 +1,4 @@
-"""The training forward pass is the model itself, and the world's truth is what its pictures show."""
+"""The training forward pass equals the model's, and pictures show what the world says."""
 
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from training.world import Thing, World, generate
 
 @pytest.fixture(scope="module")
 def model() -> TrainingModel:
-    """Random, rounded to what an export keeps."""
+    """A random model, rounded to the precision that an export keeps."""
     torch.manual_seed(0)
     model = TrainingModel(tiny_config(len(Vocabulary())))
     with torch.no_grad():
@@ -40,7 +40,7 @@ def folder(model: TrainingModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def test_the_exported_checkpoint_gives_the_logits_and_the_attention_of_training(
+def test_the_exported_checkpoint_gives_the_same_logits_and_attention_as_training(
     model: TrainingModel, folder: Path
 ) -> None:
     raw = next(raw for number in range(1000, 1099) if (raw := draw(number, 1, SIDE_PX))["weights"].shape[2] == 6)
@@ -69,7 +69,7 @@ def test_the_exported_checkpoint_gives_the_logits_and_the_attention_of_training(
         torch.testing.assert_close(torch.stack(logits), trained[v, q, : len(answer)], atol=2e-4, rtol=1e-3)
 
 
-def test_the_saved_tokenizer_says_what_training_said(folder: Path) -> None:
+def test_the_saved_tokenizer_encodes_as_training_does(folder: Path) -> None:
     prompts = PromptBuilder.from_pretrained(folder, system=SYSTEM_PROMPT)
     vocabulary = Vocabulary()
     built = prompts.build([("Is there a red circle?", None)])
@@ -81,7 +81,7 @@ def test_the_saved_tokenizer_says_what_training_said(folder: Path) -> None:
     assert "".join(stream.push(i) for i in said) == "a red circle"
 
 
-def test_every_word_of_every_question_is_known() -> None:
+def test_the_vocabulary_has_every_word_of_every_question() -> None:
     vocabulary = Vocabulary()
     rng = np.random.default_rng(0)
     for seed in range(200):
@@ -94,7 +94,7 @@ def test_every_word_of_every_question_is_known() -> None:
     assert set(words()) <= set(vocabulary.ids)
 
 
-def test_a_world_is_the_same_for_the_same_seed_and_nothing_overlaps() -> None:
+def test_a_seed_always_gives_the_same_world_and_things_do_not_overlap() -> None:
     for seed in range(50):
         world = generate(seed, 64)
         assert world == generate(seed, 64)
@@ -117,7 +117,7 @@ def test_pictures_show_what_the_world_says(tmp_path: Path) -> None:
     assert np.abs(drawn.astype(int) - seen[2]).mean() < 6
 
 
-def test_looking_past_the_frames_that_show_the_answer_costs() -> None:
+def test_the_loss_rises_if_attention_misses_the_frames_that_show_the_answer() -> None:
     raw = next(raw for number in range(1000, 1099) if (raw := draw(number, 1, SIDE_PX))["weights"].shape[2] == 16)
     batch = assemble(raw, (SIDE_PX // PATCH_PX) ** 2)
     assert batch.evidence.any(2).float().mean() > 0.5
@@ -147,7 +147,7 @@ def test_a_question_names_the_seconds_that_show_its_answer(kind: str) -> None:
                 assert set(thing.seconds(0, 16)) <= set(question.seconds), question
 
 
-def test_the_answers_layout_hides_padding_and_other_questions() -> None:
+def test_the_answer_layout_hides_padding_and_other_questions() -> None:
     positions, bias = answer_layout(3, torch.tensor([[0, 4]]), torch.tensor([[2, 3]]))
     assert positions[0, :5].tolist() == [0, 1, 2, 3, 7]
     first, second = 5, 5 + (bias.shape[1] - 5) // 2
