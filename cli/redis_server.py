@@ -7,8 +7,8 @@ from pathlib import Path
 
 from configs.privacy import keep_files_private
 from configs.settings import Settings
+from storage.connection import Role
 from storage.errors import LongwatchError
-from storage.naming import Role
 
 ROLES: tuple[Role, ...] = ("state", "cache")
 LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7), less its end

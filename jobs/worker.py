@@ -150,7 +150,7 @@ class WorkerProcess:
         fingerprint: str | None,
     ) -> None:
         self.settings: JobSettings = settings.jobs
-        self.redis = connect(settings.state_url, settings.redis, "state")  # RQ changes its time-outs: not the store's
+        self.redis = connect(settings.state_url, settings.redis)  # RQ changes its time-outs: not the store's
         self.runner = Runner(store, settings.jobs, handlers)
         self.queues = Queues(self.redis)
         self.running: dict[str, Running] = {}  # by the name of its thread

@@ -40,7 +40,7 @@ class Cache:
 
     def check(self) -> None:
         """Raises RedisUnavailable if the cache does not answer."""
-        with redis_errors():
+        with redis_errors("cache"):
             self.redis.ping()
 
     def read_tokens(self, video_id: str, segments: Sequence[int], fingerprint: str) -> dict[int, tuple[int, Half]]:
@@ -48,7 +48,7 @@ class Cache:
         if not segments:
             return {}
         try:
-            with redis_errors():
+            with redis_errors("cache"):
                 blobs = mget(self.redis, [_tokens_key(video_id, segment, fingerprint) for segment in segments])
         except RedisUnavailable as error:
             log.warning("the cache is away, tokens are read from the archive: %s", error)
@@ -70,7 +70,7 @@ class Cache:
         """The fusions (L,D) under these keys, None for each that is not there; by one command."""
         if not keys:
             return []
-        with redis_errors():
+        with redis_errors("cache"):
             blobs = mget(self.redis, [_fusion_key(key, fingerprint) for key in keys])
         arrays = [None if blob is None else _unpack(blob, 2) for blob in blobs]
         return [
@@ -81,7 +81,7 @@ class Cache:
     def write_fusions(self, fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
         """Keeps fusions; raises RedisUnavailable."""
         blobs = {_fusion_key(key, fingerprint): _pack(count_frames(key.masks), value) for key, value in fusions.items()}
-        with redis_errors(), self.redis.pipeline(transaction=False) as pipeline:
+        with redis_errors("cache"), self.redis.pipeline(transaction=False) as pipeline:
             for key, blob in blobs.items():
                 pipeline.set(key, blob, ex=self._ttl_s)
             pipeline.execute()
@@ -89,7 +89,7 @@ class Cache:
     def read_rows(self, name: str, fingerprint: str) -> tuple[int, Half] | None:
         """A pooled question's rows (L,D), and over how many frames they were fused; None if they have to be made."""
         try:
-            with redis_errors():
+            with redis_errors("cache"):
                 blob = self.redis.get(_rows_key(name, fingerprint))
         except (RedisUnavailable, DamagedState) as error:
             log.warning("the cache goes without a value: %s", error)
@@ -105,7 +105,7 @@ class Cache:
         if not segments:
             return {}
         try:
-            with redis_errors():
+            with redis_errors("cache"):
                 keys = [_system_key(video_id, segment, system_id, fingerprint) for segment in segments]
                 blobs = mget(self.redis, keys)
         except (RedisUnavailable, DamagedState) as error:
@@ -119,7 +119,7 @@ class Cache:
         if not question_ids:
             return []
         try:
-            with redis_errors():
+            with redis_errors("cache"):
                 blobs = mget(self.redis, [_question_key(question_id) for question_id in question_ids])
         except RedisUnavailable as error:
             log.warning("the cache is away, questions are read from the archive: %s", error)
@@ -135,14 +135,14 @@ class Cache:
         if not question_ids:
             return
         try:
-            with redis_errors():
+            with redis_errors("cache"):
                 self.redis.delete(*map(_question_key, question_ids))
         except RedisUnavailable as error:
             log.warning("the cache is away, copies of deleted questions stay until they expire: %s", error)
 
     def _write(self, blobs: Mapping[str, bytes]) -> None:
         try:
-            with redis_errors(), self.redis.pipeline(transaction=False) as pipeline:
+            with redis_errors("cache"), self.redis.pipeline(transaction=False) as pipeline:
                 for key, blob in blobs.items():
                     pipeline.set(key, blob, ex=self._ttl_s)
                 pipeline.execute()

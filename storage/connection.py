@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from redis import Redis
@@ -14,24 +14,25 @@ from redis.retry import Retry
 
 from configs.settings import RedisSettings
 from storage.errors import DamagedState, RedisUnavailable
-from storage.naming import Role, find_name, name_errors
 from storage.urls import redact
 
 DEFAULT_PORT = 6379
-# What to do about some of the refusals: a word of Redis' own -> advice.
+# Remedies for some of the refusals, by a word of Redis' own message.
 REMEDIES = {
-    "maxmemory": "; it is full: raise its maxmemory (redis.state_max_memory_mb of the private server)",
+    "maxmemory": "; it is full: raise its maxmemory (redis.{role}_max_memory_mb of the private server)",
     "MISCONF": "; it cannot write to its disk: make room there",
 }
 
+Role = Literal["state", "cache"]
 
-def connect(url: str, settings: RedisSettings, role: Role) -> Redis:
-    """A connection that answers in bytes, each command bounded in time; errors name the role that the server plays.
 
-    Raises RedisUnavailable for a URL that is none.
+def connect(url: str, settings: RedisSettings) -> Redis:
+    """A connection that answers in bytes, each command bounded in time.
+
+    Raises RedisUnavailable for an invalid URL.
     """
     try:
-        redis = Redis.from_url(
+        return Redis.from_url(
             url,
             socket_connect_timeout=settings.connect_timeout_s,
             socket_timeout=settings.command_timeout_s,
@@ -42,34 +43,32 @@ def connect(url: str, settings: RedisSettings, role: Role) -> Redis:
         raise RedisUnavailable(
             f"{redact(url)!r} is no address of Redis: {error}; e.g. redis://127.0.0.1:6379/0"
         ) from error
-    return name_errors(redis, f"the {role}'s Redis ({redact(url)})")
 
 
-# What Redis says of a value that is not what the command needs; a pipeline or a script puts words before or after it.
+# How Redis complains about a value of the wrong type; a pipeline or a script adds words before or after it.
 DAMAGE = ("WRONGTYPE", "is not an integer", "is not a valid float", "is not a float", "is not an hash")
 
 
 @contextmanager
-def redis_errors() -> Iterator[None]:
-    """Translates Redis' errors at this seam."""
+def redis_errors(role: Role = "state") -> Iterator[None]:
+    """Translates the errors of the Redis that plays this role: raises RedisUnavailable or DamagedState."""
+    name = f"the {role}'s Redis (redis.{role}_url)"
     try:
         yield
     except RedisTimeoutError as error:
         raise RedisUnavailable(
-            f"{find_name(error)} does not answer in time ({error}): it is overloaded or hangs; "
-            "if that lasts, restart it"
+            f"{name} does not answer in time ({error}): it is overloaded or hangs; if that lasts, restart it"
         ) from error
     except ResponseError as error:
         if any(words in str(error) for words in DAMAGE):
             raise DamagedState(
                 f"a value in Redis is damaged: {error}; it is rebuilt from the archive, try again in some seconds"
             ) from error
-        remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "")
-        raise RedisUnavailable(f"{find_name(error)} refuses: {str(error).rstrip('.')}{remedy}") from error
+        remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "").format(role=role)
+        raise RedisUnavailable(f"{name} refuses: {str(error).rstrip('.')}{remedy}") from error
     except RedisError as error:
         raise RedisUnavailable(
-            f"{find_name(error)} does not answer: {error}; start it (`longwatch up` does), or correct its address "
-            "(redis.state_url, redis.cache_url)"
+            f"{name} does not answer: {error}; start it (`longwatch up` does), or correct its address"
         ) from error
 
 

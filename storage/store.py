@@ -41,7 +41,7 @@ class Store:
     """The parts of storage, opened once per process with `Store.open` and passed down."""
 
     def __init__(self, settings: Settings) -> None:
-        state = connect(settings.state_url, settings.redis, "state")
+        state = connect(settings.state_url, settings.redis)
         self.state = state
         self.archive = Archive(settings.archive_url, settings.archive.options)
         self.index = Index(state)
@@ -51,7 +51,7 @@ class Store:
         self.fences = Fences(state)
         self.locks = Locks(state)
         self.workers = Workers(state)
-        self.cache = Cache(connect(settings.cache_url, settings.redis, "cache"), settings.redis)
+        self.cache = Cache(connect(settings.cache_url, settings.redis), settings.redis)
 
     @classmethod
     def open(cls, settings: Settings) -> "Store":

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, Literal
 from redis import Redis
 from redis.connection import UnixDomainSocketConnection
 
+from storage.connection import Role
 from storage.files import Files
 
 Kind = Literal["storage", "queueing", "connection"]
-Role = Literal["state", "cache"]
 QUEUEING = ("rq:", "lw:attempts:", "lw:worker", "lw:lock:reconciler")  # RQ's keys, attempts and heartbeats
 CONNECTION = frozenset(("HELLO", "AUTH", "CLIENT", "SELECT", "PING", "INFO", "SCRIPT", "COMMAND"))
 

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from benchmarks.scale.meter import Meter, Role
+from benchmarks.scale.meter import Meter
 from benchmarks.scale.stub_model import FINGERPRINT, SYSTEM_ID, SYSTEM_ROWS, WIDTH, StubModel, StubPrompts
 from cli.redis_server import ROLES, build_command, find_socket
 from configs.settings import Settings
@@ -39,6 +39,7 @@ from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine, Limits
 from reasoner.jobs import ReasonerJobs
 from storage import agenda as due
+from storage.connection import Role
 from storage.documents import Video
 from storage.ids import new_video_id
 from storage.records import Record

@@ -218,7 +218,7 @@ def test_a_flush_makes_no_settled_question_count(
     for _ in range(settings.api.max_unsettled_questions):
         keep(store, new_question(video, status="done"))
     store.state.flushall()
-    rebuild_state(store)
+    rebuild_state(store, lambda: True)
     store.workers.announce_model(MODEL)
     assert http.post(f"/v1/videos/{video.id}/questions", json={"question": "?"}).status_code == 202
 

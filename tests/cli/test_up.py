@@ -21,7 +21,7 @@ from cli.redis_server import NoRedisServer, build_command, find_socket
 from cli.up import CannotStart, parse_procfile, run, supervisor_config
 from configs.places import PROCFILE
 from configs.settings import ApiSettings, RedisSettings, Settings
-from storage.naming import Role
+from storage.connection import Role
 from tests.cli.conftest import line_with, spawn
 from tests.waiting import wait_until
 
