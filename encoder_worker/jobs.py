@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder
 from encoder_worker.reading import encode_places
+from jobs.inspector import Inspector
 from jobs.names import FusionRequest, fuse_job_id
 from jobs.notices import Notices
-from jobs.reconciler import Reconciler
 from llava_mini.errors import NonFinite
 from storage.cache import FusionKey
 from storage.documents import Video
@@ -39,7 +39,7 @@ class EncoderJobs:
     def __init__(self, settings: Settings, store: Store, encoder: Encoder) -> None:
         self._store = store
         self._encoder = encoder
-        self._reconciler = Reconciler(store, settings.jobs)
+        self._inspector = Inspector(store, settings.jobs)
         self._notices = Notices(store.state)
         self._hold_s = settings.jobs.worker_dead_after_s
 
@@ -105,8 +105,8 @@ class EncoderJobs:
 
     def _follow_up(self, video_id: str) -> None:
         """Enqueues what was held back to bound the queue, and wakes the questions that waited."""
-        self._reconciler.look_at_video(video_id)
-        self._reconciler.wake_questions(video_id)
+        self._inspector.inspect_video(video_id)
+        self._inspector.wake_questions(video_id)
 
     def _fuse(self, video: Video, fusions: Sequence[WantedFusion]) -> dict[FusionKey, Half]:
         """The fusions of one portion, from one pass over its frames."""

@@ -15,8 +15,8 @@ from ingest.files.images import is_image, read_image
 from ingest.files.local import find_allowed_file, hash_file
 from ingest.files.source import VideoSource
 from jobs.attempts import Attempts
+from jobs.inspector import Inspector
 from jobs.names import ingest_job_id
-from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.documents import Problem, Video
 from storage.errors import DamagedFile, DiskFull, NewerDocument, NotFound, Surroundings
@@ -37,7 +37,7 @@ class IngestJobs:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._reconciler = Reconciler(store, settings.jobs)
+        self._inspector = Inspector(store, settings.jobs)
         self._attempts = Attempts(store.state)
 
     def fetch_video(self, video_id: str) -> None:
@@ -47,7 +47,7 @@ class IngestJobs:
             fence, video = self._begin(video_id)
             if not video.settled and not video.in_archive:
                 self._settle_source_errors(video, fence, self._fetch, file)
-                self._reconciler.look_at_video(video_id)
+                self._inspector.inspect_video(video_id)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
         finally:
@@ -60,7 +60,7 @@ class IngestJobs:
             fence, video = self._begin(video_id)
             if not video.settled:
                 self._settle_source_errors(video, fence, self._ingest, file)
-                self._reconciler.look_at_video(video_id)
+                self._inspector.inspect_video(video_id)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
         file.unlink(missing_ok=True)  # only an attempt that comes again needs it
@@ -181,7 +181,7 @@ class IngestJobs:
             self._require_wanted(video.id, fence)
             segment, _ = locate(batch[0].slot)
             self._store.create_segment(video.id, segment, [_kept(frame) for frame in batch])
-            self._reconciler.look_at_video(video.id)
+            self._inspector.inspect_video(video.id)
             if done == start_slot:  # a long video may be interrupted often, as long as each attempt gets further
                 self._attempts.forgive_earlier(ingest_job_id(video.id))
             done = batch[-1].slot + 1
@@ -206,7 +206,7 @@ class IngestJobs:
         sampled = self._store.coverage.count_sampled(video.id)
         self._update(video, fence, status="failed", problem=problem, frames_sampled=sampled)
         self._store.agenda.put(due.VIDEOS, *self._store.index.list_leaning(video.id))  # they fail with it
-        self._reconciler.look_at_video(video.id)
+        self._inspector.inspect_video(video.id)
 
     def _require_wanted(self, video_id: str, fence: Fence) -> None:
         """Raises NotFound once the video was deleted, GivenAway once another attempt began."""

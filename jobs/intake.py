@@ -1,7 +1,7 @@
 """What users may ask for: videos and questions taken in, cancelled, tried again, deleted."""
 
 from configs.settings import Settings
-from jobs.reconciler import Reconciler
+from jobs.inspector import Inspector
 from storage import agenda as due
 from storage.agenda import Full, Limits
 from storage.deletion import delete_video
@@ -16,7 +16,7 @@ class Intake:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._reconciler = Reconciler(store, settings.jobs)
+        self._inspector = Inspector(store, settings.jobs)
         api = settings.api
         self._limits = Limits(
             api.max_unsettled_questions, api.max_waiting_questions_per_video, api.max_waiting_questions
@@ -26,7 +26,7 @@ class Intake:
         """Takes a new video in."""
         self._store.add_video(video)
         self._store.agenda.remove(due.DELETIONS, video.id)
-        self._reconciler.look_at_video(video.id)
+        self._inspector.inspect_video(video.id)
 
     def claim_upload(self, video: Video) -> Video | None:
         """Makes the upload the owner of its content; another video that has this content already, if there is one."""
@@ -60,7 +60,7 @@ class Intake:
     def add_question(self, question: Question) -> Question:
         """Takes a question in; as it is then: queued, or waiting for frames. Limits are `admit_question`'s."""
         self._store.add_question(question)
-        self._reconciler.look_at_question(question.id, question)
+        self._inspector.inspect_question(question.id, question)
         return self._store.index.with_states([question])[0]
 
     def cancel_question(self, question_id: str) -> Question:
@@ -69,7 +69,7 @@ class Intake:
         if question.settled:
             return question
         self._store.answers.cancel(question_id)
-        self._reconciler.queues.withdraw_answer(question_id)
+        self._inspector.queues.withdraw_answer(question_id)
         question = self._store.read_question(question_id)
         if question.settled or question.status == "running":
             return question
@@ -79,7 +79,7 @@ class Intake:
             self._store.settle_question(cancelled, fence)
         except GivenAway:  # an attempt began all the same: it sees the wish to stop
             return self._store.read_question(question_id)
-        self._reconciler.look_at_question(question_id, cancelled)  # it waits for no frames any more
+        self._inspector.inspect_question(question_id, cancelled)  # it waits for no frames any more
         return cancelled
 
     def retry_video(self, video_id: str) -> Video:
@@ -97,7 +97,7 @@ class Intake:
             video = video.model_copy(update={"status": "queued", "problem": None, "frames_sampled": None})
             self._store.update_video(video)
         self._store.agenda.put(due.VIDEOS, holder_id)
-        self._reconciler.look_at_video(holder_id)
+        self._inspector.inspect_video(holder_id)
         return video
 
     def delete_video(self, video_id: str) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from configs.settings import Settings
-from jobs.reconciler import Reconciler
+from jobs.inspector import Inspector
 from llava_mini.errors import ModelError
 from llava_mini.prompt import PromptIds, Turn
 from reasoner.engine import Engine, Outcome, TokenSource
@@ -58,7 +58,7 @@ class ReasonerJobs:
         self._settings = settings
         self._store = store
         self._engine = engine
-        self._reconciler = Reconciler(store, settings.jobs)
+        self._inspector = Inspector(store, settings.jobs)
 
     def answer_question(self, question_id: str) -> None:
         """Has the question end as done, failed or cancelled, its pieces streamed on the way; or wait for frames.
@@ -73,7 +73,7 @@ class ReasonerJobs:
         except NotFound:
             log.info("question %s was deleted meanwhile", question_id)
             self._store.answers.announce(question_id, "done")
-            self._reconciler.look_at_question(question_id)  # it counts as unsettled no longer
+            self._inspector.inspect_question(question_id)  # it counts as unsettled no longer
 
     def give_up_question(self, reason: str, question_id: str) -> None:
         """Settles the question as failed."""
@@ -95,7 +95,7 @@ class ReasonerJobs:
             self._store.set_question_state(question.id, "waiting")
         except RecordLost as error:
             log.warning("question %s waits: %s", question.id, error)
-            self._reconciler.look_at_question(question.id)
+            self._inspector.inspect_question(question.id)
         except (Surroundings, GivenAway, NotFound):
             raise
         except (LongwatchError, ModelError) as error:
@@ -107,7 +107,7 @@ class ReasonerJobs:
         holder = self._store.read_holder(video.duplicate_of) if video.duplicate_of else video
         stretch = find_stretch(self._store, question, holder, self._engine.fingerprint)
         if not stretch.is_ready(partial=question.partial):
-            self._reconciler.look_at_question(question.id)
+            self._inspector.inspect_question(question.id)
             return
         if not self._store.answers.begin(fence):
             raise Unwanted

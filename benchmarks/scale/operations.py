@@ -81,7 +81,7 @@ def measure_live(service: Service, videos: int) -> Iterator[Measured]:
         with service.meter.measure() as cost:
             for video in live:
                 service.store.create_segment(video.id, minute, frames)
-                service.reconciler.look_at_video(video.id)
+                service.reconciler.inspector.inspect_video(video.id)
             service.wait_ended(*["encode_segment"] * videos)
         minutes.append(cost)
     yield Measured(f"a minute of {videos} live videos (per video)", minutes[-1], videos)
@@ -136,7 +136,7 @@ def measure_unfinished(service: Service, count: int) -> Iterator[Measured]:
         for _ in range(count)
     ]
     for video in videos:
-        service.reconciler.look_at_video(video.id)
+        service.reconciler.inspector.inspect_video(video.id)
     _make_due(service, videos)
     with service.meter.measure() as cost:
         while service.store.agenda.list_due(due.VIDEOS, 1):

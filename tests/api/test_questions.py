@@ -165,7 +165,7 @@ def test_a_partial_question_is_queued_once_its_first_segment_is_encoded(
     reconciler = Reconciler(store, settings.jobs)
     for segment, queued in enumerate([1, 2]):
         encode(store, video, segment, 64)
-        reconciler.wake_questions(video.id)
+        reconciler.inspector.wake_questions(video.id)
         assert queues.list_live(ANSWER, [f"answer-{question['id']}" for question in asked]) == {
             f"answer-{question['id']}" for question in asked[:queued]
         }

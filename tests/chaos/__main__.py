@@ -122,6 +122,7 @@ class Run:
 
     def _judge(self, references: dict[str, Reference]) -> list[str]:
         verdict = Verdict(self._service, self._ledger, references)
+        self._wait("listed", self._list_all, SETTLE_S)
         settled = self._wait("settled", lambda: not verdict.list_unsettled(), SETTLE_S)
         for sent in verdict.list_given_up():
             self.log(f"{sent.id} lost its workers too often: retry")
@@ -137,6 +138,14 @@ class Run:
         faults = verdict.judge() + [f"left over: {path}" for path in self._list_leftovers()]
         self._report(verdict, faults)
         return faults
+
+    def _list_all(self) -> bool:
+        """Lists every video, as a user does: a damaged value in Redis is found, and repaired, when it is read."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._http.get("/v1/videos", params={"cursor": cursor} if cursor else {}).raise_for_status().json()
+            cursor = page["next_cursor"]
+        return True
 
     def _ask_about(self, fresh: list[SentVideo | None]) -> None:
         """Asks about new videos and the first ones: the recovered service must accept all of it, as before."""

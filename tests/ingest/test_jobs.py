@@ -465,7 +465,7 @@ def test_an_archive_that_cannot_be_written_is_waited_for(
     wait_until(lambda: not list(scratch.iterdir()))
     scratch.rename(tmp_path / "aside")
     scratch.write_bytes(b"every write begins in this folder: now none is possible")
-    intake._reconciler.look_at_video(video.id)
+    intake._inspector.inspect_video(video.id)
     wait_until(lambda: ingesting.runner.trouble)
     wait_until(lambda: any(worker.trouble for worker in store.workers.list_alive()))
     time.sleep(2)  # more attempts than a failing video gets

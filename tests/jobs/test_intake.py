@@ -145,5 +145,5 @@ def test_deleting_a_video_ends_its_questions(intake: Intake, store: Store, setti
         store.read_question(question.id)
     with pytest.raises(NotFound):
         intake.cancel_question(question.id)
-    intake._reconciler.look_at_question(question.id)
+    intake._inspector.inspect_question(question.id)
     assert store.agenda.count(due.QUESTIONS) == 0

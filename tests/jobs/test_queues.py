@@ -120,7 +120,7 @@ def test_one_videos_jobs_never_flood_a_queue(store: Store, settings: Settings) -
     video = add_encoded(store, 64 * 30, encoded=0)
     reconciler = Reconciler(store, settings.jobs)
     for _ in range(3):
-        reconciler.look_at_video(video.id)
+        reconciler.inspector.inspect_video(video.id)
     assert count_waiting(store, ENCODE) == settings.jobs.max_pending_segments
     assert count_waiting(store, FUSE) == 0
 

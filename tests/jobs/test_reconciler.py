@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from configs.settings import Settings
+from jobs.inspector import Inspector, Sight
 from jobs.intake import Intake
 from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
-from jobs.reconciler import Reconciler, Sight
+from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.archive import Archive
 from storage.deletion import delete_video
@@ -156,11 +157,11 @@ def test_a_question_waits_without_a_worker_and_is_woken_by_its_last_segment(stor
     assert count_waiting(store, ANSWER) == 0
     reconciler = Reconciler(store, settings.jobs)
     store.create_record(video.id, 0, make_record())
-    reconciler.wake_questions(video.id)
+    reconciler.inspector.wake_questions(video.id)
     assert [store.read_question(one.id).status for one in (early, late)] == ["queued", "waiting"]
     for segment in (1, 2):
         store.create_record(video.id, segment, make_record())
-        reconciler.wake_questions(video.id)
+        reconciler.inspector.wake_questions(video.id)
     assert store.read_question(late.id).status == "queued"
     assert count_waiting(store, ANSWER) == 2
     assert [piece.kind for piece in store.answers.read(late.id)] == ["state", "state"]
@@ -228,12 +229,12 @@ def test_a_duplicate_shares_its_holders_fate(store: Store, settings: Settings) -
     problem = Problem(code="x", message="the file is cut off")
     store.update_video(holder.model_copy(update={"status": "failed", "problem": problem}))
     make_due(store)
-    reconciler.look_at_video(copies[0].id)
+    reconciler.inspector.inspect_video(copies[0].id)
     failed = store.read_video(copies[0].id)
     assert (failed.status, failed.problem, failed.duplicate_of) == ("failed", problem, None)
     store.archive.delete_video(holder.id)
     store.state.delete(f"lw:video:{holder.id}")
-    reconciler.look_at_video(copies[1].id)
+    reconciler.inspector.inspect_video(copies[1].id)
     freed = store.read_video(copies[1].id)
     assert (freed.status, freed.duplicate_of) == ("queued", None)
     assert store.index.list_leaning(holder.id) == []
@@ -297,13 +298,13 @@ def test_a_pass_looks_at_what_is_due_only(store: Store, settings: Settings, monk
     reconciler = Reconciler(store, settings.jobs)
     reconciler.run_once()
     looked: list[str] = []
-    see = Reconciler._see_videos
+    see = Inspector.see_videos
 
-    def note(self: Reconciler, video_ids: Sequence[str]) -> list[Sight]:
+    def note(self: Inspector, video_ids: Sequence[str]) -> list[Sight]:
         looked.extend(video_ids)
         return see(self, video_ids)
 
-    monkeypatch.setattr(Reconciler, "_see_videos", note)
+    monkeypatch.setattr(Inspector, "see_videos", note)
     reconciler.run_once()
     assert looked == []
     video = make_video(status="ready", frames_sampled=5)

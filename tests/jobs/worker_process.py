@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from configs.settings import Settings
+from jobs.inspector import Inspector
 from jobs.names import ENCODE
-from jobs.reconciler import Reconciler
 from jobs.runner import Handler
 from jobs.worker import Pool, run_worker
 from storage.errors import ArchiveUnavailable
@@ -28,7 +28,7 @@ def main(settings_json: str, folder: str, threads: str, clock_off_s: str) -> Non
     time.time = lambda: true_time() + float(clock_off_s)
     settings = Settings.model_validate_json(settings_json)
     store, notes = Store.open(settings), Path(folder)
-    reconciler = Reconciler(store, settings.jobs)
+    inspector = Inspector(store, settings.jobs)
 
     def note(text: str) -> None:
         with (notes / "notes").open("a") as file:
@@ -48,12 +48,12 @@ def main(settings_json: str, folder: str, threads: str, clock_off_s: str) -> Non
             raise ArchiveUnavailable("the archive is away")
         store.create_record(video_id, segment, make_record())
         note(f"end {segment}")
-        reconciler.look_at_video(video_id)
+        inspector.inspect_video(video_id)
 
     def give_up(reason: str, video_id: str, segment: int) -> None:
         note(f"give-up {segment} {reason}")
         store.coverage.mark_failed(video_id, segment, FULL_MASK, MODEL, reason)
-        reconciler.look_at_video(video_id)
+        inspector.inspect_video(video_id)
 
     handlers = {"encode_segment": Handler(encode_segment, give_up)}
     run_worker(settings, store, "encode", [Pool((ENCODE,), int(threads))], handlers, MODEL)

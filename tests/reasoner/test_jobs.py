@@ -644,8 +644,8 @@ def test_a_question_outlives_the_owner_of_its_videos_frames(
     again = new_video(status="duplicate", duplicate_of="20261121-020851123-4f2a9c")
     store.add_video(again)
     asked = submit(intake, again)
-    jobs._reconciler.look_at_video(again.id)
+    jobs._inspector.inspect_video(again.id)
     assert store.read_video(again.id).status == "queued"
-    jobs._reconciler.look_at_question(asked.id)
+    jobs._inspector.inspect_question(asked.id)
     assert store.read_question(asked.id).status == "waiting"
     assert store.agenda.count(due.QUESTIONS) == 1

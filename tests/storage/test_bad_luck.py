@@ -66,7 +66,7 @@ def test_a_value_of_a_wrong_type_stops_no_pass(store: Store, settings: Settings,
     store.state.lpush(f"lw:sampled:{video.id}", "damaged")
     reconciler = Reconciler(store, settings.jobs)
     reconciler.run_once()
-    reconciler.look_at_video(video.id)
+    reconciler.inspector.inspect_video(video.id)
     assert store.coverage.count_sampled(video.id) == 128
 
 
@@ -81,7 +81,7 @@ def test_a_document_that_was_repaired_is_no_longer_reported(store: Store, settin
     assert whole is not None
     store.archive.files.write(path, b"damaged")
     store.state.delete(f"lw:video:{video.id}")
-    Reconciler(store, settings.jobs).look_at_video(video.id)
+    Reconciler(store, settings.jobs).inspector.inspect_video(video.id)
     assert video.id in store.index.list_unreadable()
     store.archive.files.write(path, whole)
     assert store.read_video(video.id) == video

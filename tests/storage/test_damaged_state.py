@@ -148,7 +148,7 @@ def test_a_queue_of_junk_is_emptied_and_filled_again(store: Store, settings: Set
     reconciler = Reconciler(store, settings.jobs)
     reconciler.run_forever(StopAfter(4, partial(beat, store, reconciler)))
     assert reconciler_works(store, settings)
-    assert reconciler.queues.take_dead() == []
+    assert reconciler.inspector.queues.take_dead() == []
 
 
 def test_a_finished_video_whose_failed_segment_is_forgotten_is_finished_again(store: Store, settings: Settings) -> None:
@@ -156,9 +156,9 @@ def test_a_finished_video_whose_failed_segment_is_forgotten_is_finished_again(st
     reconciler = Reconciler(store, settings.jobs)
     store.index.set_ready(store.index.read_generation())
     store.coverage.mark_failed(video.id, 1, 0b111111, MODEL, "poison")
-    reconciler.look_at_video(video.id)
+    reconciler.inspector.inspect_video(video.id)
     assert store.agenda.count(due.VIDEOS) == 0
     store.state.hset(f"lw:failed:{MODEL}:{video.id}", "1", "junk")
     assert store.read_coverage(video, range(2), MODEL).missing() == [1]
     reconciler.run_once()
-    assert reconciler.queues.list_live(ENCODE, [encode_job_id(video.id, 1)])
+    assert reconciler.inspector.queues.list_live(ENCODE, [encode_job_id(video.id, 1)])

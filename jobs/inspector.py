@@ -1,0 +1,190 @@
+"""Compares one video or question with what it should be, and enqueues the jobs that are missing."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from configs.settings import JobSettings
+from jobs.queues import Call, Queues, encode_call, fetch_call, ingest_call
+from storage import agenda as due
+from storage.deletion import finish_deletion
+from storage.documents import Problem, Question, Video
+from storage.errors import DamagedFile, DamagedState, NewerDocument, NotFound
+from storage.ids import created_at
+from storage.progress import describe_progress
+from storage.store import Store
+from storage.stretch import find_stretch
+
+ORPHAN_LOOK_S = 3600.0  # between two looks at a folder without a video.json
+
+
+class Sight(NamedTuple):
+    """What Redis holds of a video that is inspected."""
+
+    video_id: str
+    copy: Video | None  # of its document
+    missing: list[int] | None  # segments to encode, a bounded number; None: not known
+    model: str
+
+
+class Inspector:
+    """Every inspection may be repeated at any time: a job that already waits or runs is not enqueued again."""
+
+    def __init__(self, store: Store, settings: JobSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self.queues = Queues(store.state)
+
+    # videos
+
+    def inspect_video(self, video_id: str) -> None:
+        """Enqueues the jobs that the video needs, at most `max_pending_segments` encode jobs at once."""
+        (sight,) = self.see_videos([video_id])
+        self.queues.ensure(self.find_jobs(sight))
+
+    def see_videos(self, video_ids: Sequence[str]) -> list[Sight]:
+        """Reads what Redis holds of these videos, a few commands for all, and postpones their next inspection."""
+        if not video_ids:
+            return []
+        model = self._store.workers.read_model()
+        self._store.agenda.postpone(due.VIDEOS, *video_ids, in_s=self._settings.recheck_after_s)
+        copies = self._store.index.get_videos(video_ids)
+        lists = self._store.coverage.list_pending(video_ids, model, self._settings.max_pending_segments)
+        return [Sight(*each, model) for each in zip(video_ids, copies, lists, strict=True)]
+
+    def find_jobs(self, sight: Sight) -> list[Call]:
+        """The jobs that the video needs; one that needs none is taken off the agenda."""
+        video = sight.copy or self._read_or_drop(sight.video_id)
+        if video is None:
+            return []
+        if video.duplicate_of is not None:
+            self._inspect_duplicate(video)
+            return []
+        missing = self._count_missing(video, sight.model) if sight.missing is None else sight.missing
+        calls = []
+        if not video.settled:
+            to_fetch = video.kind == "url" and not video.in_archive
+            calls.append(fetch_call(video.id) if to_fetch else ingest_call(video.id))
+        if sight.model:
+            calls += [encode_call(video.id, segment) for segment in missing]
+        if video.settled and not missing:
+            self._store.agenda.remove(due.VIDEOS, video.id)
+            self.wake_questions(video.id)
+        return calls
+
+    def inspect_deletion(self, video_id: str, orphan_after_s: float) -> None:
+        """Finishes a deletion that broke off, and removes a folder that has had no document for `orphan_after_s`.
+
+        That time counts from the last rebuild of the state: while a backup is restored, documents may arrive last.
+        """
+        age_s = time.time() - max(created_at(video_id).timestamp(), self._store.index.read_ready_since())
+        if self._store.archive.has_video(video_id) and not self._store.index.is_deleted(video_id):
+            self._store.agenda.put(due.VIDEOS, video_id)
+            self._store.agenda.remove(due.DELETIONS, video_id)
+        elif self._store.index.is_deleted(video_id) or age_s > orphan_after_s:
+            finish_deletion(self._store, video_id)
+        else:
+            self._store.agenda.postpone(due.DELETIONS, video_id, in_s=min(ORPHAN_LOOK_S, orphan_after_s))
+
+    def _read_or_drop(self, video_id: str) -> Video | None:
+        """The archive's document; None if there is none, or none that can be read: then no job can help."""
+        try:
+            return self._store.read_video(video_id)
+        except NotFound:
+            self._store.index.forget_video(video_id)
+            self._store.agenda.forget_video(video_id)
+        except (DamagedFile, NewerDocument) as error:
+            self._store.index.report_unreadable(video_id, str(error))
+            self._store.agenda.remove(due.VIDEOS, video_id)
+        return None
+
+    def _count_missing(self, video: Video, model: str) -> list[int]:
+        """Reads the marks from the archive, then returns the segments to encode; raises DamagedState."""
+        self._store.count_video(video)
+        most = self._settings.max_pending_segments
+        (missing,) = self._store.coverage.list_pending([video.id], model, most)
+        if missing is None:
+            raise DamagedState(f"the marks of {video.id} were damaged again while they were read from the archive")
+        return missing
+
+    def _inspect_duplicate(self, video: Video) -> None:
+        """Follows the video whose frames it uses: fails if that one failed, is sampled itself if that one is gone."""
+        assert video.duplicate_of is not None
+        self._store.count_video(video)  # it has no segments, but this finds its open questions
+        try:
+            holder = self._store.read_video(video.duplicate_of)
+        except NotFound:
+            self._store.index.stop_leaning(video.id, video.duplicate_of)
+            self._store.update_video(video.model_copy(update={"status": "queued", "duplicate_of": None}))
+            return
+        if holder.status == "failed":
+            problem = holder.problem or Problem(code="internal", message=f"{holder.id}, of the same content, failed")
+            self._store.index.stop_leaning(video.id, holder.id)
+            changes = {"status": "failed", "duplicate_of": None, "problem": problem}
+            self._store.update_video(video.model_copy(update=changes))
+        elif holder.settled:
+            self._store.agenda.remove(due.VIDEOS, video.id)
+
+    # questions
+
+    def inspect_question(self, question_id: str, known: Question | None = None) -> None:
+        """Queues the question if its stretch is encoded; otherwise it waits, and occupies no worker."""
+        try:
+            question = known or self._store.read_question(question_id)
+            holder = self._find_holder(question)
+            if holder is None:
+                return
+        except NotFound:
+            self._store.agenda.remove(due.QUESTIONS, question_id)
+            return
+        except (DamagedFile, NewerDocument) as error:
+            self._store.index.report_unreadable(question_id, str(error))
+            self._store.agenda.remove(due.QUESTIONS, question_id)
+            return
+        if question.settled:
+            self._store.agenda.remove(due.QUESTIONS, question_id)
+            self._store.agenda.stop_waiting(holder.id, [question_id])
+            return
+        self._store.agenda.postpone(due.QUESTIONS, question_id, in_s=self._settings.recheck_after_s)
+        self._queue_or_wait(question, holder)
+
+    def inspect_found_question(self, question_id: str) -> None:
+        """Inspects a question that the archive holds, settled or not: it counts as unsettled only if it is."""
+        self._store.agenda.put(due.QUESTIONS, question_id)
+        self.inspect_question(question_id)
+        self._store.agenda.remove(due.FOUND, question_id)
+
+    def wake_questions(self, holder_id: str) -> None:
+        """Inspects the questions whose frames may now be encoded."""
+        if not self._store.agenda.list_waiting(holder_id, None):
+            return
+        holder = self._store.read_video(holder_id)
+        (totals,) = self._store.coverage.read_totals([holder_id], self._store.workers.read_model())
+        if totals is None:
+            return
+        reached = None if describe_progress(holder, totals).complete else totals.encoded_segments - 1
+        for question_id in self._store.agenda.list_waiting(holder_id, reached):
+            self.inspect_question(question_id)
+
+    def _find_holder(self, question: Question) -> Video | None:
+        """The video that holds the frames; None if that one was deleted and the question's own must be sampled first.
+
+        Raises NotFound if the question's own video was deleted.
+        """
+        try:
+            return self._store.read_holder(question.video_id)
+        except NotFound:
+            video = self._store.read_video(question.video_id)
+            self._store.agenda.put(due.VIDEOS, video.id)
+            self._store.agenda.postpone(due.QUESTIONS, question.id, in_s=self._settings.reconcile_interval_s)
+            return None
+
+    def _queue_or_wait(self, question: Question, holder: Video) -> None:
+        stretch = find_stretch(self._store, question, holder, self._store.workers.read_model())
+        if stretch.is_ready(partial=question.partial):
+            self._store.agenda.stop_waiting(holder.id, [question.id])
+            if self.queues.answer(question.id):
+                self._store.set_question_state(question.id, "queued")
+            return
+        self._store.agenda.wait(holder.id, question.id, stretch.awaited_segment(partial=question.partial))
+        self._store.set_question_state(question.id, "waiting")
