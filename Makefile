@@ -28,7 +28,7 @@ RESOLVED = on $$(date -u +%F) with $$($(PYTHON) -V) on $$(uname -sm)
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/installed  ## Make the virtual environment with all packages at their pinned versions (TORCH_INDEX=... for a PyTorch build)
+setup: $(VENV)/installed  ## Make the virtual environment with all packages pinned (TORCH_INDEX=... for a PyTorch build)
 
 $(VENV)/installed: pyproject.toml constraints/cpu.txt $(CONSTRAINTS)
 	$(call environment,$(VENV),$(CONSTRAINTS))
@@ -78,7 +78,7 @@ format: setup  ## Format the code and fix its style
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: setup $(PEERS)/installed  ## Run all benchmarks (20 minutes on an idle machine): prints tables, writes JSON to benchmarks/results/
+bench: setup $(PEERS)/installed  ## Run all benchmarks (20 minutes, idle machine): tables here, JSON in benchmarks/results/
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.encoding
 	$(BIN)/python -m benchmarks.sampling

@@ -43,7 +43,7 @@ class RedisSettings(Part):
     retries: Annotated[int, Field(ge=0)] = 2
     state_max_memory_mb: PositiveInt = Field(2048, description="Limit of the private server (noeviction).")
     cache_max_memory_mb: PositiveInt = Field(4096, description="Limit of the private server (allkeys-lru).")
-    cache_ttl_s: PositiveInt = Field(24 * 3600, description="The longest that a cached value is kept.")
+    cache_ttl_s: PositiveInt = Field(24 * 3600, description="Longest time that a cached value is kept.")
     answer_ttl_s: PositiveInt = Field(3600, description="How long an answer's pieces can be read again.")
 
 
@@ -63,7 +63,7 @@ class JobSettings(Part):
     recheck_after_s: PositiveFloat = Field(30.0, description="Unfinished work is checked at least this often.")
     max_pending_segments: PositiveInt = Field(8, description="Encode jobs of a video queued at once.")
     surroundings_retry_after_s: PositiveFloat = Field(
-        10.0, description="Pause if the archive, Redis or the disk fails."
+        10.0, description="Pause after a failure of the archive, Redis or the disk."
     )
     exclusive_wait_s: PositiveFloat = Field(
         30.0, description="How long a suspect job waits to be alone in its process."
@@ -75,7 +75,9 @@ class IngestSettings(Part):
 
     sample_fps: PositiveFloat = 1.0
     mode: Literal["exact", "keyframes"] = "exact"
-    decoder_threads: PositiveInt = Field(1, description="More speed up one video, but cost a little in total.")
+    decoder_threads: PositiveInt = Field(
+        1, description="More threads make one video faster, but all of them a little slower."
+    )
     model_side_px: PositiveInt = Field(336, description="Side of the model's pictures; LLaVA-Mini-HD needs 672.")
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(90, description="For the model's pictures.")
     view_long_side_px: Annotated[int, Field(ge=0, le=8192)] = Field(
@@ -96,7 +98,7 @@ class IngestSettings(Part):
     download_timeout_s: PositiveFloat = Field(4 * 3600.0, description="For a whole download, redirects included.")
     connect_timeout_s: PositiveFloat = Field(10.0, description="To resolve a host and connect; again for TLS.")
     header_timeout_s: PositiveFloat = Field(30.0, description="From connecting to the last header of the response.")
-    read_timeout_s: PositiveFloat = Field(30.0, description="The longest that a server may be silent.")
+    read_timeout_s: PositiveFloat = Field(30.0, description="Longest silence of a server.")
     min_download_bytes_per_s: PositiveInt = Field(10 * 1024, description="A slower download is aborted.")
     max_redirects: Annotated[int, Field(ge=0)] = 3
     concurrent_downloads: PositiveInt = Field(8, description="Downloads at once in one ingest worker.")
@@ -141,7 +143,7 @@ class ReasonerSettings(Part):
         600.0, description="How long a question waits for encoder workers' fusions."
     )
     encoder_missing_after_s: PositiveFloat = Field(
-        5.0, description="A question waits if no encoder worker lives for this long."
+        5.0, description="A question goes back to waiting after this long without encoder workers."
     )
     max_tokens: PositiveInt = 256
     prefix_cache_mb: PositiveInt = 1024
@@ -162,7 +164,9 @@ class ApiSettings(Part):
     header_timeout_s: PositiveFloat = Field(
         10.0, description="From connecting, or the last response, to a whole header."
     )
-    body_timeout_s: PositiveFloat = Field(30.0, description="To receive a body, plus the time for its size.")
+    body_timeout_s: PositiveFloat = Field(
+        30.0, description="To receive a body, plus time for its size (min_body_bytes_per_s)."
+    )
     min_body_bytes_per_s: PositiveInt = Field(32 * 1024, description="A slower body is cut off.")
     send_timeout_s: PositiveFloat = Field(60.0, description="A client that reads nothing this long is cut off.")
     max_upload_bytes: PositiveInt = 4 * 1024**3

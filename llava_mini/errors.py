@@ -1,4 +1,4 @@
-"""What can go wrong with a model.
+"""The errors of a model.
 
 ModelError
  ├─ CheckpointError   the checkpoint cannot be read, or is not one of this architecture

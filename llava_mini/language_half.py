@@ -28,7 +28,7 @@ class LanguageHalf:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = self.llm.device
         return device
 

@@ -70,7 +70,7 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     for problem, names in (("lacks", wanted.keys() - tensors), ("has no place for", tensors.keys() - wanted)):
         if names:
-            raise CheckpointError(f"{where} {problem} {len(names)} tensors, the first of them {min(names)}")
+            raise CheckpointError(f"{where} {problem} {len(names)} tensors; the first is {min(names)}")
     for name, shape in wanted.items():
         found = tuple(tensors[name].shape)
         if found != shape:

@@ -32,7 +32,7 @@ class Encoded:
 
 
 class LlavaMini:
-    """LLaVA-Mini in two halves, either of which may be absent.
+    """LLaVA-Mini in two halves. Either half may be absent.
 
     fingerprint   identity of the checkpoint, the same for each half
     config        its shapes

@@ -32,7 +32,7 @@ class Call:
 
 @dataclass
 class Cost:
-    """What happened between two points in time."""
+    """The cost of everything between two points in time."""
 
     calls: list[Call] = field(default_factory=list)
     state_bytes: int = 0

@@ -161,7 +161,7 @@ def _write_video(path: Path, seconds: int) -> None:
 
 
 def _subtract_cost(one: Cost, more: Cost) -> Cost:
-    """What `more` has beyond `one`. For each call of `one`, a call with the same command and kind is dropped."""
+    """Subtracts `one` from `more`. Each call of `one` removes a call of the same command and kind from `more`."""
     rest = list(more.calls)
     for call in one.calls:
         rest.remove(next(other for other in rest if other.words[0] == call.words[0] and other.kind == call.kind))

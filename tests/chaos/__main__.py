@@ -156,7 +156,7 @@ class Run:
             assert self._user.ask(video, video.medium.questions[0]), "the recovered service refuses a question"
 
     def _age_leftovers(self) -> None:
-        """Ages what broken writes, uploads and downloads left behind, because the service only removes old files."""
+        """Makes leftovers of broken writes, uploads and downloads look old: the service removes only old ones."""
         long_ago = time.time() - AGED_S
         for path in self._list_leftovers():
             os.utime(path, (long_ago, long_ago))

@@ -155,7 +155,7 @@ class Verdict:
     def _list_logs(self) -> list[Path]:
         return sorted((self._service.folder / "logs").glob("*-*.log"))
 
-    # what is left over
+    # leftovers
 
     def _judge_strangers(self) -> list[str]:
         """Videos whose acceptance never reached the user must be settled too; each folder must have a document."""

@@ -32,7 +32,7 @@ keep_files_private(data)
 """
 
 
-def test_only_the_owner_can_open_the_data_folder_and_everything_in_it(tmp_path: Path) -> None:
+def test_only_the_owner_can_open_the_data_folder_or_anything_in_it(tmp_path: Path) -> None:
     data = tmp_path / "new" / "data"
     root = Path(__file__).parent.parent.parent
     subprocess.run([sys.executable, "-c", WRITER, str(data)], cwd=root, check=True)

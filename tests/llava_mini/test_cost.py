@@ -115,7 +115,7 @@ class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(("frames", "text_tokens"), [(16, 3), (16, 60), (2, 200)])
-def test_a_batch_takes_no_more_than_is_counted(frames: int, text_tokens: int, model_a: LlavaMini) -> None:
+def test_a_batch_takes_no_more_memory_than_counted(frames: int, text_tokens: int, model_a: LlavaMini) -> None:
     config = model_a.config
     counted = byte_costs(config, torch.float32, "full", batch_frames=frames, text_tokens=text_tokens).encode_batch
     images, text = pixels(model_a, frames), torch.zeros(text_tokens, config.hidden_size)
