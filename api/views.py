@@ -10,7 +10,7 @@ from api import examples
 from api.schemas import SamplingMode, shown
 from storage.documents import Answer, FusionMode, Options, Progress, Question, QuestionStatus, Video, VideoStatus
 from storage.store import Store
-from storage.stretch import Stretch, find_stretch
+from storage.stretch import find_stretch
 from storage.text import escape_controls
 
 Shown = TypeVar("Shown", Video, Question)
@@ -158,20 +158,8 @@ def _find_waiting(store: Store, question: Question) -> Waiting:
     return Waiting(
         awaited="encoder" if ready else "frames",
         frames_encoded=encoded,
-        frames_expected=_expected_frames(question, stretch),
+        frames_expected=stretch.frames_expected,
     )
-
-
-def _expected_frames(question: Question, stretch: Stretch) -> int | None:
-    """Frames of the stretch in the end; None while the length of the video is not known."""
-    holder = stretch.holder
-    total = holder.frames_expected if holder.frames_sampled is None else holder.frames_sampled
-    if question.end_s is None and total is None:
-        return None
-    slots = stretch.slots
-    if question.end_s is None or (total is not None and total < slots.stop):
-        slots = range(slots.start, total or 0)
-    return len(slots)
 
 
 def _safe(document: Shown) -> Shown:

@@ -13,6 +13,7 @@ from cli.client import Client
 from cli.errors import ServiceError
 from cli.times import format_time
 from cli.videos import wait_for_video
+from configs.privacy import keep_files_private
 from demo.media import REAL_FILE, WORLD_FILE, dozen, prepare, served
 from demo.service import running
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the service up")
     options = parser.parse_args()
+    keep_files_private(DATA)
     show.console.print("drawing ten minutes of the generated world ...")
     world = prepare(DATA / "media")
     try:

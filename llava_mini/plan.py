@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import fill
 
 import torch
 
@@ -30,6 +31,7 @@ DRIVER_BYTES = 308 * MIB
 # again is for the kernels it loads later and for cuBLAS's workspaces.
 CONTEXT_BYTES, PROCESSES = 600 * 10**6, 2
 FRAGMENTS = 0.10  # allowance for free blocks that fit nothing else, as a share of the memory that comes and goes
+WIDTH = 100  # columns of a terminal that the plan needs
 
 
 @dataclass(frozen=True)
@@ -103,40 +105,31 @@ def format_plan(gpu_gib: float, config: LlavaMiniConfig, load: Load) -> str:
     """Formats both tables as text. A star marks the weights that the settings choose."""
     card_bytes = int(gpu_gib * GIB)
     plans = [plan(card_bytes, config, replace(load, weights=weights)) for weights in WEIGHTS]
-    names = list(plans[0].parts)
+    columns = [f"{p.load.weights}{' *' if p.load.weights == load.weights else ''}" for p in plans]
     memory = table(
-        ["weights", *(f"{name} GB" for name in names), "in use GB", "frames in memory", "frames", "at 1 fps"],
+        ["GB, by the weights of the language model", *columns],
         [
-            [
-                f"{p.load.weights}{' *' if p.load.weights == load.weights else ''}",
-                *(f"{p.parts[name] / GB:.2f}" for name in names),
-                f"{p.used_bytes / GB:.1f}" if p.used_bytes <= card_bytes else f"{p.used_bytes / GB:.1f}: too much",
-                p.frames_in_memory,
-                p.frames,
-                f"{p.frames / 3600:.1f} h",
-            ]
-            for p in plans
+            *([name, *(f"{p.parts[name] / GB:.2f}" for p in plans)] for name in plans[0].parts),
+            ["in use", *(f"{p.used_bytes / GB:.1f}{': too much' * (p.used_bytes > card_bytes)}" for p in plans)],
+            ["frames in memory", *(p.frames_in_memory for p in plans)],
+            ["frames, also within the context", *(p.frames for p in plans)],
+            ["at 1 fps", *(f"{p.frames / 3600:.1f} h" for p in plans)],
         ],
     )
     costs, C = plans[0].costs, config.tokens_per_frame
-    return "\n".join(
-        [
-            f"Memory on a card of {gpu_gib:g} GB ({card_bytes / GB:.2f}e9 bytes) with the encoder and the reasoner on"
-            f" it: {load.dtype}, {load.batch_frames} frames a batch, {load.prefix_cache_bytes // MIB} MiB of prefixes,",
-            f"{load.questions} questions at once, each with a prompt of {PROMPT_TOKENS} and an answer of"
-            f" {load.new_tokens} tokens. Activations are estimates.",
-            "",
-            memory,
-            "",
-            f"A frame takes {costs.cache_per_position * C / 1e6:.2f} MB of key/value cache in a"
-            f" kept prefix, {plans[0].per_position * C / 1e6:.2f} MB more while it is asked about,"
-            f" and {costs.token_per_frame / 1e3:.1f} kB in a record. The context holds {config.context} positions.",
-            "",
-            f"TFLOP of one picture and a question of {TEXT_TOKENS} tokens (multiply-adds count as two)",
-            "",
-            format_flops(config),
-        ]
+    beside = (
+        f"Memory on a card of {gpu_gib:g} GB ({card_bytes / GB:.2f}e9 bytes) with the encoder and the reasoner on"
+        f" it: {load.dtype}, {load.batch_frames} frames a batch, {load.prefix_cache_bytes // MIB} MiB of prefixes,"
+        f" {load.questions} questions at once, each with a prompt of {PROMPT_TOKENS} and an answer of"
+        f" {load.new_tokens} tokens. Activations are estimates."
     )
+    frame = (
+        f"A frame takes {costs.cache_per_position * C / 1e6:.2f} MB of key/value cache in a"
+        f" kept prefix, {plans[0].per_position * C / 1e6:.2f} MB more while it is asked about,"
+        f" and {costs.token_per_frame / 1e3:.1f} kB in a record. The context holds {config.context} positions."
+    )
+    flops = f"TFLOP of one picture and a question of {TEXT_TOKENS} tokens (multiply-adds count as two)"
+    return "\n\n".join([fill(beside, WIDTH), memory, fill(frame, WIDTH), fill(flops, WIDTH), format_flops(config)])
 
 
 def format_flops(config: LlavaMiniConfig) -> str:

@@ -15,18 +15,28 @@ from storage.timeline import FULL_MASK
 
 log = logging.getLogger(__name__)
 
+IDLE_S = 600  # no segment encoded for so long: the workers were off, or busy with other videos
 MODELS = "lw:models"  # set of all fingerprints that ever encoded here
 
 
 @dataclass(frozen=True)
+class Pace:
+    """The work on a video since it last stood still for `IDLE_S`, by the marks of encoded segments (epoch seconds)."""
+
+    since_s: float
+    last_s: float
+    frames: int  # encoded after the first of these marks
+
+
+@dataclass(frozen=True)
 class Totals:
-    """How many frames of a video are sampled, encoded, and given up; and when encoding began (epoch seconds)."""
+    """How many frames of a video are sampled, encoded, and given up; and how encoding has gone on lately."""
 
     sampled: int
     encoded: int
     failed: int
     encoded_segments: int  # from the start, without a gap
-    since_s: float | None
+    pace: Pace | None  # None: nothing is encoded
 
 
 @dataclass(frozen=True)
@@ -201,7 +211,7 @@ class Coverage:
         with redis_errors():
             self._mark(
                 keys=[key, _totals_key(video_id), _partial_key(video_id), deleted_key(video_id), *more_keys],
-                args=[counter, int(time.time()), *marks],
+                args=[counter, int(time.time()), IDLE_S, *marks],
             )
 
 
@@ -210,14 +220,21 @@ def _totals(replies: list[Any], fingerprint: str) -> Totals | None:
     counts = {as_text(name): int(value) for name, value in raw.items()}
     if "counted" not in counts:
         return None
-    since = counts.get(f"encoded:{fingerprint}:since")
+    encoded = f"encoded:{fingerprint}"
+    marks = [counts.get(f"{encoded}:{name}") for name in ("since", "last", "base")]
     return Totals(
         counts.get("sampled", 0),
-        counts.get(f"encoded:{fingerprint}", 0),
+        counts.get(encoded, 0),
         sum(int(as_text(value).partition(":")[0]) for value in failed),
         first_gap if first_gap >= 0 and encoded_bytes else 8 * encoded_bytes,
-        None if since is None else float(since),
+        _pace(counts.get(encoded, 0), *marks),
     )
+
+
+def _pace(encoded: int, since_s: int | None, last_s: int | None, base: int | None) -> Pace | None:
+    if since_s is None or last_s is None or base is None:
+        return None
+    return Pace(since_s, last_s, encoded - base)
 
 
 def _gaps(replies: Sequence[Any], count: int) -> list[int]:

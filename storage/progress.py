@@ -2,7 +2,7 @@
 
 import time
 
-from storage.coverage import Totals
+from storage.coverage import IDLE_S, Totals
 from storage.documents import Progress, Video
 from storage.timeline import SEGMENT_SLOTS
 
@@ -24,7 +24,8 @@ def describe_progress(video: Video, counts: Totals) -> Progress:
 
 
 def _eta_s(counts: Totals, expected: int | None) -> float | None:
-    if expected is None or counts.since_s is None or counts.encoded <= 0:
+    """None while nothing tells the pace: before a second segment is encoded, and while work stands still."""
+    now_s, pace = time.time(), counts.pace
+    if expected is None or pace is None or pace.frames <= 0 or now_s - pace.last_s > IDLE_S:
         return None
-    elapsed_s = time.time() - counts.since_s
-    return round(elapsed_s / counts.encoded * max(expected - counts.encoded, 0), 1)
+    return round((now_s - pace.since_s) / pace.frames * max(expected - counts.encoded, 0), 1)

@@ -42,13 +42,29 @@ class Stretch:
         return {segment: mask for segment, mask in masks.items() if mask}
 
     @property
+    def frames_expected(self) -> int | None:
+        """Frames that the stretch has in the end; None while the length of the video is not known."""
+        total = self._frames_of_video
+        if self.open_end and total is None:
+            return None
+        if self.open_end or (total is not None and total < self.slots.stop):
+            return len(range(self.slots.start, total or 0))
+        return len(self.slots)
+
+    @property
     def frames_missing(self) -> int:
-        """Frames of the stretch that are sampled but not encoded."""
-        return sum(
-            (mask & mask_within(self.slots, segment)).bit_count()
-            for segment, mask in self.covered.sampled.items()
-            if segment not in self.covered.encoded
+        """Frames of the stretch that are not encoded; those still to be sampled too, once the length is known."""
+        sampled = sum(
+            (mask & mask_within(self.slots, segment)).bit_count() for segment, mask in self.covered.sampled.items()
         )
+        growing = not self.holder.settled and self._frames_of_video is not None
+        expected = (growing and self.frames_expected) or 0
+        return max(sampled, expected) - sum(mask.bit_count() for mask in self.masks.values())
+
+    @property
+    def _frames_of_video(self) -> int | None:
+        holder = self.holder
+        return holder.frames_expected if holder.frames_sampled is None else holder.frames_sampled
 
     @property
     def is_complete(self) -> bool:

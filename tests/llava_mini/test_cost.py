@@ -17,7 +17,7 @@ from llava_mini.cost import ByteCosts, byte_costs, llava_flops, our_flops, plain
 from llava_mini.model import LlavaMini
 from llava_mini.plan import CONTEXT_BYTES, GIB, Load, find_subject, main, plan
 from llava_mini.quantize import Weights
-from llava_mini.shapes import llava_mini_7b, llava_mini_8b
+from llava_mini.shapes import SHAPES, llava_mini_7b, llava_mini_8b
 from tests.llava_mini.test_vision_half import pixels
 
 TEXT_TOKENS = 43
@@ -169,7 +169,7 @@ def test_the_plan_follows_the_given_settings(tmp_path: Path, capsys: pytest.Capt
         encoding="utf-8",
     )
     assert main(["--config", str(file)]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     for part in (
         "25.77e9 bytes",
         "torch.float16",
@@ -181,7 +181,7 @@ def test_the_plan_follows_the_given_settings(tmp_path: Path, capsys: pytest.Capt
     ):
         assert part in printed
     assert main(["--config", str(file), "--dtype", "bfloat16", "--batch-frames", "6"]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "torch.bfloat16, 6 frames a batch" in printed
 
 
@@ -195,6 +195,13 @@ def test_the_plan_is_printed_for_a_shape_and_for_a_checkpoint(
     assert main(["--config", str(folder_a)]) == 0
     assert main(["--config", "no-such-config"]) == 1
     assert "no-such-config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "tiny"])
+@pytest.mark.parametrize("gpu_gb", ["1", "24"])
+def test_the_plan_fits_a_terminal(capsys: pytest.CaptureFixture[str], name: str, gpu_gb: str) -> None:
+    assert main(["--config", name, "--gpu-gb", gpu_gb]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
 def test_the_plan_runs_as_a_command() -> None:

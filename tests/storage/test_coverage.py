@@ -7,9 +7,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from storage.ids import new_video_id
+from storage.progress import describe_progress
 from storage.store import Store
 from storage.timeline import FULL_MASK
-from tests.storage.making import MODEL, OTHER_MODEL, list_keys
+from tests.storage.making import MODEL, OTHER_MODEL, list_keys, make_video
 
 SEGMENTS = st.integers(0, 40)
 MASKS = st.one_of(st.just(FULL_MASK), st.integers(1, FULL_MASK))
@@ -114,3 +115,34 @@ def test_totals_are_unknown_until_they_are_complete(store: Store) -> None:
     assert not store.coverage.is_counted(unknown)
     totals = store.coverage.read_totals([unknown, known, unknown], MODEL)
     assert [total and total.sampled for total in totals] == [None, 64, None]
+
+
+def test_an_estimate_rests_on_the_work_since_it_last_stood_still(store: Store) -> None:
+    video = make_video(status="ready", frames_sampled=640, frames_expected=640)
+    store.coverage.mark_sampled(video.id, dict.fromkeys(range(10), FULL_MASK))
+    store.coverage.set_counted(video.id)
+
+    def encode(segment: int) -> None:
+        store.coverage.mark_encoded(video.id, {segment: FULL_MASK}, MODEL)
+
+    def pass_time(seconds: int) -> None:
+        for name in ("since", "last"):
+            store.state.hincrby(f"lw:totals:{video.id}", f"encoded:{MODEL}:{name}", -seconds)
+
+    def estimate() -> float | None:
+        (totals,) = store.coverage.read_totals([video.id], MODEL)
+        assert totals is not None
+        return describe_progress(video, totals).eta_s
+
+    assert estimate() is None
+    encode(0)
+    assert estimate() is None  # one segment tells no pace
+    pass_time(50)
+    encode(1)
+    assert 8 * 50 <= (estimate() or 0) < 8 * 60
+    pass_time(10 * 3600)
+    assert estimate() is None  # it stands still
+    encode(2)
+    pass_time(100)
+    encode(3)
+    assert 6 * 100 <= (estimate() or 0) < 6 * 110  # the night does not count

@@ -1,5 +1,7 @@
 """What a question is about: its frames, and whether the answer can begin."""
 
+from typing import Any
+
 import pytest
 
 from storage.store import Store
@@ -24,6 +26,18 @@ def test_a_stretch_names_its_encoded_frames_and_counts_the_others(store: Store) 
     whole = find(store, video.id)
     assert whole.masks == {0: FULL_MASK}
     assert whole.frames_missing == 150 - 64
+
+
+def test_of_a_growing_video_what_is_still_to_be_sampled_is_missing_too(store: Store) -> None:
+    growing: dict[str, Any] = {"status": "sampling", "frames_sampled": None}
+    video = add_encoded(store, 128, encoded=1, frames_expected=600, **growing)
+    assert find(store, video.id).frames_missing == 600 - 64
+    assert find(store, video.id, start_s=32.0, end_s=500.0).frames_missing == 500 - 64
+    assert find(store, video.id, end_s=900.0).frames_missing == 600 - 64  # the video ends before
+    assert find(store, video.id, end_s=64.0).frames_missing == 0
+    assert find(store, add_encoded(store, 128, frames_expected=None, **growing).id).frames_missing == 64
+    failed = add_encoded(store, 128, frames_expected=600, status="failed", frames_sampled=None)
+    assert find(store, failed.id).frames_missing == 64  # no more will come
 
 
 def test_a_stretch_is_complete_once_nothing_more_can_come(store: Store) -> None:
