@@ -23,7 +23,7 @@ from benchmarks.report import write_json
 from llava_mini.config import read_json
 from llava_mini.model import LlavaMini
 from llava_mini.placement import DTYPES
-from llava_mini.tables import table
+from llava_mini.text_table import table
 
 SHAPE = Path(__file__).parent / "shapes" / "mid"
 SEED, STD = 1004, 0.05  # of the recipe (golden/README.md)

@@ -7,7 +7,7 @@ from llava_mini.cost import Flops, llava_flops, our_flops, plain_flops
 from llava_mini.plan import GIB, TEXT_TOKENS, Load, find_subject, format_plan, plan
 from llava_mini.quantize import WEIGHTS
 from llava_mini.shapes import SHAPES, llava_mini_7b
-from llava_mini.tables import table
+from llava_mini.text_table import table
 
 TERA = 1e12
 GPU_GIB = 24

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.decoders import WAYS
 from benchmarks.footage import FPS, write_footage
 from benchmarks.report import write_json
-from llava_mini.tables import table
+from llava_mini.text_table import table
 
 FOLDER = Path("data/benchmarks")
 PEERS = FOLDER / "peers" / "bin" / "python"

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from cli import pictures, questions, show, videos, workers
+from cli import pictures, programs, questions, show, videos
 from cli.errors import say_error
 from cli.options import read_settings
 from configs.loading import CONFIG_VARIABLE, SettingsError, find_config, load_settings
 from storage.errors import LongwatchError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-for group in (videos, questions, pictures, workers):
+for group in (videos, questions, pictures, programs):
     app.add_typer(group.app)  # beside the others, not below a name
 
 

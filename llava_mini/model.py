@@ -13,12 +13,12 @@ from llava_mini.context_limit import require_fit
 from llava_mini.errors import InputError, PartMissing
 from llava_mini.finite import require_finite
 from llava_mini.language_half import LanguageHalf, gather
-from llava_mini.loading import load_embeddings, load_language, load_vision
 from llava_mini.placement import Attention, resolve_attention, resolve_device, resolve_dtype
 from llava_mini.preprocess import Pictures, Preprocessor
 from llava_mini.prompt import IMAGE_TOKEN_ID
 from llava_mini.quantize import Weights, quantize
 from llava_mini.vision_half import Stages, VisionHalf
+from llava_mini.weights import load_embeddings, load_language, load_vision
 
 Part = Literal["vision", "language"]
 

@@ -20,7 +20,7 @@ from llava_mini.errors import ModelError
 from llava_mini.placement import DTYPES, resolve_dtype
 from llava_mini.quantize import WEIGHTS, Weights
 from llava_mini.shapes import RELEASED, SHAPES
-from llava_mini.tables import table
+from llava_mini.text_table import table
 
 GB, GIB, MIB = 10**9, 2**30, 2**20
 TEXT_TOKENS = 43  # as in the paper's counts (docs/design.md, costs)

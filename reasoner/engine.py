@@ -15,8 +15,8 @@ from transformers import DynamicCache
 
 from llava_mini.language_half import fork, shorten
 from llava_mini.model import LlavaMini
+from llava_mini.next_token import next_token
 from llava_mini.prompt import PromptBuilder, PromptIds, Turn
-from llava_mini.sampling import next_token
 from reasoner.focus import Array, as_float, even_sample, focus_count, halved, top_places
 from reasoner.prefix_cache import PrefixCache
 from reasoner.scheduler import ModelThread

@@ -19,7 +19,7 @@ WORKERS = ("encoder_worker", "ingest", "reasoner")
 # File names that mean the same in every package that has them.
 SHARED_NAMES = {"__init__", "__main__", "errors", "jobs", "questions", "scheduler", "videos"}
 # File names that only their package tells apart. Do not add to this list.
-QUALIFIED_NAMES = {"connections", "frames", "loading", "pictures", "sampling", "tables", "workers"}
+QUALIFIED_NAMES = {"connections", "frames", "pictures"}
 
 
 def list_files(*folders: str) -> list[Path]:

@@ -31,7 +31,7 @@ from benchmarks.scale.operations import (
 )
 from benchmarks.scale.service import Service, running_service
 from configs.settings import JobSettings
-from llava_mini.tables import table
+from llava_mini.text_table import table
 
 SIZES = (10, 100, 1000)
 LIVE_VIDEOS = 100

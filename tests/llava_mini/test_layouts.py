@@ -20,8 +20,8 @@ from llava_mini.config import LlavaMiniConfig
 from llava_mini.errors import CheckpointError
 from llava_mini.language_half import LanguageHalf
 from llava_mini.model import LlavaMini, Part
+from llava_mini.next_token import next_token
 from llava_mini.prompt import SYSTEM_TEXT, PromptBuilder
-from llava_mini.sampling import next_token
 from llava_mini.shapes import llava_mini_7b, llava_mini_8b
 from llava_mini.vision_half import VisionHalf
 from tests.llava_mini.layouts import (

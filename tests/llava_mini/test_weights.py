@@ -16,10 +16,10 @@ from torch.testing import assert_close
 from benchmarks.recipe import write_checkpoint
 from llava_mini.checkpoint import EMBEDDINGS, LANGUAGE_PREFIXES, TOWER_COPY, VISION_PREFIXES, Checkpoint, Wanted
 from llava_mini.errors import CheckpointError, DeviceError, PartMissing
-from llava_mini.loading import load_embeddings, load_language, load_vision
 from llava_mini.model import LlavaMini
 from llava_mini.placement import resolve_attention
 from llava_mini.quantize import Weights
+from llava_mini.weights import load_embeddings, load_language, load_vision
 from tests.llava_mini.conftest import GOLDEN, METADATA, MakeCheckpoint
 from tests.llava_mini.test_parity import golden
 

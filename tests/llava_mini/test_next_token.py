@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llava_mini.errors import NonFinite
-from llava_mini.sampling import next_token
+from llava_mini.next_token import next_token
 
 LOGITS = torch.log(torch.tensor([0.1, 0.5, 0.3, 0.1]))
 
