@@ -10,6 +10,7 @@ from storage.documents import Options, Question, Video
 from storage.errors import BadRequest, Conflict, NotFound
 from storage.ids import new_question_id
 from storage.store import Store
+from storage.stretch import Stretch, find_stretch
 
 
 def keep_question(video_id: str, wanted: QuestionRequest, service: Service) -> Question:
@@ -37,10 +38,23 @@ def keep_question(video_id: str, wanted: QuestionRequest, service: Service) -> Q
         ),
         previous_question_id=wanted.previous_question_id,
     )
-    met = service.intake.admit_question(question, holder)
+    stretch = find_stretch(store, question, holder, store.workers.read_model())
+    if not question.partial:
+        _require_fit(store, stretch)
+    met = service.intake.admit_question(question, stretch)
     if met is not None:
         raise TooMany(_describe_limit(met, settings.api))
     return service.intake.add_question(question)
+
+
+def _require_fit(store: Store, stretch: Stretch) -> None:
+    """Raises BadRequest if the stretch exceeds the model's context: better now than once all of it is encoded."""
+    expected, most = stretch.frames_expected, store.workers.read_max_frames()
+    if expected is not None and most is not None and expected > most:
+        raise BadRequest(
+            f"this stretch has {expected} frames; the model takes {most} at most: ask about "
+            f"{most / stretch.holder.sample_fps:g} s or less (start, end)"
+        )
 
 
 def _describe_limit(met: Full, limits: ApiSettings) -> str:

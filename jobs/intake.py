@@ -8,7 +8,7 @@ from storage.deletion import delete_video
 from storage.documents import Question, Video
 from storage.errors import Conflict, GivenAway, StateRebuilding
 from storage.store import UNWRITTEN_S, Store
-from storage.stretch import find_stretch
+from storage.stretch import Stretch
 
 
 class Intake:
@@ -51,9 +51,8 @@ class Intake:
             self._store.update_video(filled)
         return filled
 
-    def admit_question(self, question: Question, holder: Video) -> Full | None:
+    def admit_question(self, question: Question, stretch: Stretch) -> Full | None:
         """Keeps a place for a question that is added next; or says which of the limits is met."""
-        stretch = find_stretch(self._store, question, holder, self._store.workers.read_model())
         waits = not stretch.is_ready(partial=question.partial)
         return self._store.agenda.admit(question.id, self._limits, waits=waits, in_s=UNWRITTEN_S)
 

@@ -56,12 +56,13 @@ def run_worker(
     pools: Sequence[Pool],
     handlers: Handlers,
     fingerprint: str | None = None,
+    max_frames: int | None = None,
 ) -> None:
     """Works on the pools' queues until told to stop by a signal.
 
     Beside the jobs a thread reconciles: any live worker, whatever it works on, brings back the jobs of a dead one.
     """
-    WorkerProcess(settings, store, kind, pools, handlers, fingerprint).run()
+    WorkerProcess(settings, store, kind, pools, handlers, fingerprint, max_frames).run()
 
 
 def start_thread(body: Callable[[], None], name: str) -> threading.Thread:
@@ -148,6 +149,7 @@ class WorkerProcess:
         pools: Sequence[Pool],
         handlers: Handlers,
         fingerprint: str | None,
+        max_frames: int | None = None,
     ) -> None:
         self.settings: JobSettings = settings.jobs
         self.redis = connect(settings.state_url, settings.redis)  # RQ changes its time-outs: not the store's
@@ -159,6 +161,7 @@ class WorkerProcess:
         self._kind = kind
         self._pools = pools
         self._fingerprint = fingerprint
+        self._max_frames = max_frames
         self._reconciler = Reconciler(store, settings.jobs, settings.archive.orphan_after_s)
         self._name = f"{kind}-{socket.gethostname()}-{os.getpid()}"
 
@@ -207,7 +210,8 @@ class WorkerProcess:
     def _beat(self) -> None:
         """Keeps the process and its running jobs known as alive."""
         queues = tuple(dict.fromkeys(queue for pool in self._pools for queue in pool.queues))
-        worker = Worker(self._name, self._kind, socket.gethostname(), os.getpid(), queues, self._fingerprint)
+        host, pid = socket.gethostname(), os.getpid()
+        worker = Worker(self._name, self._kind, host, pid, queues, self._fingerprint, self._max_frames)
         while not self.stopping.is_set():
             for thread, job, entry in list(self.running.values()):
                 self._try(partial(self.queues.beat, job, entry, self.settings.worker_dead_after_s))

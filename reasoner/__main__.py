@@ -52,7 +52,7 @@ def run(settings: Settings) -> None:
     jobs = ReasonerJobs(settings, store, engine)
     handlers = {"answer_question": Handler(jobs.answer_question, jobs.give_up_question)}
     pools = [Pool((ANSWER,), settings.reasoner.concurrent_questions)]
-    run_worker(settings, store, "reason", pools, handlers, engine.fingerprint)
+    run_worker(settings, store, "reason", pools, handlers, engine.fingerprint, engine.max_frames)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from llava_mini.context_limit import frames_that_fit
 from llava_mini.language_half import fork, shorten
 from llava_mini.model import LlavaMini
 from llava_mini.next_token import next_token
@@ -81,6 +82,12 @@ class Engine:
     def build_prompt(self, turns: Sequence[Turn]) -> PromptIds:
         """The token ids of a conversation whose last question is open."""
         return self._prompts.build(turns)
+
+    @property
+    def max_frames(self) -> int:
+        """How many frames fit into the context beside the shortest of questions and an answer of one token."""
+        config, text = self._model.config, self.build_prompt([("?", None)]).text
+        return frames_that_fit(config.context, config.tokens_per_frame, len(text), 1)
 
     def require_fit(self, frames: int, prompt: PromptIds, max_tokens: int) -> None:
         """Raises PromptTooLong, with the number of frames that would fit."""

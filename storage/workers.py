@@ -32,6 +32,7 @@ class Worker:
     pid: int
     queues: tuple[str, ...]
     fingerprint: str | None = None
+    max_frames: int | None = None  # of a reasoner: how many its model can be asked about at once
     trouble: str | None = None  # the surroundings' fault that its jobs wait for
 
 
@@ -79,6 +80,10 @@ class Workers:
             if dead:
                 self._redis.srem(ALIVE, *dead)  # one that lives after all adds itself with its next beat
         return [worker for blob in found if blob and (worker := _parse(blob))]
+
+    def read_max_frames(self) -> int | None:
+        """How many frames a question can be about; None if no live reasoner says."""
+        return max((worker.max_frames for worker in self.list_alive() if worker.max_frames is not None), default=None)
 
     def count_by_queue(self) -> Counter[str]:
         """How many live workers listen to each queue."""

@@ -13,6 +13,7 @@ from jobs.reconciler import Reconciler
 from storage.documents import Problem
 from storage.rebuild import rebuild_state
 from storage.store import Store
+from storage.workers import Worker
 from tests.api.conftest import MODEL, Seed, begin, encode, keep, new_question, require_problem, settle
 from tests.api.sse import Reader
 from tests.waiting import wait_until
@@ -44,6 +45,19 @@ def test_a_question_is_taken_in_as_asked(http: httpx.Client, seed: Seed, store: 
     assert kept.options.model_dump() == {"temperature": 0.5, "top_p": 0.9, "max_tokens": 7, "seed": 3}
     assert queues.list_live(ANSWER, [f"answer-{kept.id}"])
     assert http.get(response.headers["location"]).json() == shown
+
+
+def test_a_stretch_that_the_model_cannot_take_is_refused_before_it_is_encoded(
+    http: httpx.Client, seed: Seed, store: Store
+) -> None:
+    path = f"/v1/videos/{seed(frames=70, encoded=0).id}/questions"
+    assert http.post(path, json={"question": "?"}).status_code == 202  # no reasoner has said what it takes
+    store.workers.announce(Worker("reason-here-1", "reason", "here", 1, (ANSWER,), MODEL, max_frames=50), 60)
+    refused = http.post(path, json={"question": "?"})
+    require_problem(refused, 400, "bad-request")
+    assert "70 frames; the model takes 50 at most: ask about 50 s or less" in refused.json()["detail"]
+    assert http.post(path, json={"question": "?", "end": 50}).status_code == 202
+    assert http.post(path, json={"question": "?", "partial": True}).status_code == 202
 
 
 @pytest.mark.parametrize(

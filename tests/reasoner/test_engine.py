@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from llava_mini.errors import PromptTooLong
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
 from reasoner.engine import NEUTRAL_QUESTION, TURN_POSITIONS, Engine, Limits, Outcome, TokenSource
@@ -244,3 +245,10 @@ def test_relative_to_itself_the_neutral_question_looks_nowhere(
 
     list(engine.answer(loads.stretch, prompt, "focused", Options(), fuse, Outcome()))
     assert looked_at[1] == [0, 1, 2, 3, 4]  # all scores are equal: the first eighth of 40
+
+
+def test_the_most_frames_are_those_that_just_fit(engine: Engine) -> None:
+    shortest = engine.build_prompt([("?", None)])
+    engine.require_fit(engine.max_frames, shortest, 1)
+    with pytest.raises(PromptTooLong):
+        engine.require_fit(engine.max_frames + 1, shortest, 1)
