@@ -172,10 +172,10 @@ class WorkerProcess:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("rq").setLevel(logging.WARNING)
         self._announce_model()
-        self.start_threads()
+        heart, *_ = self.start_threads()
         log.info("%s works on %s", self._name, ", ".join(q for pool in self._pools for q in pool.queues))
         self.stopping.wait()
-        self._wind_up()
+        self._wind_up(heart)
 
     def start_threads(self) -> list[threading.Thread]:
         """Starts the heart, the reconciler and the job threads; they end some time after `stopping` is set."""
@@ -246,11 +246,11 @@ class WorkerProcess:
                 log.warning("waiting for Redis: %s", error)
                 self.stopping.wait(RESTART_S)
 
-    def _wind_up(self) -> None:
-        deadline = threading.Event()
-        threading.Timer(STOP_S, deadline.set).start()
-        while self.running and not deadline.wait(0.05):
-            continue
+    def _wind_up(self, heart: threading.Thread) -> None:
+        ends_at = time.monotonic() + STOP_S
+        while self.running and time.monotonic() < ends_at:
+            time.sleep(0.05)
+        heart.join(max(ends_at - time.monotonic(), 0))  # a beat on its way would announce the worker again
         try:
             for running in list(self.running.values()):
                 self.runner.give_back(running.job.id)
