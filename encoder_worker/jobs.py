@@ -48,7 +48,7 @@ class EncoderJobs:
         try:
             mask = self._mask(video_id, segment)
             with self._store.locks.hold(f"{video_id}:{segment}", self._hold_s) as held:
-                if mask and held:  # else it is encoded, or another worker encodes it
+                if mask and held:  # else it is encoded, or another worker does it and the reconciler checks later
                     self._make_record(video_id, segment, mask)
             self._follow_up(video_id)
         except NotFound as error:
