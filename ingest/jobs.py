@@ -124,7 +124,7 @@ class IngestJobs:
             self._sample(video, fence, path)
 
     def _settle_duplicate(self, video: Video, fence: Fence) -> bool:
-        """Whether another video owns the same content. If so, it holds the frames for both."""
+        """If another video owns the same content, makes this one its duplicate; returns whether it did."""
         owner_id = self._store.claim_content(video)
         if owner_id is None:
             return False

@@ -114,7 +114,7 @@ def count_quarter_turns(frame: VideoFrame) -> int:
 def time_frames_in_turn(frames: Iterable[VideoFrame], times: Sequence[int]) -> Iterator[VideoFrame]:
     """Gives frames without display times the `times`, one after the other.
 
-    Their pts is the number of their packet. A keyframe never takes a time before the one with its number, so frames
+    Their pts is the number of their packet. A keyframe takes the time with its number or a later one, so frames
     lost before it do not shift those after it.
     """
     turn = 0

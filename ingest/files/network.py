@@ -46,7 +46,7 @@ def allowed_addresses(host: str, port: int, found: Sequence[Any], listed: Sequen
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is on the public Internet. If it is IPv6 and contains an IPv4 address, both must be."""
+    """Whether anyone can reach the address. An IPv6 address that contains an IPv4 one is public only if that one is."""
     if isinstance(address, ipaddress.IPv6Address):
         last_four = ipaddress.IPv4Address(address.packed[-4:])
         if address in NAT64 or address.ipv4_mapped is not None:

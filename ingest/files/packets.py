@@ -18,7 +18,7 @@ IDR, LAST_PICTURE_NAL = 5, 5  # H.264 table 7-1: types 1 to 5 are coded pictures
 
 
 def read_packets(container: InputContainer, stream: VideoStream) -> "Iterator[CodedPacket[VideoStream]]":
-    """The stream's packets in decoding order, up to the first damage in the file; always the same."""
+    """The stream's packets in decoding order, up to the first damage; the same each time the file is opened."""
     try:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except av.FFmpegError as error:

@@ -139,7 +139,7 @@ class VideoSource:
         if end_s <= last_s:
             end_s = last_s + (1 / self.info.fps if self.info.fps else FRAME_S)
         declared_s = self.info.duration_s or 0.0
-        return min(end_s, declared_s) if declared_s > last_s else end_s  # durations of reordered frames are vague
+        return min(end_s, declared_s) if declared_s > last_s else end_s  # reordered frames' durations are unreliable
 
     def _explain_early_end(self) -> str | None:
         declared_s = self.info.duration_s
