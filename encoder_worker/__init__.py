@@ -1,1 +1,1 @@
-"""Compresses frames to tokens and fuses questions with them: the vision half at work."""
+"""Compresses frames to tokens and fuses questions with them: runs the vision half."""

@@ -31,7 +31,7 @@ def load_encoder(settings: Settings) -> Encoder:
 
 
 def run(settings: Settings) -> None:
-    """Works on the queues until told to stop by a signal; questions go before segments, and one thread is theirs."""
+    """Works on the queues until a signal stops it. Questions go before segments and have one thread of their own."""
     keep_files_private(settings.data_dir)
     if settings.encoder.threads:
         torch.set_num_threads(settings.encoder.threads)

@@ -16,7 +16,7 @@ Picture = NDArray[np.uint8]  # (h,w,3) RGB
 
 
 class Encoder:
-    """The vision half with the system prompt, which is fused with every frame before anyone asks."""
+    """The vision half with the system prompt, which is fused with every frame before any question comes."""
 
     def __init__(self, model: LlavaMini, prompts: PromptBuilder, batch_frames: int) -> None:
         self._model = model
@@ -33,15 +33,15 @@ class Encoder:
         )
 
     def encode_image(self, image: Picture, wishes: Sequence[Wish], *, urgent: bool = False) -> Encodings:
-        """Tokens of a picture of any size, seen the public way for images, and the mean of each wish."""
+        """Tokens of an image of any size, preprocessed as the public code does, and the mean of each wish."""
         pixels = self._model.preprocess_image(image)
-        shaped = pixels[:, 0] if self._model.config.pictures == 1 else pixels  # as frames are: they share batches
+        shaped = pixels[:, 0] if self._model.config.pictures == 1 else pixels  # shaped like frames, to share batches
         return self._scheduler.encode(1, lambda *_: shaped, wishes, urgent=urgent)
 
 
 def decode_jpeg(picture: bytes, where: str) -> Picture:
-    """RGB (side,side,3) of a JPEG; raises DamagedFile saying `where` it lies."""
+    """Decodes a JPEG to RGB (side,side,3); raises DamagedFile, which says `where` it is."""
     image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR) if picture else None
     if image is None or image.shape[0] != image.shape[1]:
-        raise DamagedFile(f"{where} is no whole JPEG for the model; restore it, or add the video anew")
+        raise DamagedFile(f"{where} is not a whole JPEG for the model; restore it, or add the video again")
     return np.asarray(image[..., ::-1], np.uint8)

@@ -1,4 +1,4 @@
-"""The encoder's jobs, level-triggered: they make tokens and fusions be there, and running twice is harmless."""
+"""The encoder's jobs, level-triggered: each ensures that tokens or fusions exist, and running it twice is harmless."""
 
 import logging
 from collections.abc import Sequence
@@ -44,18 +44,18 @@ class EncoderJobs:
         self._hold_s = settings.jobs.worker_dead_after_s
 
     def encode_segment(self, video_id: str, segment: int) -> None:
-        """Makes the segment's record; raises DamagedFile if its pictures are gone or damaged, NonFinite."""
+        """Makes the segment's record; raises NonFinite, and DamagedFile if its pictures are gone or damaged."""
         try:
             mask = self._mask(video_id, segment)
             with self._store.locks.hold(f"{video_id}:{segment}", self._hold_s) as held:
-                if mask and held:  # else it is encoded, or another is at it and the reconciler comes back
+                if mask and held:  # else it is encoded, or another worker does it and the reconciler checks later
                     self._make_record(video_id, segment, mask)
             self._follow_up(video_id)
         except NotFound as error:
             self._require_deleted(video_id, error)
 
     def give_up_segment(self, reason: str, video_id: str, segment: int) -> None:
-        """Settles the segment as failed: what waits for it goes on without."""
+        """Marks the segment as failed, so that questions continue without it."""
         span = range(segment, segment + 1)
         try:
             covered = self._store.read_coverage(self._store.read_video(video_id), span, self._encoder.fingerprint)
@@ -66,7 +66,7 @@ class EncoderJobs:
             log.info("video %s was deleted meanwhile", video_id)
 
     def fuse_question(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
-        """Makes the cache hold these fusions: texts averaged over portions of frames. Raises DamagedFile, NonFinite."""
+        """Caches these fusions: texts averaged over portions of frames. Raises DamagedFile, NonFinite."""
         job_id = fuse_job_id(video_id, requests)
         try:
             video = self._store.read_video(video_id)
@@ -77,11 +77,11 @@ class EncoderJobs:
         self._notices.tell(job_id)
 
     def give_up_fusions(self, reason: str, video_id: str, requests: Sequence[FusionRequest]) -> None:
-        """Tells the questions that wait."""
+        """Tells the waiting questions why there are no fusions."""
         self._notices.tell(fuse_job_id(video_id, requests), reason)
 
     def _mask(self, video_id: str, segment: int) -> int:
-        """Which frames of the segment are to be encoded: 0 if they are, or if there are none."""
+        """The mask of the segment's frames to encode: 0 if they are encoded already, or if there are none."""
         video = self._store.read_video(video_id)
         covered = self._store.read_coverage(video, range(segment, segment + 1), self._encoder.fingerprint)
         return 0 if segment in covered.encoded else covered.sampled.get(segment, 0)
@@ -98,13 +98,13 @@ class EncoderJobs:
         self._store.create_record(video_id, segment, record)
 
     def _require_deleted(self, video_id: str, error: NotFound) -> None:
-        """Raises DamagedFile if the video is there, so that only its pictures are gone: no retry brings them back."""
+        """Raises DamagedFile if the video still exists: its pictures are gone, and no retry brings them back."""
         if self._store.archive.has_video(video_id):
-            raise DamagedFile(f"{error}, though it was sampled; restore it, or add the video anew") from error
+            raise DamagedFile(f"{error}, though it was sampled; restore it, or add the video again") from error
         log.info("video %s was deleted meanwhile", video_id)
 
     def _follow_up(self, video_id: str) -> None:
-        """Enqueues what was held back to bound the queue, and wakes the questions that waited."""
+        """Enqueues segments that were held back to bound the queue, and wakes waiting questions."""
         self._inspector.inspect_video(video_id)
         self._inspector.wake_questions(video_id)
 
@@ -124,7 +124,7 @@ class EncoderJobs:
 
 
 def _portions(requests: Sequence[FusionRequest]) -> list[list[WantedFusion]]:
-    """The fusions by portions of about a segment's worth of frames: an hour's pictures are a gigabyte."""
+    """The fusions, grouped by portions of about 64 frames: an hour's pictures are a gigabyte."""
     wanted: dict[Masks, list[WantedFusion]] = {}
     for ids, first_row, masks in requests:
         for portion in cut_portions(masks):
@@ -133,7 +133,7 @@ def _portions(requests: Sequence[FusionRequest]) -> list[list[WantedFusion]]:
 
 
 def _to_half(values: NDArray[np.float32], where: str) -> Half:
-    """As float16, the form that is kept; raises NonFinite for what does not fit into it."""
+    """Converts to float16, which is stored; raises NonFinite if a value does not fit."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if not np.isfinite(half).all():

@@ -1,4 +1,4 @@
-"""Reads the pictures that the model is to see from the archive."""
+"""Reads pictures from the archive for the model."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ def encode_places(
     *,
     urgent: bool = False,
 ) -> Encodings:
-    """The frames that the masks (by segment) name, in the order of time, through the model.
+    """Runs the frames in the masks (segment -> mask) through the model, in time order.
 
-    Raises DamagedFile if no picture of a segment can be read, NotFound once the video was deleted.
+    Raises DamagedFile if no picture of a segment can be read, NotFound if the video was deleted.
     """
     if video.media == "image":
         image = _read_image(archive, video.id)
@@ -38,7 +38,7 @@ def encode_places(
 
 
 def read_frames(archive: Archive, video_id: str, segment: int, mask: int) -> list[Picture]:
-    """The frames that the mask names; the nearest whole one stands in for a damaged one. Raises as above."""
+    """The frames in the mask; the nearest whole frame stands in for a damaged one. Raises as `encode_places` does."""
     path = archive.segment_path(video_id, segment)
     try:
         with archive.open_segment(video_id, segment) as pictures:
@@ -53,14 +53,14 @@ def _read_image(archive: Archive, video_id: str) -> Picture:
     except NotFound as error:
         raise _explain_loss(archive, video_id, error) from error
     except DamagedFile as error:
-        raise DamagedFile(f"the image of {video_id}: {error}; restore it, or add it anew") from error
+        raise DamagedFile(f"the image of {video_id}: {error}; restore it, or add it again") from error
 
 
 def _explain_loss(archive: Archive, video_id: str, error: NotFound) -> NotFound | DamagedFile:
-    """A file that is not there was deleted with its video, or the archive lost it."""
+    """A missing file was deleted with its video, or the archive lost it."""
     if not archive.has_video(video_id):
         return error
-    return DamagedFile(f"{error}, although it was kept: the archive lost it; restore it, or add the video anew")
+    return DamagedFile(f"{error}, although it was stored: the archive lost it; restore it, or add the video again")
 
 
 def _read_frame(pictures: SegmentReader, path: str, place: int) -> Picture:
@@ -70,7 +70,7 @@ def _read_frame(pictures: SegmentReader, path: str, place: int) -> Picture:
         try:
             picture = decode_jpeg(pictures.read_picture("model", near), f"{path}/model/{near:02d}.jpg")
         except NotFound as error:
-            problem = DamagedFile(f"{error}; restore it, or add the video anew")
+            problem = DamagedFile(f"{error}; restore it, or add the video again")
         except DamagedFile as error:
             problem = error
         else:

@@ -22,15 +22,15 @@ Wish = tuple[tuple[int, ...], Sequence[int]]  # a text's token ids, and over whi
 
 @dataclass(frozen=True)
 class Encodings:
-    """What n frames yield."""
+    """The results for n frames."""
 
     tokens: NDArray[np.float32]  # (n,C,D)
     means: list[Mean]  # one (L_i,D) per wish
 
 
-@dataclass(eq=False)  # a list finds it by identity: comparing the tensors of two jobs would fail
+@dataclass(eq=False)  # compared by identity: comparing the tensors of two jobs would fail
 class Work:
-    """Frames of one job on their way through the model."""
+    """The frames of one job, and their results so far."""
 
     count: int
     pixels: Callable[[int, int], Tensor]  # (first, stop) -> (stop-first,pictures,3,S,S)
@@ -49,7 +49,7 @@ class Work:
 
 
 class Scheduler:
-    """Job threads hand work in and wait; urgent work (a question) goes before the rest, from batch to batch."""
+    """Job threads hand in work and wait. Each batch begins with urgent work (a question), if there is any."""
 
     def __init__(self, model: LlavaMini, batch_frames: int) -> None:
         self._model = model
@@ -87,7 +87,7 @@ class Scheduler:
                     work.ended.set()
 
     def _next_batch(self) -> list[tuple[Work, int, int]]:
-        """(work, first, stop) of the first work that is due, filled up with others' frames of the same texts."""
+        """(work, first, stop) of the next work, and of other work with the same texts until the batch is full."""
         first = min(self._pending, key=lambda work: not work.urgent)
         parts, room = [], self._batch_frames
         for work in [first, *(other for other in self._pending if other is not first)]:
@@ -101,8 +101,8 @@ class Scheduler:
         """Runs the batch. If it fails, each job's part runs by itself, so that only the job at fault fails."""
         try:
             self._run_batch(batch)
-        except Exception as error:  # noqa: BLE001 - it is the job's, which raises it in its own thread
-            traceback.clear_frames(error.__traceback__)  # it outlives the batch, whose tensors it would keep
+        except Exception as error:  # noqa: BLE001 - the job raises it in its own thread
+            traceback.clear_frames(error.__traceback__)  # the error outlives the batch and would keep its tensors
             if len(batch) == 1:
                 batch[0][0].error = error
                 return
@@ -127,7 +127,7 @@ class Scheduler:
             work.done, row = stop, rows.stop
 
     def _encode(self, pixels: Tensor, texts: Sequence[tuple[int, ...]]) -> Encoded:
-        """All of the batch at once; in halves, quarters and so on while memory runs out."""
+        """Encodes the whole batch at once; while memory runs out, in halves, quarters and so on."""
         size = len(pixels)
         while True:
             try:
@@ -135,7 +135,7 @@ class Scheduler:
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     raise
-                traceback.clear_frames(error.__traceback__)  # its frames hold what the failed attempt had made
+                traceback.clear_frames(error.__traceback__)  # its frames hold the failed attempt's tensors
             size = (size + 1) // 2
             torch.cuda.empty_cache()
             log.warning("out of memory: trying again with %d frames at once", size)

@@ -1,1 +1,1 @@
-"""From a source to sampled frames in the archive. Never loads torch."""
+"""Turns a source into sampled frames in the archive. Never loads torch."""

@@ -11,7 +11,7 @@ from storage.store import Store
 
 
 def run(settings: Settings) -> None:
-    """Works until told to stop by a signal. Downloads have threads of their own: a slow server holds up no sampling."""
+    """Works until a signal stops it. Downloads have their own threads, so a slow server does not hold up sampling."""
     keep_files_private(settings.data_dir)
     store = Store.open(settings)
     jobs = IngestJobs(settings, store)

@@ -1,4 +1,4 @@
-"""What can go wrong with a source. A SourceError is the video's problem for good, unless it says it is retried.
+"""The errors of a source. A SourceError fails the video for good, unless it is listed as retried.
 
 SourceError
  ├─ UnsupportedSource    not a video that can be read (text, audio only, a playlist, an unknown codec)
@@ -30,7 +30,7 @@ class SourceUnavailable(SourceError):
 
 
 class SourceInterrupted(SourceUnavailable):
-    """The server was busy, or broke off: the next try may go better."""
+    """The server was busy or broke off: the next try may succeed."""
 
 
 class SourceTooLarge(SourceError):

@@ -32,7 +32,7 @@ Work = Callable[[Video, Fence, Path], None]
 
 
 class IngestJobs:
-    """`fetch_video` and `ingest_video`. Whole segments are kept, so a further attempt goes on at the first missing."""
+    """`fetch_video` and `ingest_video`. Segments are stored whole; the next attempt continues at the first missing."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
@@ -41,7 +41,7 @@ class IngestJobs:
         self._attempts = Attempts(store.state)
 
     def fetch_video(self, video_id: str) -> None:
-        """Has the source's bytes in the archive, or the reason why not in `video.json`. Raises SourceInterrupted."""
+        """Downloads the source into the archive; if it cannot, writes why to `video.json`. Raises SourceInterrupted."""
         file = self._settings.work_file(video_id)
         try:
             fence, video = self._begin(video_id)
@@ -54,7 +54,7 @@ class IngestJobs:
             file.unlink(missing_ok=True)
 
     def ingest_video(self, video_id: str) -> None:
-        """Has every frame of the video in the archive, or the reason why not in `video.json`."""
+        """Samples the video into the archive; if it cannot, writes why to `video.json`."""
         file = self._settings.work_file(video_id)
         try:
             fence, video = self._begin(video_id)
@@ -63,7 +63,7 @@ class IngestJobs:
                 self._inspector.inspect_video(video_id)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
-        file.unlink(missing_ok=True)  # only an attempt that comes again needs it
+        file.unlink(missing_ok=True)  # only a repeated attempt needs it
 
     def give_up_video(self, reason: str, video_id: str) -> None:
         """Settles the video as failed: the attempts are used up."""
@@ -78,15 +78,15 @@ class IngestJobs:
         self._settings.work_file(video_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Removes downloads of this host that no unsettled video needs any more."""
+        """Removes this host's downloads that no unsettled video needs."""
         for file in self._settings.work_dir.glob("*"):
             try:
                 if time.time() - file.stat().st_mtime > ABANDONED_AFTER_S and not self._is_needed(file):
                     file.unlink(missing_ok=True)
             except FileNotFoundError:
-                continue  # a job here was done with it
+                continue  # a job on this host has just removed it
             except Surroundings as error:
-                log.warning("what earlier processes left in %s stays for now: %s", self._settings.work_dir, error)
+                log.warning("cannot remove old files in %s for now: %s", self._settings.work_dir, error)
                 return
 
     def _begin(self, video_id: str) -> tuple[Fence, Video]:
@@ -97,7 +97,7 @@ class IngestJobs:
         try:
             work(video, fence, file)
         except SourceInterrupted:
-            raise  # the next attempt may go better
+            raise  # the next attempt may succeed
         except SourceError as error:
             self._fail(self._store.read_video(video.id), fence, error.code, str(error))
 
@@ -124,7 +124,7 @@ class IngestJobs:
             self._sample(video, fence, path)
 
     def _settle_duplicate(self, video: Video, fence: Fence) -> bool:
-        """Whether another video has the same content: then it holds the frames for this one too."""
+        """If another video owns the same content, makes this one its duplicate; returns whether it did."""
         owner_id = self._store.claim_content(video)
         if owner_id is None:
             return False
@@ -137,14 +137,14 @@ class IngestJobs:
         try:
             return self._store.archive.open_source(video.id, work_file)
         except NotFound as error:
-            self._update(video, fence, in_archive=False)  # NotFound, too, if the video was deleted
+            self._update(video, fence, in_archive=False)  # raises NotFound if the video was deleted
             raise SourceUnavailable(str(error)) from error
 
     def _keep_image(self, video: Video, fence: Fence, path: Path, work_file: Path) -> None:
-        """A video of one frame; the original stays, because the model sees it and not a copy."""
+        """Stores the image as a video of one frame. Keeps the original, because the model sees it and not a copy."""
         image = read_image(path, self._settings.ingest)
         if not video.in_archive:
-            _copy_file(path, work_file)  # what is put into the archive may be moved there
+            _copy_file(path, work_file)  # `put_source` may move its file
             self._store.archive.put_source(video.id, work_file)
         video = self._update(
             video,
@@ -205,11 +205,11 @@ class IngestJobs:
         problem = Problem(code=code, message=message)
         sampled = self._store.coverage.count_sampled(video.id)
         self._update(video, fence, status="failed", problem=problem, frames_sampled=sampled)
-        self._store.agenda.put(due.VIDEOS, *self._store.index.list_leaning(video.id))  # they fail with it
+        self._store.agenda.put(due.VIDEOS, *self._store.index.list_leaning(video.id))  # its duplicates fail with it
         self._inspector.inspect_video(video.id)
 
     def _require_wanted(self, video_id: str, fence: Fence) -> None:
-        """Raises NotFound once the video was deleted, GivenAway once another attempt began."""
+        """Raises NotFound if the video was deleted, GivenAway if another attempt began."""
         if self._store.index.is_deleted(video_id):
             raise NotFound(f"video {video_id} was deleted meanwhile")
         self._store.fences.check(fence)
@@ -221,7 +221,7 @@ class IngestJobs:
         except NotFound:
             return False
         except (DamagedFile, NewerDocument):
-            return True  # nobody can say yet
+            return True  # its video may be unsettled
 
 
 def _copy_file(source: Path, target: Path) -> None:
@@ -239,7 +239,7 @@ def _kept(frame: EncodedFrame) -> SegmentFrame:
 
 
 def _segments(frames: Iterable[EncodedFrame]) -> Iterator[list[EncodedFrame]]:
-    """The frames of one segment after the other; the last segment may be shorter."""
+    """The frames, one segment after the other; the last segment may be shorter."""
     batch: list[EncodedFrame] = []
     for frame in frames:
         batch.append(frame)

@@ -1,1 +1,1 @@
-"""What is kept: archive, state and cache. The only code that knows an archive path, or a Redis key of what is kept."""
+"""Archive, state and cache. Only this package knows the archive's paths and the Redis keys of stored data."""

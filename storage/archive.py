@@ -22,7 +22,7 @@ _SEGMENT_FILE = re.compile(r"(\d{6,})/(frames\.zip|tokens-([0-9a-f]+)\.safetenso
 
 @dataclass(frozen=True)
 class Contents:
-    """What the archive holds of a video."""
+    """What the archive holds for a video."""
 
     sampled: list[int]  # segments with frames, ascending
     encoded: dict[str, list[int]]  # fingerprint -> segments with a record
@@ -30,7 +30,7 @@ class Contents:
 
 
 class Archive:
-    """All that is kept. Every method raises ArchiveUnavailable if the store behind it fails."""
+    """Videos as files. Every method raises ArchiveUnavailable if the filesystem behind it fails."""
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self.files = Files(url, options)
@@ -50,20 +50,20 @@ class Archive:
         return parse_document(Video, content, self.files.full(path))
 
     def has_video(self, video_id: str) -> bool:
-        """Whether the video was not deleted: its document exists."""
+        """Whether the video's document exists. If not, the video was deleted."""
         return self.files.exists(_video_path(video_id))
 
     def list_video_ids(self) -> list[str]:
-        """The ids of all folders of videos, oldest first; of some the document may be missing."""
+        """The ids of all video folders, oldest first; some may have no document."""
         return [name for name in self.files.names() if VIDEO_ID.fullmatch(name)]
 
     def delete_video(self, video_id: str) -> None:
-        """Removes the video with all that belongs to it: first the document, which makes it visible."""
+        """Removes the video and all that belongs to it, the document first: without it the video no longer exists."""
         self.files.delete(_video_path(check_video_id(video_id)))
         self.files.delete(video_id)
 
     def list_contents(self, video_id: str) -> Contents:
-        """What there is of the video, from one listing."""
+        """What the archive holds for the video, from one listing of its folder."""
         sampled: list[int] = []
         encoded: dict[str, list[int]] = {}
         question_ids: list[str] = []
@@ -80,11 +80,11 @@ class Archive:
     # the source's bytes
 
     def put_source(self, video_id: str, file: Path) -> None:
-        """Takes the source into the archive, so that any host can ingest it."""
+        """Copies or moves the source into the archive, so that any host can ingest it."""
         self.files.put(_source_path(video_id), file)
 
     def open_source(self, video_id: str, work_file: Path) -> Path:
-        """A file of this host with the source's bytes: the archive's own, else a copy in `work_file`.
+        """A file on this host with the source's bytes: the archive's own if that is local, else a copy in `work_file`.
 
         Raises NotFound.
         """
@@ -93,7 +93,7 @@ class Archive:
             return path
         if path is None and (work_file.is_file() or self.files.get(_source_path(video_id), work_file)):
             return work_file
-        raise NotFound(f"the archive does not hold the source of {video_id}; add the video anew")
+        raise NotFound(f"the archive does not hold the source of {video_id}; add the video again")
 
     def read_source(self, video_id: str) -> bytes:
         """The bytes of a small source (an image); raises NotFound."""
@@ -103,21 +103,21 @@ class Archive:
         return content
 
     def delete_source(self, video_id: str) -> None:
-        """Removes the source's bytes: its frames are in the archive."""
+        """Removes the source's bytes, which are not needed once its frames are stored."""
         self.files.delete(_source_path(video_id))
 
     # segments
 
     def create_segment(self, video_id: str, segment: int, frames: Sequence[SegmentFrame]) -> int:
-        """Keeps a whole segment's pictures; one that is there already stays as it is. The mask of what is there.
+        """Writes a whole segment's pictures, unless the segment exists. Returns the mask of the stored segment.
 
-        Raises NotFound once the video was deleted.
+        Raises NotFound if the video was deleted.
         """
         created = self.files.create(_frames_path(video_id, segment), pack_segment(frames))
         self._require_video(video_id)
         if created:
             return mask_of(frame.place for frame in frames)
-        log.info("segment %d of %s is there already", segment, video_id)
+        log.info("segment %d of %s exists already and stays as it is", segment, video_id)
         with self.open_segment(video_id, segment) as kept:
             return kept.mask
 
@@ -131,20 +131,20 @@ class Archive:
             yield SegmentReader(file, self.files.full(path))
 
     def segment_path(self, video_id: str, segment: int) -> str:
-        """Where the segment's pictures lie, for messages."""
+        """The path of the segment's pictures, for messages."""
         return self.files.full(_frames_path(video_id, segment))
 
     # records
 
     def create_record(self, video_id: str, segment: int, record: Record) -> None:
-        """Keeps the segment's record unless there is one by this model; raises NotFound once the video was deleted."""
+        """Writes the segment's record, unless this model's exists; raises NotFound if the video was deleted."""
         self.files.create(_record_path(video_id, segment, record.fingerprint), record.to_bytes())
         self._require_video(video_id)
 
     def read_record(self, video_id: str, segment: int, fingerprint: str) -> Record | None:
-        """The segment's record by this model; None if it has to be made.
+        """This model's record of the segment; None if there is none.
 
-        A damaged one is reported by path and removed: another is made in its place.
+        A damaged record is logged by path and removed, so that a new one can take its place.
         """
         path = _record_path(video_id, segment, fingerprint)
         blob = self.files.read(path)
@@ -160,7 +160,7 @@ class Archive:
     # questions
 
     def write_question(self, question: Question) -> None:
-        """Writes the question with its answer, if there is one; raises NotFound once the video was deleted."""
+        """Writes the question with its answer, if there is one; raises NotFound if the video was deleted."""
         self.files.write(_question_path(question.id), question.model_dump_json(indent=1).encode())
         self._require_video(video_of(question.id))
 
@@ -173,7 +173,7 @@ class Archive:
         return parse_document(Question, content, self.files.full(path))
 
     def _require_video(self, video_id: str) -> None:
-        """Raises NotFound once the video was deleted, and removes again what has just been written.
+        """If the video was deleted, removes what has just been written and raises NotFound.
 
         Called after each write. `delete_video` removes `video.json` first: if a write and a deletion race, whichever
         finishes last removes the file.

@@ -1,4 +1,4 @@
-"""The cache in Redis: tokens, fusions, settled questions. It evicts; losing it costs time, never an answer."""
+"""The cache in Redis: tokens, fusions, settled questions. It evicts; losing them costs time, never an answer."""
 
 import hashlib
 import logging
@@ -29,9 +29,9 @@ class FusionKey:
 
 
 class Cache:
-    """Arrays by key. Reads of tokens pass over a cache that is away; those of fusions raise RedisUnavailable.
+    """Arrays by key. If the cache is unreachable, tokens count as missing; reads of fusions raise RedisUnavailable.
 
-    Fusions travel from encoder to reasoner here, so without the cache no new question can be answered.
+    Fusions travel from the encoder to the reasoner through the cache, so new questions cannot be answered without it.
     """
 
     def __init__(self, redis: Redis, settings: RedisSettings) -> None:
@@ -44,14 +44,14 @@ class Cache:
             self.redis.ping()
 
     def read_tokens(self, video_id: str, segments: Sequence[int], fingerprint: str) -> dict[int, tuple[int, Half]]:
-        """Segment -> (mask, tokens (n,C,D)), those that are there, by one command."""
+        """Segment -> (mask, tokens (n,C,D)) of the cached segments, with one command."""
         if not segments:
             return {}
         try:
             with redis_errors("cache"):
                 blobs = mget(self.redis, [_tokens_key(video_id, segment, fingerprint) for segment in segments])
         except RedisUnavailable as error:
-            log.warning("the cache is away, tokens are read from the archive: %s", error)
+            log.warning("cannot reach the cache, reading tokens from the archive: %s", error)
             return {}
         found = {}
         for segment, blob in zip(segments, blobs, strict=True):
@@ -61,13 +61,13 @@ class Cache:
         return found
 
     def write_record(self, video_id: str, segment: int, record: Record) -> None:
-        """Keeps a record: its tokens, and apart from them the system prompt's fusion, which few questions read."""
+        """Caches a record's tokens and, under another key, the system prompt's fusion, which few questions read."""
         key = _tokens_key(video_id, segment, record.fingerprint)
         system_key = _system_key(video_id, segment, record.system_id, record.fingerprint)
         self._write({key: _pack(record.mask, record.tokens), system_key: _pack(record.mask, record.system)})
 
     def read_fusions(self, keys: Sequence[FusionKey], fingerprint: str) -> list[Half | None]:
-        """The fusions (L,D) under these keys, None for each that is not there; by one command."""
+        """The fusions (L,D) under these keys, None for each missing one; with one command."""
         if not keys:
             return []
         with redis_errors("cache"):
@@ -79,7 +79,7 @@ class Cache:
         ]
 
     def write_fusions(self, fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
-        """Keeps fusions; raises RedisUnavailable."""
+        """Caches fusions; raises RedisUnavailable."""
         blobs = {_fusion_key(key, fingerprint): _pack(count_frames(key.masks), value) for key, value in fusions.items()}
         with redis_errors("cache"), self.redis.pipeline(transaction=False) as pipeline:
             for key, blob in blobs.items():
@@ -87,21 +87,21 @@ class Cache:
             pipeline.execute()
 
     def read_rows(self, name: str, fingerprint: str) -> tuple[int, Half] | None:
-        """A pooled question's rows (L,D), and over how many frames they were fused; None if they have to be made."""
+        """(count of fused frames, rows (L,D)) of a pooled question; None if they are not cached."""
         try:
             with redis_errors("cache"):
                 blob = self.redis.get(_rows_key(name, fingerprint))
         except (RedisUnavailable, DamagedState) as error:
-            log.warning("the cache goes without a value: %s", error)
+            log.warning("cannot read a value from the cache: %s", error)
             return None
         return _unpack(blob, 2) if isinstance(blob, bytes) else None
 
     def write_rows(self, name: str, fingerprint: str, frames: int, rows: Half) -> None:
-        """Keeps a pooled question's rows."""
+        """Caches a pooled question's rows."""
         self._write({_rows_key(name, fingerprint): _pack(frames, rows)})
 
     def read_systems(self, video_id: str, segments: Sequence[int], system_id: str, fingerprint: str) -> dict[int, Half]:
-        """Segment -> the system prompt's fusion with it (L,D), those that are there, by one command."""
+        """Segment -> the system prompt's fusion with its frames (L,D), for the cached segments; with one command."""
         if not segments:
             return {}
         try:
@@ -109,25 +109,25 @@ class Cache:
                 keys = [_system_key(video_id, segment, system_id, fingerprint) for segment in segments]
                 blobs = mget(self.redis, keys)
         except (RedisUnavailable, DamagedState) as error:
-            log.warning("the cache goes without values: %s", error)
+            log.warning("cannot read values from the cache: %s", error)
             return {}
         arrays = {segment: _unpack(blob, 2) for segment, blob in zip(segments, blobs, strict=True) if blob is not None}
         return {segment: array[1] for segment, array in arrays.items() if array is not None}
 
     def read_settled(self, question_ids: Sequence[str]) -> list[Question | None]:
-        """Settled questions, None for each that is not here; by one command."""
+        """Settled questions, None for each that is not cached; with one command."""
         if not question_ids:
             return []
         try:
             with redis_errors("cache"):
                 blobs = mget(self.redis, [_question_key(question_id) for question_id in question_ids])
         except RedisUnavailable as error:
-            log.warning("the cache is away, questions are read from the archive: %s", error)
+            log.warning("cannot reach the cache, reading questions from the archive: %s", error)
             return [None] * len(question_ids)
         return [_question(blob) for blob in blobs]
 
     def write_settled(self, question: Question) -> None:
-        """Keeps a copy of a settled question: it never changes again."""
+        """Caches a settled question, which never changes again."""
         self._write({_question_key(question.id): question.model_dump_json().encode()})
 
     def forget_settled(self, question_ids: Sequence[str]) -> None:
@@ -138,7 +138,7 @@ class Cache:
             with redis_errors("cache"):
                 self.redis.delete(*map(_question_key, question_ids))
         except RedisUnavailable as error:
-            log.warning("the cache is away, copies of deleted questions stay until they expire: %s", error)
+            log.warning("cannot reach the cache, copies of deleted questions stay until they expire: %s", error)
 
     def _write(self, blobs: Mapping[str, bytes]) -> None:
         try:
@@ -147,17 +147,17 @@ class Cache:
                     pipeline.set(key, blob, ex=self._ttl_s)
                 pipeline.execute()
         except (RedisUnavailable, OutOfMemoryError) as error:
-            log.warning("the cache goes without %s: %s", ", ".join(blobs), error)
+            log.warning("cannot write %s to the cache: %s", ", ".join(blobs), error)
 
 
 def _pack(number: int, array: Half) -> bytes:
-    """A number (tokens: their mask; fusions: of frames) and the shape, little-endian; then the values as float16."""
+    """A number (tokens: the mask; fusions: the count of frames), the shape, then float16 values; little-endian."""
     header = np.array([number], "<u8").tobytes() + np.array([array.ndim, *array.shape], "<u4").tobytes()
     return header + np.ascontiguousarray(array, "<f2").tobytes()
 
 
 def _unpack(blob: bytes, ndim: int) -> tuple[int, Half] | None:
-    """(mask, array); None for a value that is none of ours: it is made again."""
+    """(number, array) as packed; None for a damaged value, which is made again."""
     try:
         mask = int.from_bytes(blob[:8], "little")
         found, *shape = np.frombuffer(blob, "<u4", ndim + 1, 8).tolist()
@@ -166,7 +166,7 @@ def _unpack(blob: bytes, ndim: int) -> tuple[int, Half] | None:
             raise ValueError(f"{found} dimensions, not {ndim}")
         return mask, values.reshape(shape)
     except ValueError as error:
-        log.error("a damaged value in the cache is passed over: %s", error)
+        log.error("ignoring a damaged value in the cache: %s", error)
         return None
 
 

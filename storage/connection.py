@@ -17,7 +17,7 @@ from storage.errors import DamagedState, RedisUnavailable
 from storage.urls import redact
 
 DEFAULT_PORT = 6379
-# Remedies for some of the refusals, by a word of Redis' own message.
+# A word in Redis' refusal -> what to do about it.
 REMEDIES = {
     "maxmemory": "; it is full: raise its maxmemory (redis.{role}_max_memory_mb of the private server)",
     "MISCONF": "; it cannot write to its disk: make room there",
@@ -27,7 +27,7 @@ Role = Literal["state", "cache"]
 
 
 def connect(url: str, settings: RedisSettings) -> Redis:
-    """A connection that answers in bytes, each command bounded in time.
+    """A connection that answers in bytes and bounds the time of each command.
 
     Raises RedisUnavailable for an invalid URL.
     """
@@ -41,11 +41,11 @@ def connect(url: str, settings: RedisSettings) -> Redis:
         )
     except ValueError as error:
         raise RedisUnavailable(
-            f"{redact(url)!r} is no address of Redis: {error}; e.g. redis://127.0.0.1:6379/0"
+            f"{redact(url)!r} is not an address of Redis: {error}; an example is redis://127.0.0.1:6379/0"
         ) from error
 
 
-# How Redis complains about a value of the wrong type; a pipeline or a script adds words before or after it.
+# Redis' words for a value that the command cannot use; a pipeline or script adds words around them.
 DAMAGE = ("WRONGTYPE", "is not an integer", "is not a valid float", "is not a float", "is not an hash")
 
 
@@ -62,7 +62,7 @@ def redis_errors(role: Role = "state") -> Iterator[None]:
     except ResponseError as error:
         if any(words in str(error) for words in DAMAGE):
             raise DamagedState(
-                f"a value in Redis is damaged: {error}; it is rebuilt from the archive, try again in some seconds"
+                f"a value in Redis is damaged: {error}; it is rebuilt from the archive, try again in a few seconds"
             ) from error
         remedy = next((remedy for word, remedy in REMEDIES.items() if word in str(error)), "").format(role=role)
         raise RedisUnavailable(f"{name} refuses: {str(error).rstrip('.')}{remedy}") from error
@@ -73,7 +73,7 @@ def redis_errors(role: Role = "state") -> Iterator[None]:
 
 
 def same_server(one: str, other: str) -> bool:
-    """Whether two Redis URLs lead to the same server, be it to two of its databases."""
+    """Whether two Redis URLs lead to the same server, even if to different databases."""
     parts = [urlsplit(url) for url in (one, other)]
     if parts[0].scheme == "unix":
         return parts[0].path == parts[1].path
@@ -82,10 +82,10 @@ def same_server(one: str, other: str) -> bool:
 
 
 def mget(redis: Redis, keys: Sequence[str]) -> list[bytes | None]:
-    """The values of these keys by one command (connections here answer in bytes)."""
+    """The values of these keys, with one command (connections here answer in bytes)."""
     return cast(list[bytes | None], redis.mget(keys))
 
 
 def as_text(value: object) -> str:
-    """What Redis holds, as text (connections here answer in bytes); what is no UTF-8 is shown replaced."""
+    """A value from Redis as text (connections here answer in bytes); invalid UTF-8 is replaced."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""Which segments of a video are sampled and encoded: bitmaps in Redis, read for a stretch or counted whole."""
+"""Which segments of a video are sampled and encoded: bitmaps in Redis, read for a stretch, counted for a video."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ from storage.timeline import FULL_MASK
 log = logging.getLogger(__name__)
 
 IDLE_S = 600  # no segment encoded for so long: the workers were off, or busy with other videos
-MODELS = "lw:models"  # set of all fingerprints that ever encoded here
+MODELS = "lw:models"  # set of the fingerprints of all models that ever encoded here
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Totals:
 
 @dataclass(frozen=True)
 class Covered:
-    """The segments of a stretch."""
+    """What is known of the segments of a stretch."""
 
     sampled: dict[int, int]  # segment -> mask of its frames
     encoded: frozenset[int]
     failed: dict[int, str]  # segment -> why it could not be encoded
-    segments: int = 0  # of the whole video: one more than the last sampled one's number, to within seven
-    totals: Totals | None = None  # of the whole video; None: the marks are not complete
+    segments: int = 0  # of the whole video: the last sampled segment's number plus one, rounded up to a multiple of 8
+    totals: Totals | None = None  # of the whole video; None: the marks are incomplete
 
     def missing(self) -> list[int]:
         """Sampled segments that are still to be encoded, ascending."""
@@ -55,7 +55,7 @@ class Covered:
 
 
 class Coverage:
-    """Raises RedisUnavailable."""
+    """Sets and reads the marks. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -68,16 +68,16 @@ class Coverage:
         self._fail = redis.register_script(coverage_scripts.FAIL)
 
     def mark_sampled(self, video_id: str, masks: Mapping[int, int]) -> None:
-        """The archive holds these segments' frames (segment -> mask)."""
+        """Marks these segments (segment -> mask) as sampled: the archive holds their frames."""
         self._set(_sampled_key(video_id), video_id, masks, "sampled", ())
 
     def mark_encoded(self, video_id: str, masks: Mapping[int, int], fingerprint: str) -> None:
-        """The archive holds these segments' records by this model (segment -> mask)."""
+        """Marks these segments (segment -> mask) as encoded: the archive holds this model's records of them."""
         more = (_failed_key(video_id, fingerprint), MODELS)
         self._set(_encoded_key(video_id, fingerprint), video_id, masks, f"encoded:{fingerprint}", more)
 
     def unmark_encoded(self, video_id: str, segment: int, mask: int, fingerprint: str) -> None:
-        """The segment's record was lost or damaged."""
+        """Removes the mark of an encoded segment: its record was lost or damaged."""
         with redis_errors():
             self._unmark(
                 keys=[_encoded_key(video_id, fingerprint), _totals_key(video_id)],
@@ -85,28 +85,28 @@ class Coverage:
             )
 
     def mark_failed(self, video_id: str, segment: int, mask: int, fingerprint: str, reason: str) -> None:
-        """The segment could not be encoded."""
+        """Marks the segment as failed: it could not be encoded."""
         keys = [_failed_key(video_id, fingerprint), deleted_key(video_id), MODELS]
         with redis_errors():
             self._fail(keys=keys, args=[segment, f"{mask.bit_count()}:{reason}", fingerprint])
 
     def clear_failed(self, video_id: str, fingerprint: str) -> None:
-        """Has the segments that could not be encoded tried again."""
+        """Removes the marks of failed segments, so that they are tried again."""
         with redis_errors():
             self._redis.delete(_failed_key(video_id, fingerprint))
 
     def set_counted(self, video_id: str) -> None:
-        """The marks of this video are complete: they were made while it was sampled, or read from the archive."""
+        """Notes that the video's marks are complete: they were made while it was sampled, or read from the archive."""
         with redis_errors():
             self._counted(keys=[_totals_key(video_id), deleted_key(video_id)])
 
     def is_counted(self, video_id: str) -> bool:
-        """Whether the marks of this video are complete; a flush takes them."""
+        """Whether the video's marks are complete. A flush removes them."""
         with redis_errors():
             return bool(self._redis.hexists(_totals_key(video_id), "counted"))
 
     def read_totals(self, video_ids: Sequence[str], fingerprint: str) -> list[Totals | None]:
-        """The totals of each video, by one command; None for marks that are not complete."""
+        """The totals of each video, None if its marks are incomplete; with one command."""
         if not video_ids:
             return []
         keys = [
@@ -123,7 +123,7 @@ class Coverage:
         return [_totals([_pairs(reply[0]), *reply[1:]], fingerprint) for reply in found]
 
     def read(self, video_id: str, segments: range, fingerprint: str) -> Covered:
-        """The segments of a stretch, by one command."""
+        """What is known of the segments of a stretch, with one command."""
         if not segments:
             return Covered({}, frozenset(), {})
         with redis_errors():
@@ -156,14 +156,14 @@ class Coverage:
             return int(self._redis.hget(_totals_key(video_id), "sampled") or 0)
 
     def count_segments(self, video_id: str) -> int:
-        """One more than the number of the last sampled segment, to within seven."""
+        """The number of the last sampled segment plus one, rounded up to a multiple of 8."""
         with redis_errors():
             return 8 * int(self._redis.strlen(_sampled_key(video_id)))
 
     def list_pending(self, video_ids: Sequence[str], fingerprint: str, count: int) -> list[list[int] | None]:
-        """Of each video up to `count` segments that are sampled, but neither encoded nor given up, ascending.
+        """For each video, up to `count` segments that are sampled but neither encoded nor given up, ascending.
 
-        None for a video whose marks are not complete, or damaged. One command for all.
+        None for a video whose marks are incomplete or damaged. One command reads all videos.
         """
         if not video_ids:
             return []
@@ -182,8 +182,8 @@ class Coverage:
         return [_gaps(reply[1:], count) if reply and reply[0] else None for reply in found]
 
     def find_models(self) -> None:
-        """Makes the set of fingerprints anew from all keys there are, after something else was found in its place."""
-        log.error("%s in Redis is none of ours and is made anew", MODELS)
+        """Rebuilds the set of fingerprints from the existing keys, after its value was damaged."""
+        log.error("%s in Redis is damaged and is rebuilt", MODELS)
         with redis_errors():
             self._redis.delete(MODELS)
             for pattern in ("lw:encoded:*", "lw:failed:*"):
@@ -238,7 +238,7 @@ def _pace(encoded: int, since_s: int | None, last_s: int | None, base: int | Non
 
 
 def _gaps(replies: Sequence[Any], count: int) -> list[int]:
-    """The first bits that are set in the first reply and not in the second, less the numbers in the third."""
+    """The first `count` bits that are set in the first reply, not in the second, and not listed in the third."""
     sampled, encoded, failed = replies
     size = len(sampled)
     done = int.from_bytes(encoded[:size].ljust(size, b"\0"), "big")
@@ -251,7 +251,7 @@ def _gaps(replies: Sequence[Any], count: int) -> list[int]:
 
 
 def _pairs(flat: Sequence[Any]) -> dict[Any, Any]:
-    """What HGETALL answers within a script."""
+    """An HGETALL reply as a dict; a script returns it as a flat list."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 

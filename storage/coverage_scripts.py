@@ -1,4 +1,4 @@
-"""What coverage.py has Redis do at once."""
+"""The Lua scripts of coverage.py. Redis runs each of them atomically."""
 
 # Marks segments (number, frames, mask unless it is full), and counts those whose bit is set for the first time.
 # The pace is that since work last stood still for ARGV[3] seconds: `:base` frames were done by then, at `:since`.
@@ -30,20 +30,20 @@ redis.call('SETBIT', KEYS[1], ARGV[1], 0)
 redis.call('HINCRBY', KEYS[2], ARGV[2], -ARGV[3])
 return 1
 """
-# A segment is given up, unless the video was deleted.
+# Marks a segment as failed, unless the video was deleted.
 FAIL = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('SADD', KEYS[3], ARGV[3])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
-# The marks are complete, unless the video was deleted.
+# Notes that a video's marks are complete, unless the video was deleted.
 COUNTED = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'counted', 1)
 return 1
 """
-# Everything about a stretch, from ARGV[1] to ARGV[2].
+# Reads everything about the segments from ARGV[1] to ARGV[2].
 READ = """
 local first, last = math.floor(ARGV[1] / 8), math.floor(ARGV[2] / 8)
 return {
@@ -57,7 +57,7 @@ return {
   redis.call('STRLEN', KEYS[2]),
 }
 """
-# The totals of each video (three keys a video).
+# Reads the totals of each video (three keys per video).
 TOTALS = """
 local found = {}
 for at = 1, #KEYS, 3 do
@@ -70,7 +70,7 @@ for at = 1, #KEYS, 3 do
 end
 return found
 """
-# What to do about each video (four keys a video); false for marks that are none of ours.
+# Reads the marks of each video (four keys per video); false if one of them is damaged.
 PENDING = """
 local found = {}
 for at = 1, #KEYS, 4 do

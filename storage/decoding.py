@@ -1,4 +1,4 @@
-"""Decodes a JPEG, PNG or WebP to upright RGB, in the same way for everyone. Knows nothing of sources or settings."""
+"""Decodes a JPEG, PNG or WebP to upright RGB, for ingest and encoder alike. Knows nothing of sources or settings."""
 
 import logging
 import struct
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 ORIENTATION = 0x0112  # EXIF 2.3, 4.6.4
-# What shows an image of each orientation upright, and by how many degrees that turns it counter-clockwise.
+# Orientation -> the transposition that turns the image upright, and how many degrees counter-clockwise that is.
 UPRIGHT = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, 0),
     3: (Image.Transpose.ROTATE_180, 180),
@@ -28,19 +28,19 @@ UPRIGHT = {
     7: (Image.Transpose.TRANSVERSE, 270),
     8: (Image.Transpose.ROTATE_90, 90),
 }
-# What Pillow's readers raise on damaged files.
+# Exceptions that Pillow's readers raise on damaged files.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error)
 
 
 def decode_picture(data: bytes) -> NDArray[np.uint8]:
-    """A JPEG, PNG or WebP -> upright RGB (h,w,3), 8 bit; what is transparent is white. Raises DamagedFile."""
+    """A JPEG, PNG or WebP -> upright RGB (h,w,3), 8 bit; transparent areas become white. Raises DamagedFile."""
     with open_picture(BytesIO(data)) as image:
         return convert_to_rgb(image)
 
 
 @contextmanager
 def open_picture(file: Path | BytesIO) -> Iterator[Image.Image]:
-    """The picture, of which only the head has been read. Raises DamagedFile, also for what is found later."""
+    """Opens the picture and reads only its header. Raises DamagedFile, also for damage that the caller's reads find."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
@@ -49,12 +49,12 @@ def open_picture(file: Path | BytesIO) -> Iterator[Image.Image]:
 
 
 def find_rotation_deg(image: Image.Image) -> int:
-    """By how many degrees the picture is turned, counter-clockwise, to be shown upright."""
+    """How many degrees counter-clockwise the picture must be turned to be upright."""
     return UPRIGHT[orientation][1] if (orientation := _read_orientation(image)) in UPRIGHT else 0
 
 
 def convert_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """(h,w,3), upright, 8 bit, on white."""
+    """The picture as upright RGB (h,w,3), 8 bit, on white."""
     orientation = _read_orientation(image)
     converted = _flatten(image)
     if orientation in UPRIGHT:
@@ -63,8 +63,8 @@ def convert_to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """In RGB: 16 bits become 8, and what is transparent shows white."""
-    if image.mode.startswith("I"):  # Pillow's own conversion cuts off what is brighter than 255
+    """The image in RGB: 16 bits become 8, and transparent areas become white."""
+    if image.mode.startswith("I"):  # Pillow's own conversion clips values above 255
         levels = np.asarray(image).astype(np.uint32) >> 8
         return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -77,5 +77,5 @@ def _read_orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except DAMAGE as error:
-        log.warning("the picture's EXIF data is damaged, it is shown as it lies: %s", type(error).__name__)
+        log.warning("the picture's EXIF data is damaged, so the picture is not rotated: %s", type(error).__name__)
         return 1

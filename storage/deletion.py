@@ -1,4 +1,4 @@
-"""Deletes a video with all that belongs to it, so that a deletion that breaks off is finished by another process."""
+"""Deletes a video and all that belongs to it. If the process dies, another one finishes the deletion."""
 
 from storage import agenda as due
 from storage.errors import Conflict, DamagedFile, NewerDocument, NotFound
@@ -13,7 +13,7 @@ def delete_video(store: Store, video_id: str) -> None:
     if store.index.get_video(check_video_id(video_id)) is None and not store.archive.files.names(video_id):
         store.index.forget_video(video_id)
         raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
-    store.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # finished by another if this process dies
+    store.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # another process finishes it if this one dies
     if not store.index.mark_deleted(video_id):
         leaning = _list_leaning(store, video_id)
         if leaning or not store.index.mark_deleted(video_id):
@@ -24,7 +24,7 @@ def delete_video(store: Store, video_id: str) -> None:
 
 
 def finish_deletion(store: Store, video_id: str) -> None:
-    """Removes what there is of a video that was marked as deleted."""
+    """Removes everything that belongs to a video marked as deleted."""
     video = store.index.get_video(video_id)
     question_ids = store.index.list_questions(video_id, None, EVERY_QUESTION)
     store.archive.delete_video(video_id)
@@ -50,4 +50,4 @@ def _leans(store: Store, video_id: str, on: str) -> bool:
     except NotFound:
         return False
     except (DamagedFile, NewerDocument):
-        return True  # it may
+        return True  # it may use them

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.errors import DamagedFile, NewerDocument
 from storage.timeline import Grid
 
-VERSION = 1  # of the documents that this Longwatch writes; it refuses newer ones by name
+VERSION = 1  # of the documents that this Longwatch writes; it refuses newer ones
 
 FusionMode = Literal["focused", "sampled", "exact"]
 VideoStatus = Literal["queued", "fetching", "sampling", "ready", "duplicate", "failed"]
@@ -18,7 +18,7 @@ QuestionStatus = Literal["waiting", "queued", "running", "done", "failed", "canc
 
 
 class Document(BaseModel):
-    """A JSON file of ours: immutable (change it with `model_copy(update=...)`), unknown fields refused."""
+    """A JSON file of Longwatch: immutable (change it with `model_copy(update=...)`); unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,7 +55,7 @@ class Video(Document):
     codec: str | None = None
     sha256: str | None = None
     duplicate_of: str | None = Field(None, description="The video with the same content, which holds the frames.")
-    truncated: str | None = Field(None, description="Where and why the source ended early; what came before is kept.")
+    truncated: str | None = Field(None, description="Where and why the source ended early; earlier frames are kept.")
     problem: Problem | None = None
 
     @property
@@ -65,7 +65,7 @@ class Video(Document):
 
     @property
     def content_key(self) -> str | None:
-        """The identity of its content as sampled; None until the content is known."""
+        """Identifies the content and how it is sampled; None until the content is known."""
         return self.sha256 and f"{self.sha256}-{self.sample_fps!r}-{self.mode}"
 
     @property
@@ -75,14 +75,14 @@ class Video(Document):
 
 
 class Progress(Document):
-    """How far a video is; seconds are of this service's work, not of the video."""
+    """How far the work on a video is. `eta_s` counts seconds of work, `encoded_until_s` seconds of the video."""
 
     frames_sampled: int
     frames_expected: int | None
     frames_encoded: int
     frames_failed: int = Field(0, description="Frames of segments that could not be encoded; `retry` tries them again.")
     encoded_until_s: float = Field(description="Everything before this second of the video can be asked about.")
-    eta_s: float | None = Field(None, description="Estimate until all is encoded; empty while unknown.")
+    eta_s: float | None = Field(None, description="Estimated seconds until all is encoded; empty while unknown.")
     complete: bool = Field(description="Nothing more will be sampled or encoded.")
 
 
@@ -96,7 +96,7 @@ class Options(Document):
 
 
 class Evidence(Document):
-    """A frame that an answer rests on."""
+    """A frame that an answer is based on."""
 
     slot: int
     t_s: float
@@ -106,7 +106,7 @@ class Evidence(Document):
 
 
 class Tokens(Document):
-    """Positions in the LLM's context."""
+    """How many positions in the LLM's context each part takes."""
 
     text: int
     vision: int
@@ -124,7 +124,7 @@ class Timings(Document):
 
 
 class Answer(Document):
-    """What was answered, over what, and on which grounds."""
+    """The answer, the frames it is based on, and how it was made."""
 
     text: str
     finish_reason: Literal["stop", "length", "cancelled"]
@@ -153,7 +153,7 @@ class Question(Document):
     start_s: float = 0.0
     end_s: float | None = None
     fusion: FusionMode
-    partial: bool = Field(False, description="Answer over what is encoded, instead of waiting for the whole stretch.")
+    partial: bool = Field(False, description="Answer from the frames encoded so far, without waiting for the rest.")
     options: Options = Options()
     previous_question_id: str | None = None
     status: QuestionStatus = "queued"
@@ -163,7 +163,7 @@ class Question(Document):
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the status is final."""
         return self.status in ("done", "failed", "cancelled")
 
 

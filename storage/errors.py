@@ -3,18 +3,18 @@
 LongwatchError
  ├─ NotFound             no such video, question, segment or frame
  ├─ BadRequest           the caller asked for something impossible (a stretch that ends before it starts)
- ├─ Conflict             the request clashes with what is there
- ├─ Surroundings         not the fault of the job at hand: it is tried again when they are back
+ ├─ Conflict             the request conflicts with the present state
+ ├─ Surroundings         archive, Redis or disk failed: no job is to blame, and it is tried again later
  │   ├─ ArchiveUnavailable   the archive cannot be read or written
  │   ├─ RedisUnavailable     Redis does not answer
  │   └─ DiskFull             a disk of this host has no room
  ├─ StateRebuilding      Redis lost its state; it is being read from the archive
- ├─ DamagedState         a value in Redis is none of ours; it is rebuilt
+ ├─ DamagedState         a value in Redis is damaged; it is rebuilt
  ├─ DamagedFile          a stored file is unreadable; it is reported by path
  ├─ ForeignRecord        a record of another model or format; it is reported by path and rebuilt
  ├─ NewerDocument        a document was written by a newer Longwatch
- ├─ GivenAway            this attempt was taken for dead and another goes on with the job
- └─ JobNotAllowed        a queued job names a function that is not ours
+ ├─ GivenAway            another attempt took over the job: this one no longer counts
+ └─ JobNotAllowed        a queued job names a function that Longwatch does not run
 """
 
 
@@ -37,13 +37,13 @@ class BadRequest(LongwatchError):
 
 
 class Conflict(LongwatchError):
-    """The request clashes with what is there; the message says what to do first."""
+    """The request conflicts with the present state; the message says what to do first."""
 
     code = "conflict"
 
 
 class Surroundings(LongwatchError):
-    """Archive, Redis or disk failed: no job is to blame, and it is tried again when they are back."""
+    """Archive, Redis or disk failed: no job is to blame, and it is tried again later."""
 
     code = "surroundings"
 
@@ -73,7 +73,7 @@ class StateRebuilding(LongwatchError):
 
 
 class DamagedState(LongwatchError):
-    """A value in Redis is none of ours."""
+    """A value in Redis is damaged, or was not written by Longwatch."""
 
     code = "state-damaged"
 
@@ -97,12 +97,12 @@ class NewerDocument(LongwatchError):
 
 
 class GivenAway(LongwatchError):
-    """This attempt was taken for dead, and another goes on with the job: what this one writes no longer counts."""
+    """Another attempt took over the job, because this one seemed dead: its writes no longer count."""
 
     code = "given-away"
 
 
 class JobNotAllowed(LongwatchError):
-    """A queued job names a function that is not ours."""
+    """A queued job names a function that Longwatch does not run."""
 
     code = "job-not-allowed"

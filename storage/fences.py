@@ -1,4 +1,4 @@
-"""Numbers attempts, so that a process that was taken for dead and replaced cannot write any more."""
+"""Gives each attempt a token, so that a process that seemed dead and was replaced can no longer write."""
 
 import secrets
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from storage.connection import redis_errors
 from storage.errors import GivenAway
 
 KNOWN_S = 7 * 86400  # longer than any attempt lasts
-CLOSED = "closed"  # no attempt's token
+CLOSED = "closed"  # never the token of an attempt
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,20 @@ class Fence:
 
 
 class Fences:
-    """Raises RedisUnavailable."""
+    """Knows the newest attempt at each target. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def take(self, target: str) -> Fence:
-        """Begins an attempt: all earlier ones at this target no longer count."""
+        """Begins an attempt; earlier ones at this target no longer count."""
         fence = Fence(target, secrets.token_hex(8))
         with redis_errors():
             self._redis.set(fence_key(target), fence.token, ex=KNOWN_S)
         return fence
 
     def check(self, fence: Fence) -> None:
-        """Raises GivenAway if a later attempt began. After a flush the first one to ask goes on."""
+        """Raises GivenAway if a later attempt began. After a flush, the first attempt to ask counts as newest."""
         with redis_errors():
             key = fence_key(fence.target)
             holder = self._redis.get(key)
@@ -42,14 +42,14 @@ class Fences:
                 self._redis.set(key, fence.token, ex=KNOWN_S, nx=True)
                 holder = self._redis.get(key)
         if holder != fence.token.encode():
-            raise GivenAway(f"another attempt at {fence.target} goes on with it, or has ended it")
+            raise GivenAway(f"another attempt at {fence.target} took over, or has ended it")
 
     def close(self, target: str) -> None:
-        """Ends every attempt: the target is settled or gone. One that wakes up later finds its fence taken."""
+        """Ends every attempt at a target that is settled or gone. An attempt that wakes up later gets GivenAway."""
         with redis_errors():
             self._redis.set(fence_key(target), CLOSED, ex=KNOWN_S)
 
 
 def fence_key(target: str) -> str:
-    """Where the token of the newest attempt is; scripts look at it too."""
+    """The key of the newest attempt's token; scripts use it too."""
     return f"lw:fence:{target}"

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from storage.errors import ArchiveUnavailable, LongwatchError
 
-SCRATCH = ".scratch"  # unfinished writes and doomed files of a local archive: one folder to sweep
+SCRATCH = ".scratch"  # in a local archive: unfinished writes and files being deleted, in one folder to sweep
 FRESH = {"use_listings_cache": False}  # other hosts write too
 
 
@@ -29,10 +29,10 @@ class Files:
         with _translated(url):
             self._fs, self._root = fsspec.core.url_to_fs(url, **FRESH, **(options or {}))
         self._local = isinstance(self._fs, LocalFileSystem)
-        self._was_there = False  # a local root is made by the first write
+        self._was_there = False  # the first write creates a local root
 
     def full(self, path: str) -> str:
-        """Where `path` lies, for messages."""
+        """The full path of `path` on the filesystem."""
         return f"{self._root}/{path}".rstrip("/")
 
     def local_path(self, path: str) -> Path | None:
@@ -51,7 +51,7 @@ class Files:
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO | None]:
-        """The file for reading parts of it; None if there is no such file."""
+        """Opens the file for reading parts of it; yields None if there is no such file."""
         with _translated(self.full(path)):
             try:
                 file = self._fs.open(self.full(path), "rb")
@@ -68,14 +68,14 @@ class Files:
         """Whether there is such a file."""
         with _translated(self.full(path)):
             try:
-                found: bool = self._fs.info(self.full(path))["type"] == "file"  # `isfile` takes an outage for a no
+                found: bool = self._fs.info(self.full(path))["type"] == "file"  # `isfile` is False during an outage
             except FileNotFoundError as error:
                 self._require_root(error)
                 return False
             return found
 
     def write(self, path: str, content: bytes) -> None:
-        """Replaces `path` by `content`: readers see the old file or the new one, never a part."""
+        """Replaces `path` with `content`: readers see the whole old file or the whole new one."""
         with _translated(self.full(path)):
             if self._local:
                 with self._scratch_file(content) as scratch:
@@ -84,7 +84,7 @@ class Files:
                 self._fs.pipe_file(self.full(path), content)  # object stores replace an object whole
 
     def create(self, path: str, content: bytes) -> bool:
-        """Writes `path` unless it is there already; whether it was written."""
+        """Writes `path` unless it exists; returns whether it was written."""
         with _translated(self.full(path)):
             try:
                 if self._local:
@@ -94,12 +94,12 @@ class Files:
                     self._fs.pipe_file(self.full(path), content, mode="create")
             except FileExistsError:
                 if not self._fs.isfile(self.full(path)):
-                    raise  # something else is in the way of a folder
+                    raise  # a file is where a folder must be
                 return False
             return True
 
     def put(self, path: str, source: Path) -> None:
-        """Takes a file of this host into the archive; on the same disk it is moved, and `source` is gone."""
+        """Copies a file of this host into the archive. On the same disk it moves the file, so `source` is gone."""
         with _translated(self.full(path)):
             if not self._local:
                 self._fs.put_file(str(source), self.full(path))
@@ -161,7 +161,7 @@ class Files:
                 return
 
     def sweep(self, older_than_s: float) -> None:
-        """Removes what broken writes and deletions left behind."""
+        """Removes what interrupted writes and deletions left behind."""
         if self._local:
             with _translated(self.full(SCRATCH)):
                 for entry in self._scratch_folder().iterdir():
@@ -169,7 +169,7 @@ class Files:
                         if time.time() - entry.lstat().st_mtime > older_than_s:
                             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
                     except FileNotFoundError:
-                        continue  # whoever made it has just removed it
+                        continue  # its writer has just removed it
 
     def check(self) -> None:
         """Writes and removes a small file: raises ArchiveUnavailable if that is impossible."""
@@ -184,8 +184,8 @@ class Files:
         return folder
 
     def _require_root(self, error: FileNotFoundError) -> None:
-        """Tells a file that is not there from an archive that is not there: an unmounted disk, a lost bucket."""
-        reply = getattr(error.__cause__, "response", {})  # botocore's
+        """Raises if not only the file but the whole archive is missing: an unmounted disk, a deleted bucket."""
+        reply = getattr(error.__cause__, "response", {})  # set by botocore
         if isinstance(reply, dict) and reply.get("Error", {}).get("Code") == "NoSuchBucket":
             raise error
         if self._local:
@@ -196,7 +196,7 @@ class Files:
 
     @contextmanager
     def _scratch_file(self, content: bytes) -> Iterator[Path]:
-        """A durable file with this content, still out of sight."""
+        """A durable file with this content in the scratch folder."""
         scratch = self._scratch_folder() / secrets.token_hex(8)
         try:
             with scratch.open("wb") as file:
@@ -215,7 +215,7 @@ class Files:
 
 
 class _TranslatedReader:
-    """What zipfile needs of a file, with the backend's errors translated while it reads too."""
+    """The methods of a file that zipfile needs; translates the backend's errors during reads."""
 
     def __init__(self, file: Any, where: str) -> None:
         self._file = file
@@ -230,7 +230,7 @@ class _TranslatedReader:
 
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
-    """The seam to the filesystem. Backends raise anything (botocore's errors are no OSErrors), so all is translated."""
+    """Translates the filesystem's errors. Backends raise anything (botocore's are not OSErrors), so it catches all."""
     try:
         yield
     except LongwatchError:
@@ -249,7 +249,7 @@ def _into_place(source: Path, place: Path) -> None:
     except FileNotFoundError:
         if not source.exists():
             raise
-        place.parent.mkdir(parents=True, exist_ok=True)  # a deletion took the folder in between
+        place.parent.mkdir(parents=True, exist_ok=True)  # a deletion removed the folder in between
         source.replace(place)
     _sync_folder(place.parent)
 
@@ -265,7 +265,7 @@ def _link_into_place(source: Path, place: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Has the disk keep the file, or the renames in the folder, through a power cut."""
+    """Makes the file, or the renames in the folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -274,7 +274,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Does nothing if a deletion has just taken the folder: there is nothing left to keep."""
+    """Syncs the folder; does nothing if a deletion has just removed it."""
     with suppress(FileNotFoundError):
         _sync(folder)
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from storage.errors import NotFound
 
-_STAMP = r"\d{8}-\d{9}-[0-9a-f]{6}"  # date, time to the millisecond (UTC), chance
+_STAMP = r"\d{8}-\d{9}-[0-9a-f]{6}"  # date, time to the millisecond (UTC), random digits
 VIDEO_ID = re.compile(rf"{_STAMP}")
-QUESTION_ID = re.compile(rf"({_STAMP})_({_STAMP})")  # a question's id names its video: no index is needed
+QUESTION_ID = re.compile(rf"({_STAMP})_({_STAMP})")  # a question's id contains its video's, so no index is needed
 
 
 def new_video_id() -> str:
@@ -17,17 +17,17 @@ def new_video_id() -> str:
 
 
 def new_question_id(video_id: str) -> str:
-    """A fresh id of a question about `video_id`, which it begins with."""
+    """A fresh id for a question about `video_id`; it begins with that id."""
     return f"{video_id}_{_stamp()}"
 
 
 def created_at(video_id: str) -> datetime:
-    """When a video was submitted, by its id."""
+    """When a video was submitted, read from its id."""
     return datetime.strptime(video_id[:18] + "000", "%Y%m%d-%H%M%S%f").replace(tzinfo=UTC)
 
 
 def check_video_id(video_id: str) -> str:
-    """`video_id` itself; raises NotFound if it cannot be one, so that no path is ever made of foreign text."""
+    """Returns `video_id`; raises NotFound if it does not look like an id, so that foreign text never becomes a path."""
     if not VIDEO_ID.fullmatch(video_id):
         raise NotFound(f"no video {video_id!r}: `longwatch list` shows the ids")
     return video_id

@@ -1,4 +1,4 @@
-"""The index in Redis: which videos and questions there are, and whose content is whose. Rebuilt from the archive."""
+"""The index in Redis: which videos and questions exist, and which video owns a content. Rebuilt from the archive."""
 
 import logging
 import secrets
@@ -17,7 +17,7 @@ from storage.ids import VIDEO_ID
 log = logging.getLogger(__name__)
 
 GENERATION = "lw:state:generation"
-READY = "lw:state:ready"  # set once the state was built from the archive; a flush takes it away
+READY = "lw:state:ready"  # set once the state was built from the archive; a flush removes it
 VIDEOS = "lw:videos"  # sorted set, all scores 0: ids sort by age
 PROBE = "lw:check"
 UNREADABLE = "lw:unreadable"  # hash: path -> what is wrong with the document there
@@ -26,7 +26,7 @@ STATES = (b"waiting", b"queued", b"running")
 DELETION_KNOWN_S = 3600  # far longer than one write takes
 
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
-# A copy and its place in lists, unless the video was deleted: a late reader of the archive must not bring it back.
+# Stores a copy and lists the video, unless it was deleted: a late reader of the archive must not bring it back.
 _PUT = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 if KEYS[5] and redis.call('TYPE', KEYS[5]).ok ~= 'set' then redis.call('DEL', KEYS[5]) end
@@ -42,7 +42,7 @@ if redis.call('TYPE', KEYS[2]).ok ~= 'zset' then redis.call('DEL', KEYS[2]) end
 for _, id in ipairs(ARGV) do redis.call('ZADD', KEYS[2], 0, id) end
 return 1
 """
-# The mark of a deletion, unless others lean on the video.
+# Marks the video as deleted, unless other videos use its frames.
 _MARK_DELETED = """
 if redis.call('SCARD', KEYS[2]) > 0 then return 0 end
 redis.call('SET', KEYS[1], 1, 'EX', ARGV[1])
@@ -52,7 +52,7 @@ _SET_READY = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end redis.c
 
 
 class Index:
-    """Look-ups that cost what they answer. Raises RedisUnavailable."""
+    """Look-ups whose cost depends only on the size of the answer. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -63,7 +63,7 @@ class Index:
         self._set_ready = redis.register_script(_SET_READY)
 
     def check(self) -> None:
-        """Raises RedisUnavailable if the state does not answer, or takes no writes: it is full, or its disk is."""
+        """Raises RedisUnavailable if the state does not answer, or refuses writes because it or its disk is full."""
         with redis_errors():
             self._redis.set(PROBE, 1, ex=60)
 
@@ -76,12 +76,12 @@ class Index:
     # readiness
 
     def is_ready(self) -> bool:
-        """Whether the state was built from the archive since it was new or flushed."""
+        """Whether the state was built from the archive since it was last empty."""
         with redis_errors():
             return bool(self._redis.exists(READY))
 
     def read_generation(self) -> str:
-        """A name for this life of the state: a flush ends it."""
+        """An id of the state's contents; a flush changes it."""
         with redis_errors():
             self._redis.set(GENERATION, secrets.token_hex(8), nx=True)
             (generation,) = mget(self._redis, [GENERATION])
@@ -90,18 +90,18 @@ class Index:
         return as_text(generation)
 
     def set_ready(self, generation: str) -> bool:
-        """The state holds what the archive does; False if a flush took some of it since `read_generation`."""
+        """Notes that the state matches the archive; False if a flush emptied it since `read_generation`."""
         with redis_errors():
             return bool(self._set_ready(keys=[GENERATION, READY], args=[generation, int(time.time())]))
 
     def read_ready_since(self) -> float:
-        """When the state was built (epoch seconds); now if it was not."""
+        """When the state was built (epoch seconds); the present time if it was not."""
         with redis_errors():
             (since,) = mget(self._redis, [READY])
         return float(since) if since is not None and since.isdigit() else time.time()
 
     def report_unreadable(self, path: str, reason: str) -> None:
-        """Has `doctor` and `readyz` name a document that cannot be read."""
+        """Reports a document that cannot be read; `doctor` and `readyz` name it."""
         with redis_errors():
             self._redis.hset(UNREADABLE, path, reason)
 
@@ -111,14 +111,14 @@ class Index:
             return {as_text(path): as_text(reason) for path, reason in self._redis.hgetall(UNREADABLE).items()}
 
     def forget_unreadable(self) -> None:
-        """Begins a new look through the archive."""
+        """Removes all reports, before the archive is read again."""
         with redis_errors():
             self._redis.delete(UNREADABLE)
 
     # videos
 
     def put_video(self, video: Video) -> None:
-        """Keeps a copy of the document, and finds the video in lists; does nothing once it was deleted."""
+        """Stores a copy of the document and lists the video; does nothing if the video was deleted."""
         keys = [deleted_key(video.id), _video_key(video.id), VIDEOS, UNREADABLE]
         if video.duplicate_of:
             keys.append(_leaning_key(video.duplicate_of))
@@ -126,7 +126,7 @@ class Index:
             self._put(keys=keys, args=[video.id, video.model_dump_json()])
 
     def get_video(self, video_id: str) -> Video | None:
-        """The copy of the document; None if there is none that can be read."""
+        """The copy of the document; None if it is missing or damaged."""
         return self.get_videos([video_id])[0]
 
     def list_videos(self, before: str | None, count: int, prefix: str = "") -> list[str]:
@@ -134,7 +134,7 @@ class Index:
         return self._list(VIDEOS, before, count, prefix)
 
     def get_videos(self, video_ids: Sequence[str]) -> list[Video | None]:
-        """The copies of these documents, by one command."""
+        """The copies of these documents, with one command."""
         if not video_ids:
             return []
         with redis_errors():
@@ -142,7 +142,7 @@ class Index:
         return [_parse(video_id, content) for video_id, content in zip(video_ids, contents, strict=True)]
 
     def forget_video(self, video: Video | str) -> None:
-        """Removes the video from lists, with its questions."""
+        """Removes the video and its questions from the lists."""
         video_id = video if isinstance(video, str) else video.id
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.zrem(VIDEOS, video_id)
@@ -157,43 +157,43 @@ class Index:
     # content
 
     def claim_content(self, content_key: str, video_id: str) -> str:
-        """Makes the video the owner of this content unless there is one; the owner's id."""
+        """Makes the video the owner of this content, unless it has one; returns the owner's id."""
         with redis_errors():
             if self._redis.set(_content_key(content_key), video_id, nx=True):
                 return video_id
             (owner,) = mget(self._redis, [_content_key(content_key)])
             if owner is not None and VIDEO_ID.fullmatch(as_text(owner)):
                 return as_text(owner)
-            log.error("the owner of content %s in Redis is no video: %s owns it from now on", content_key, video_id)
+            log.error("the owner of content %s in Redis is not a video: %s owns it from now on", content_key, video_id)
             self._redis.set(_content_key(content_key), video_id)
         return video_id
 
     def release_content(self, content_key: str, video_id: str) -> None:
-        """Gives the content up, if it is this video's."""
+        """Releases the content, if this video owns it."""
         with redis_errors():
             self._release(keys=[_content_key(content_key)], args=[video_id])
 
     def list_leaning(self, video_id: str) -> list[str]:
-        """The videos of the same content that have this one's frames."""
+        """The duplicates that use this video's frames."""
         with self._rebuilt_if_damaged(_leaning_key(video_id)), redis_errors():
             return sorted(as_text(member) for member in self._redis.smembers(_leaning_key(video_id)))
 
     def stop_leaning(self, video_id: str, on: str) -> None:
-        """The video does without the frames of `on` from now on."""
+        """Notes that the video no longer uses the frames of `on`."""
         with redis_errors():
             self._redis.srem(_leaning_key(on), video_id)
 
     # questions
 
     def add_questions(self, video_id: str, question_ids: Iterable[str]) -> None:
-        """Finds the questions in the list of the video's."""
+        """Adds the questions to the video's list; does nothing if the video was deleted."""
         ids = list(question_ids)
         if ids:
             with redis_errors():
                 self._add_questions(keys=[deleted_key(video_id), _questions_key(video_id)], args=ids)
 
     def list_questions(self, video_id: str, before: str | None, count: int, prefix: str = "") -> list[str]:
-        """Up to `count` ids of the video's questions, newest first; as `list_videos`."""
+        """Up to `count` ids of the video's questions, newest first; see `list_videos`."""
         return self._list(_questions_key(video_id), before, count, prefix)
 
     def _list(self, key: str, before: str | None, count: int, prefix: str) -> list[str]:
@@ -206,17 +206,17 @@ class Index:
 
     @contextmanager
     def _rebuilt_if_damaged(self, key: str) -> Iterator[None]:
-        """Has the state built anew if the value is none of ours; raises StateRebuilding then."""
+        """If the value is damaged, removes it, starts a rebuild of the state, and raises StateRebuilding."""
         try:
             yield
         except DamagedState as error:
-            log.error("%s: the archive is looked through again", error)
+            log.error("%s; the whole state is rebuilt", error)
             with redis_errors():
                 self._redis.delete(key, READY)
-            raise StateRebuilding("a list in Redis was damaged and is read from the archive again") from error
+            raise StateRebuilding("a list in Redis was damaged; it is being read from the archive again") from error
 
     def with_states(self, questions: Sequence[Question]) -> list[Question]:
-        """The questions, the unsettled ones with how far they are."""
+        """The questions, the unsettled ones with their present status."""
         unsettled = [question.id for question in questions if not question.settled]
         if not unsettled:
             return list(questions)
@@ -231,24 +231,24 @@ class Index:
     # deletion
 
     def mark_deleted(self, video_id: str) -> bool:
-        """Has whoever still works on the video learn of its end; does nothing and is False while others lean on it."""
+        """Marks the video as deleted, so that running jobs stop; returns False instead if others use its frames."""
         with self._rebuilt_if_damaged(_leaning_key(video_id)), redis_errors():
             marked = self._mark_deleted(keys=[deleted_key(video_id), _leaning_key(video_id)], args=[DELETION_KNOWN_S])
         return bool(marked)
 
     def is_deleted(self, video_id: str) -> bool:
-        """Whether the video was deleted a short while ago."""
+        """Whether the video was deleted within the last hour."""
         with redis_errors():
             return bool(self._redis.exists(deleted_key(video_id)))
 
 
 def deleted_key(video_id: str) -> str:
-    """The mark of a deletion; scripts look at it too."""
+    """The key of the mark of a deletion; scripts use it too."""
     return f"lw:deleted:{video_id}"
 
 
 def types_of(video_id: str) -> dict[str, bytes]:
-    """The keys of one video that are read by commands of their type, and these types."""
+    """The keys of one video that must have a certain type -> that type."""
     return {_leaning_key(video_id): b"set", _questions_key(video_id): b"zset"}
 
 
@@ -275,7 +275,7 @@ def _leaning_key(video_id: str) -> str:
 
 
 def question_state_key(question_id: str) -> str:
-    """How far an unsettled question is; scripts set it."""
+    """The key of an unsettled question's state; scripts set it."""
     return f"lw:question-state:{question_id}"
 
 

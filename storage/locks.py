@@ -1,4 +1,4 @@
-"""Locks in Redis: they save double work; that results are right never depends on them."""
+"""Locks in Redis. They prevent double work; correct results never depend on them."""
 
 import logging
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from storage.connection import as_text, redis_errors
 
 log = logging.getLogger(__name__)
 
-WITHOUT_END = -1  # what PTTL answers of a key that does not expire
+WITHOUT_END = -1  # PTTL's answer for a key that does not expire
 
 
 class Hold:
@@ -22,7 +22,7 @@ class Hold:
         self._lock = lock
 
     def renew(self) -> bool:
-        """Holds the lock for its full time from now on; False if it ran out and may be held by another process."""
+        """Extends the lock to its full time from now on; False if it ran out and another process may hold it."""
         with redis_errors():
             try:
                 self._lock.reacquire()
@@ -32,14 +32,14 @@ class Hold:
 
 
 class Locks:
-    """Raises RedisUnavailable."""
+    """Hands out locks by name. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     @contextmanager
     def hold(self, name: str, hold_s: float, wait_s: float = 0.01) -> Iterator[Hold | None]:
-        """Holds the lock `name` for `hold_s` at most, unless renewed; yields None if it is taken for `wait_s`."""
+        """Holds the lock `name` for at most `hold_s` unless renewed; yields None if it is taken for `wait_s`."""
         with redis_errors():
             lock = self._redis.lock(f"lw:lock:{name}", timeout=hold_s, blocking_timeout=wait_s, thread_local=False)
             got = lock.acquire()

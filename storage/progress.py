@@ -1,4 +1,4 @@
-"""Says how far a video is, from the counts of its frames. Pure but for the clock."""
+"""Computes how far a video is from the counts of its frames. Pure except for the clock."""
 
 import time
 
@@ -8,7 +8,7 @@ from storage.timeline import SEGMENT_SLOTS
 
 
 def describe_progress(video: Video, counts: Totals) -> Progress:
-    """How far a video is that holds its own frames."""
+    """The progress of a video that holds its own frames."""
     expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
     complete = video.settled and counts.encoded + counts.failed >= counts.sampled
     until = min(counts.encoded_segments * SEGMENT_SLOTS, counts.encoded)

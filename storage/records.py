@@ -1,4 +1,4 @@
-"""What is kept of an encoded segment: its frames' tokens, and the system prompt fused with them."""
+"""Records of encoded segments: the frames' tokens, and the system prompt fused with them."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ class Record:
 
     fingerprint  of the model that made them
     mask         which of the segment's slots have a frame
-    tokens       float16 (n, C, D)  compressed tokens after pre-fusion, one row a frame, in the order of time
+    tokens       float16 (n, C, D)  compressed tokens after pre-fusion, one row per frame, in time order
     system_id    text_id of the system prompt
     system       float16 (L, D)  the system prompt's fusion, averaged over all n frames
     """
@@ -64,7 +64,7 @@ def select_tokens(tokens: Half, mask: int, wanted: int) -> Half:
 def parse_record(blob: bytes, path: str, fingerprint: str) -> Record:
     """The record in `blob`, read from `path`.
 
-    Raises DamagedFile for a blob that is no whole record, ForeignRecord for another format or model; both name `path`.
+    Raises DamagedFile if the blob is not a whole record, ForeignRecord for another format or model; both name `path`.
     """
     try:
         length = int.from_bytes(blob[:8], "little")

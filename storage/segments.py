@@ -14,7 +14,7 @@ from storage.timeline import FULL_MASK, mask_of
 
 VERSION = 1
 INDEX = "index.json"
-# What zipfile and json raise on damaged files: also of encryption, compression and offsets that were never written.
+# Exceptions that zipfile and json raise on damaged files. Damage can look like encryption, compression or offsets.
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -33,7 +33,7 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class SegmentFrame:
-    """A frame of a segment as it is kept."""
+    """A frame of a segment as it is stored."""
 
     place: int  # 0..63
     t_s: float
@@ -42,9 +42,9 @@ class SegmentFrame:
 
 
 def pack_segment(frames: Sequence[SegmentFrame]) -> bytes:
-    """A ZIP (stored, not compressed) of the frames' pictures, those of the model first, and `index.json`.
+    """A ZIP (stored, not compressed) of the frames' pictures, the model's first, and `index.json`.
 
-    The model's pictures lie side by side so that one range read brings them to an encoder on another host.
+    The model's pictures lie side by side, so that an encoder on another host gets them with one range read.
     """
     blob = BytesIO()
     with zipfile.ZipFile(blob, "w", zipfile.ZIP_STORED) as file:
@@ -77,9 +77,9 @@ class SegmentReader:
             self.mask = int(index["mask"], 16)
             self.times_s = {int(place): float(t_s) for place, t_s in index["times_s"].items()}
         except DAMAGE as error:
-            raise DamagedFile(f"{path} is damaged: {error}; restore it, or add the video anew") from error
+            raise DamagedFile(f"{path} is damaged: {error}; restore it, or add the video again") from error
         if not 0 < self.mask <= FULL_MASK:
-            raise DamagedFile(f"{path} is damaged: it names no frames; restore it, or add the video anew")
+            raise DamagedFile(f"{path} is damaged: it names no frames; restore it, or add the video again")
         self._names = set(self._zip.namelist())
 
     def has(self, kind: str, place: int) -> bool:
@@ -101,4 +101,4 @@ def _name(kind: str, place: int) -> str:
 
 
 def _member(kind: str, place: int) -> zipfile.ZipInfo:
-    return zipfile.ZipInfo(_name(kind, place))  # its fixed date keeps equal segments equal to the byte
+    return zipfile.ZipInfo(_name(kind, place))  # its fixed date makes equal segments identical byte by byte

@@ -1,4 +1,4 @@
-"""All of storage in one hand: writes to archive, state and cache in the right order, and reads the cheapest of them."""
+"""The one entrance to storage: writes to archive, state and cache in the right order, and reads from the cheapest."""
 
 import logging
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
-TOKENS_AT_ONCE_BYTES = 32 * 1024**2  # read from the cache by one command, which has seconds: an hour at the 8B shapes
-UNWRITTEN_S = 60.0  # a document that is announced but not written by then never will be
+TOKENS_AT_ONCE_BYTES = 32 * 1024**2  # most for one command, which must end within seconds: an hour at the 8B shapes
+UNWRITTEN_S = 60.0  # a document that is on the agenda but not written by then never will be
 
 
 class Store:
@@ -59,16 +59,16 @@ class Store:
         return cls(settings)
 
     def check_archive(self) -> None:
-        """Raises ArchiveUnavailable if the archive cannot be written, or is another than the state knows.
+        """Raises ArchiveUnavailable if the archive cannot be written, or is not the one that the state knows.
 
-        A disk that is not mounted leaves an empty folder behind, which can be written very well.
+        An unmounted disk leaves an empty folder behind, and writing to that folder works.
         """
         self.archive.files.check()
         try:
             newest = self.index.list_videos(None, 1)
             lost = [video_id for video_id in newest if not self.index.is_deleted(video_id)]
         except (RedisUnavailable, DamagedState) as error:
-            log.warning("the archive is not compared with the state: %s", error)
+            log.warning("cannot compare the archive with the state: %s", error)
             return
         if lost and not self.archive.has_video(lost[0]) and self.index.list_videos(None, 1) == lost:
             raise ArchiveUnavailable(
@@ -87,7 +87,7 @@ class Store:
         return video
 
     def read_videos(self, video_ids: Sequence[str]) -> list[Video]:
-        """The documents of these videos; those deleted meanwhile, or that cannot be read, are left out."""
+        """The documents of these videos, without those that were deleted meanwhile or cannot be read."""
         copies = self.index.get_videos(video_ids)
         videos = []
         for video_id, copy in zip(video_ids, copies, strict=True):
@@ -100,15 +100,15 @@ class Store:
         return videos
 
     def read_holder(self, video_id: str) -> Video:
-        """The video whose frames and records stand for `video_id`: itself, or the one it duplicates."""
+        """The video that holds the frames and records of `video_id`: itself, or the one it duplicates."""
         video = self.read_video(video_id)
         return self.read_holder(video.duplicate_of) if video.duplicate_of else video
 
     def add_video(self, video: Video) -> None:
-        """Keeps a new video; it is due at once.
+        """Stores a new video; it is due at once.
 
-        The agenda is told before and after: between the two nobody finds it without a document, and a process that
-        dies between them loses nothing.
+        It goes on the agenda before its document is written and again after it, so a process that dies in between
+        loses nothing. The first entry is not due yet, so nobody looks for the document too early.
         """
         self.agenda.put(due.VIDEOS, video.id, in_s=UNWRITTEN_S)
         self.archive.write_video(video)
@@ -117,7 +117,7 @@ class Store:
         self.agenda.put(due.VIDEOS, video.id)
 
     def update_video(self, video: Video, fence: Fence | None = None) -> None:
-        """Keeps a change; raises GivenAway if the attempt was replaced, NotFound once the video was deleted."""
+        """Stores a change; raises GivenAway if the attempt was replaced, NotFound if the video was deleted."""
         if fence is not None:
             self.fences.check(fence)
         if not self.archive.has_video(video.id):
@@ -131,7 +131,7 @@ class Store:
         self.agenda.put(due.VIDEOS, video.id)
 
     def forget_video(self, video: Video | str) -> None:
-        """Removes what Redis holds of a video that was deleted, given as its document or, if that is lost, its id."""
+        """Removes a deleted video from Redis, given its document or, if that is lost, its id."""
         video_id = video if isinstance(video, str) else video.id
         self.index.forget_video(video)
         self.coverage.forget(video_id)
@@ -139,7 +139,7 @@ class Store:
         self.fences.close(video_id)
 
     def claim_content(self, video: Video) -> str | None:
-        """Makes the video the owner of its content; the id of the video that owns it already, if there is one."""
+        """Makes the video the owner of its content. If another video owns it already, returns that one's id."""
         key = video.content_key
         assert key is not None, "content is claimed once it is known"
         owner_id = self.index.claim_content(key, video.id)
@@ -158,12 +158,12 @@ class Store:
     # segments and records
 
     def create_segment(self, video_id: str, segment: int, frames: Sequence[SegmentFrame]) -> None:
-        """Keeps a whole segment's pictures (see Archive.create_segment) and marks it."""
+        """Stores a whole segment's pictures (see Archive.create_segment) and marks it as sampled."""
         mask = self.archive.create_segment(video_id, segment, frames)
         self.coverage.mark_sampled(video_id, {segment: mask})
 
     def create_record(self, video_id: str, segment: int, record: Record) -> None:
-        """Keeps a segment's record: in the archive, then in the cache, then marked."""
+        """Stores a segment's record in the archive, then in the cache, then marks the segment as encoded."""
         self.archive.create_record(video_id, segment, record)
         self.cache.write_record(video_id, segment, record)
         self.coverage.mark_encoded(video_id, {segment: record.mask}, record.fingerprint)
@@ -171,9 +171,9 @@ class Store:
     def read_tokens(
         self, video_id: str, segments: Sequence[int], fingerprint: str
     ) -> dict[int, tuple[int, Half] | None]:
-        """Segment -> (mask, tokens (n,C,D)); None for a record that was lost: it is encoded anew."""
+        """Segment -> (mask, tokens (n,C,D)); None if the record was lost: the segment is encoded again."""
         found: dict[int, tuple[int, Half] | None] = {}
-        first, count = 0, 1  # the first one shows how large they are
+        first, count = 0, 1  # the first segment shows how large they are
         while first < len(segments):
             chunk = segments[first : first + count]
             found |= self.cache.read_tokens(video_id, chunk, fingerprint)
@@ -186,7 +186,7 @@ class Store:
         return found
 
     def read_record(self, video_id: str, segment: int, fingerprint: str) -> Record | None:
-        """The segment's record from the archive, which refills the cache; None if it was lost: it is encoded anew."""
+        """The segment's record from the archive, also cached; None if it was lost: the segment is encoded again."""
         record = self.archive.read_record(video_id, segment, fingerprint)
         if record is not None:
             self.cache.write_record(video_id, segment, record)
@@ -199,7 +199,7 @@ class Store:
     # coverage
 
     def count_video(self, video: Video) -> None:
-        """Marks what the archive holds of the video, if Redis has lost the marks or holds damaged ones: one listing."""
+        """Makes the video's marks from one listing of the archive, if Redis lost them or holds damaged ones."""
         try:
             if self.coverage.is_counted(video.id):
                 return
@@ -214,7 +214,7 @@ class Store:
         self.coverage.mark_sampled(video.id, masks)
         held = sum(mask.bit_count() for mask in masks.values())
         if video.status == "ready" and held < (video.frames_sampled or 0):
-            lost = f"the archive holds {held} of its {video.frames_sampled} frames; restore the others, or add it anew"
+            lost = f"the archive holds {held} of its {video.frames_sampled} frames; restore the others, or add it again"
             log.error("%s: %s", video.id, lost)
             self.index.report_unreadable(video.id, lost)
         for fingerprint, segments in contents.encoded.items():
@@ -222,11 +222,11 @@ class Store:
             self.coverage.mark_encoded(video.id, known, fingerprint)
         self.index.add_questions(video.id, contents.question_ids)
         self.agenda.put(due.FOUND, *contents.question_ids)
-        self.agenda.put(due.VIDEOS, video.id)  # a segment that was given up is unfinished again: its mark is gone
+        self.agenda.put(due.VIDEOS, video.id)  # a failed segment is unfinished again, because its mark is gone
         self.coverage.set_counted(video.id)
 
     def read_coverage(self, video: Video, segments: range, fingerprint: str) -> Covered:
-        """The segments of a stretch of a video that holds its own frames; marks that were lost are made again."""
+        """The segments of a stretch, for a video that holds its own frames; lost marks are made again."""
         try:
             covered = self.coverage.read(video.id, segments, fingerprint)
             if covered.totals is not None or not segments:
@@ -238,7 +238,7 @@ class Store:
         return self.coverage.read(video.id, segments, fingerprint)
 
     def read_progress(self, videos: Sequence[Video]) -> list[Progress | None]:
-        """How far each video is; a duplicate is as far as its holder. None while its marks are being read again."""
+        """How far each video is; a duplicate is as far as its holder. None while its marks are being rebuilt."""
         holders = {video.duplicate_of for video in videos if video.duplicate_of}
         known = {video.id: video for video in [*videos, *self.read_videos(sorted(holders))]}
         model = self.workers.read_model()
@@ -254,7 +254,7 @@ class Store:
         try:
             return self.coverage.read_totals([video.id for video in videos], model)
         except (ValueError, DamagedState) as error:
-            if len(videos) > 1:  # one of them is damaged: the others keep theirs
+            if len(videos) > 1:  # one video's marks are damaged: read each video alone
                 return [totals for video in videos for totals in self._totals([video], model)]
             log.error("marks of %s are damaged (%s): reading them from the archive again", videos[0].id, error)
             self.coverage.forget(videos[0].id)
@@ -264,7 +264,7 @@ class Store:
     # questions
 
     def add_question(self, question: Question) -> None:
-        """Keeps a new question; it is due at once. The agenda is told before and after, as for a video."""
+        """Stores a new question; it is due at once. It goes on the agenda before and after, as a video does."""
         self.agenda.put(due.QUESTIONS, question.id, in_s=UNWRITTEN_S)
         self.archive.write_question(question)
         self.index.add_questions(question.video_id, [question.id])
@@ -272,12 +272,12 @@ class Store:
 
     def read_question(self, question_id: str) -> Question:
         """The question as it is now; raises NotFound, DamagedFile, NewerDocument."""
-        video_of(question_id)  # no path or key is ever made of foreign text
+        video_of(question_id)  # raises NotFound, so that foreign text never becomes a path or a key
         question = self.cache.read_settled([question_id])[0] or self.archive.read_question(question_id)
         return question if question.settled else self.index.with_states([question])[0]
 
     def read_questions(self, question_ids: Sequence[str]) -> list[Question]:
-        """The documents of these questions; those deleted meanwhile, or that cannot be read, are left out."""
+        """The documents of these questions, without those that were deleted meanwhile or cannot be read."""
         questions = []
         for question_id, copy in zip(question_ids, self.cache.read_settled(question_ids), strict=True):
             try:
@@ -293,13 +293,13 @@ class Store:
         return self.index.with_states(questions)
 
     def set_question_state(self, question_id: str, state: QuestionState) -> None:
-        """Keeps how far an unsettled question is, and tells its readers of a change. The archive holds the end only."""
+        """Stores an unsettled question's state and tells its readers of a change. The archive gets only the end."""
         self.answers.change_state(question_id, state)
 
     def settle_question(self, question: Question, fence: Fence | None = None) -> None:
-        """Keeps the question's end; raises GivenAway, and NotFound once its video was deleted.
+        """Stores a settled question; raises GivenAway, and NotFound if its video was deleted.
 
-        Its readers find the document before they learn of the end. An end never changes, whatever a flush took.
+        The document is written before readers learn of the end. It never changes after that, even after a flush.
         """
         if fence is not None:
             self.fences.check(fence)

@@ -1,4 +1,4 @@
-"""The stretch that a question is about: which of its frames are there, and whether the answer can begin."""
+"""The stretch that a question is about: which of its frames are encoded, and whether it can be answered."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from storage.documents import Question, Video
 from storage.store import Store
 from storage.timeline import SEGMENT_SLOTS, mask_within, segments_of
 
-LAST = 2**31  # beyond every segment, and within what Redis takes as a place
+LAST = 2**31  # beyond every segment, and still an offset that Redis accepts
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,17 @@ class Stretch:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more will come for it: all is sampled, and encoded or given up."""
+        """Whether it will get no more frames: all are sampled, and encoded or given up."""
         sampled = all(segment in self.covered.sampled for segment in segments_of(self.slots))
         return (self.holder.settled or (sampled and not self.open_end)) and not self.covered.missing()
 
     def is_ready(self, *, partial: bool) -> bool:
-        """Whether a question can be answered: over all of it, or with `partial` over what is there."""
+        """Whether a question can be answered: from all of it or, with `partial`, from the frames encoded so far."""
         return self.is_complete or (partial and bool(self.masks))
 
 
 def find_stretch(store: Store, question: Question, holder: Video, fingerprint: str) -> Stretch:
-    """What the question is about, as far as it is there now."""
+    """The stretch that the question is about, in its present state."""
     grid, open_end = holder.grid, question.end_s is None
     last_s = grid.segment_start_s(LAST)
     end_s = last_s if question.end_s is None else min(question.end_s, last_s)

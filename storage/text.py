@@ -7,7 +7,7 @@ HIDDEN = frozenset(("Cc", "Cf", "Zl", "Zp", "Cs"))
 
 
 def escape_controls(text: str) -> str:
-    r"""`text` with every character that steers instead of showing spelled out, as \x1b, \u202e or \U000e0001."""
+    r"""`text` with every control or format character spelled out, as \x1b, \u202e or \U000e0001."""
     return "".join(_spell_out(char) if unicodedata.category(char) in HIDDEN else char for char in text)
 
 

@@ -13,7 +13,7 @@ from storage.errors import BadRequest
 
 SEGMENT_SLOTS = 64
 FULL_MASK = (1 << SEGMENT_SLOTS) - 1
-EPSILON_SLOTS = 1e-6  # times are decimal fractions: 0.1 + 0.2 must not fall beside its slot
+EPSILON_SLOTS = 1e-6  # times are decimal fractions: 0.1 + 0.2 must not miss its slot
 
 Masks = tuple[tuple[int, int], ...]  # (segment, mask of some of its frames) of neighbouring segments
 Moment = float | datetime  # seconds from the start, or a time of day
@@ -24,7 +24,7 @@ class Grid:
     """The slots of one video."""
 
     sample_fps: float
-    starts_at: datetime | None = None  # the wall-clock time of the start, where it is known
+    starts_at: datetime | None = None  # the wall-clock time of the start, if it is known
 
     def time_s(self, slot: int) -> float:
         """The time that a slot stands for, in seconds from the start."""
@@ -35,7 +35,7 @@ class Grid:
         return math.floor(t_s * self.sample_fps + EPSILON_SLOTS)
 
     def slots_between(self, start_s: float, end_s: float) -> range:
-        """The slots whose time lies in [start_s, end_s]; never a negative one."""
+        """The slots, from 0 on, whose time lies in [start_s, end_s]."""
         first = math.ceil(start_s * self.sample_fps - 0.5 - EPSILON_SLOTS)
         last = math.floor(end_s * self.sample_fps - 0.5 + EPSILON_SLOTS)
         return range(max(first, 0), max(last + 1, 0))
@@ -45,7 +45,7 @@ class Grid:
         return segment * SEGMENT_SLOTS / self.sample_fps
 
     def clock(self, t_s: float) -> datetime | None:
-        """The wall-clock time of `t_s` (UTC); None if the video has no wall clock, or beyond the calendar's end."""
+        """The wall-clock time of `t_s` (UTC); None without a wall clock, or beyond the calendar's end."""
         try:
             return self.starts_at and self.starts_at + timedelta(seconds=t_s)
         except OverflowError:
@@ -69,7 +69,7 @@ def parse_moment(value: str | float) -> Moment:
     except OverflowError:
         seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
-        raise BadRequest(f"{value} is no time: give seconds from the start, zero or more")
+        raise BadRequest(f"{value} is not a time: give seconds from the start, zero or more")
     return seconds
 
 
@@ -80,7 +80,7 @@ def parse_clock(text: str) -> datetime:
         in_utc = when.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise BadRequest(
-            f"{text!r} is no time: give seconds from the start, or RFC 3339 such as 2026-11-21T14:02:00Z"
+            f"{text!r} is not a time: give seconds from the start, or RFC 3339 such as 2026-11-21T14:02:00Z"
         ) from error
     if when.tzinfo is None:
         raise BadRequest(f"{text!r} has no time zone: end it with Z for UTC, or an offset such as +01:00")
@@ -100,7 +100,7 @@ def segments_of(slots: range) -> range:
 
 
 def mask_within(slots: range, segment: int) -> int:
-    """The mask of those of a segment's slots that lie in the range."""
+    """The mask of the segment's slots that lie in the range."""
     first = segment * SEGMENT_SLOTS
     low, high = max(slots.start - first, 0), min(slots.stop - first, SEGMENT_SLOTS)
     return ((1 << high) - 1) & ~((1 << low) - 1) if high > low else 0
@@ -120,7 +120,7 @@ def places_in(mask: int) -> list[int]:
 
 
 def slots_in(masks: dict[int, int]) -> Iterator[int]:
-    """The slots that masks by segment name, in the order of time."""
+    """The slots in the masks (segment -> mask), in time order."""
     for segment in sorted(masks):
         yield from (segment * SEGMENT_SLOTS + place for place in places_in(masks[segment]))
 
@@ -135,7 +135,7 @@ def masks_of(slots: Iterable[int]) -> dict[int, int]:
 
 
 def cut_portions(masks: Iterable[tuple[int, int]]) -> list[Masks]:
-    """Neighbours together, until they have a segment's worth of frames; the last portion has what is left."""
+    """Groups neighbouring segments until a portion has at least 64 frames; the last portion has the rest."""
     portions: list[Masks] = []
     portion: list[tuple[int, int]] = []
     for segment, mask in masks:

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 FINGERPRINT = re.compile(r"\w*", re.ASCII)  # not only hexadecimal: tests use names
 
-ALIVE = "lw:workers"  # set of names; whose entry has expired by Redis' clock is dead
+ALIVE = "lw:workers"  # set of names; a worker is alive until its own key expires
 ADOPTED = "lw:model:adopted"
-MODEL = "lw:model"  # the fingerprint whose progress is shown: that of the worker started last
+MODEL = "lw:model"  # the fingerprint whose progress is shown: that of the worker that started last
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class Worker:
     pid: int
     queues: tuple[str, ...]
     fingerprint: str | None = None
-    max_frames: int | None = None  # of a reasoner: how many its model can be asked about at once
-    trouble: str | None = None  # the surroundings' fault that its jobs wait for
+    max_frames: int | None = None  # reasoners only: how many frames a question can be about
+    trouble: str | None = None  # the failure of archive, Redis or disk that its jobs wait for
 
 
 class Workers:
-    """Raises RedisUnavailable."""
+    """Workers as they announce themselves. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def announce(self, worker: Worker, alive_s: float) -> None:
-        """Says that the worker lives, for `alive_s` seconds."""
+        """Notes that the worker is alive, for `alive_s` seconds."""
         try:
             self._announce(worker, alive_s)
         except DamagedState as error:
-            log.error("the list of workers is removed, each of them announces itself anew: %s", error)
+            log.error("removing the list of workers, each announces itself again: %s", error)
             with redis_errors():
                 self._redis.delete(ALIVE)
             self._announce(worker, alive_s)
@@ -57,28 +57,28 @@ class Workers:
             pipeline.sadd(ALIVE, worker.name)
             pipeline.set(_worker_key(worker.name), json.dumps(asdict(worker)), ex=max(int(alive_s), 1))
             if worker.fingerprint is not None:
-                pipeline.set(MODEL, worker.fingerprint, nx=True)  # a flush forgets it
+                pipeline.set(MODEL, worker.fingerprint, nx=True)  # a flush removes it
             pipeline.execute()
 
     def announce_model(self, fingerprint: str) -> None:
-        """A worker has started with this model: its progress is what counts from now on."""
+        """Notes that a worker started with this model: from now on its progress is shown."""
         with redis_errors():
             self._redis.set(MODEL, fingerprint)
 
     def withdraw(self, name: str) -> None:
-        """The worker has stopped."""
+        """Removes a worker that has stopped."""
         with redis_errors():
             self._redis.srem(ALIVE, name)
             self._redis.delete(_worker_key(name))
 
     def list_alive(self) -> list[Worker]:
-        """All live workers; cost: what it answers."""
+        """All live workers."""
         with redis_errors():
             names = sorted(map(as_text, self._redis.smembers(ALIVE)))
             found = mget(self._redis, [_worker_key(name) for name in names]) if names else []
             dead = [name for name, blob in zip(names, found, strict=True) if blob is None]
             if dead:
-                self._redis.srem(ALIVE, *dead)  # one that lives after all adds itself with its next beat
+                self._redis.srem(ALIVE, *dead)  # a live one's next beat adds it again
         return [worker for blob in found if blob and (worker := _parse(blob))]
 
     def read_max_frames(self) -> int | None:
@@ -90,14 +90,14 @@ class Workers:
         return Counter(queue for worker in self.list_alive() for queue in worker.queues)
 
     def read_model(self) -> str:
-        """The fingerprint of the model whose progress counts; empty before any worker with a model has come up."""
+        """The fingerprint of the model whose progress is shown; empty until a worker with a model has started."""
         with redis_errors():
-            (raw,) = mget(self._redis, [MODEL])  # MGET takes a value of another type for none
+            (raw,) = mget(self._redis, [MODEL])  # MGET answers nil for a value of another type
         model = as_text(raw) if raw else ""
         if not FINGERPRINT.fullmatch(model):
-            log.error("the model in Redis is none of ours and is removed: %r", model)
+            log.error("removing a model from Redis that is not a fingerprint: %r", model)
             with redis_errors():
-                self._redis.delete(MODEL)  # the next heart that beats names its own
+                self._redis.delete(MODEL)  # the next worker's heartbeat sets it again
             return ""
         return model
 
@@ -108,7 +108,7 @@ class Workers:
         return as_text(raw) if raw else ""
 
     def set_adopted(self, fingerprint: str) -> None:
-        """Every video is due for this model, or was."""
+        """Notes that every video was made due for this model."""
         with redis_errors():
             self._redis.set(ADOPTED, fingerprint)
 
@@ -120,7 +120,7 @@ def _parse(blob: bytes) -> Worker | None:
     try:
         return _ENTRY.validate_json(blob)
     except ValueError as error:
-        log.error("a worker's entry in Redis is damaged and is passed over: %s", error)
+        log.error("ignoring a damaged entry of a worker in Redis: %s", error)
         return None
 
 
@@ -129,5 +129,5 @@ def _worker_key(name: str) -> str:
 
 
 def list_fingerprints(workers: Sequence[Worker]) -> list[str]:
-    """The models that are alive, each once."""
+    """The models of these workers, each once."""
     return sorted({worker.fingerprint for worker in workers if worker.fingerprint})

@@ -1,1 +1,1 @@
-"""From an address or a file to sampled frames. Knows nothing of the archive, Redis or jobs."""
+"""Turns an address or a file into sampled frames. Knows nothing of the archive, Redis or jobs."""

@@ -1,4 +1,4 @@
-"""Connections to checked addresses only, given up in time: at a deadline, or when nobody wants the file any more."""
+"""Connections to checked addresses only. They end at a deadline, or when the file is no longer wanted."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from ingest.errors import SourceInterrupted, SourceTooLarge, SourceUnavailable
 from ingest.files.network import allowed_addresses
 from storage.text import escape_controls
 
-SLICE_S = 0.25  # the longest that any call waits before it looks at the clock
+SLICE_S = 0.25  # the longest that any call waits before it checks the clock
 ASK_INTERVAL_S = 1.0
 CONNECT_LATE = "no connection in time (ingest.connect_timeout_s)"
 READ_LATE = "no answer in time (ingest.read_timeout_s)"
@@ -28,10 +28,10 @@ Result = TypeVar("Result")
 
 
 class Patience:
-    """How long a download may still take, and whether it is wanted at all.
+    """How long a download may still take, and whether it is still wanted.
 
-    `check` is called in every slice of waiting. It raises SourceTooLarge or SourceInterrupted at a deadline, and passes
-    on what `still_wanted` raises, which it asks every second.
+    `check` is called in every slice of waiting. It raises SourceTooLarge or SourceInterrupted at a deadline. Every
+    second it calls `still_wanted`, and lets its exceptions through.
     """
 
     def __init__(self, settings: IngestSettings, still_wanted: Callable[[], object]) -> None:
@@ -42,11 +42,11 @@ class Patience:
         self._asked_at = time.monotonic()
 
     def await_headers(self) -> None:
-        """From now on the next answer's headers have `header_timeout_s`."""
+        """Starts the deadline for the next answer's headers (`header_timeout_s`)."""
         self._headers_end_at = time.monotonic() + self._settings.header_timeout_s
 
     def end_headers(self) -> None:
-        """The headers are there."""
+        """Ends that deadline: the headers have arrived."""
         self._headers_end_at = math.inf
 
     def check(self) -> None:
@@ -73,7 +73,7 @@ def open_pool(settings: IngestSettings, patience: Patience) -> httpcore.Connecti
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
-    """Resolves each host once, checks all its addresses, and connects to just these: no second look-up can differ."""
+    """Resolves each host once, checks all its addresses, and connects only to them, so no later look-up can differ."""
 
     def __init__(self, settings: IngestSettings, patience: Patience) -> None:
         self._settings = settings
@@ -98,7 +98,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
         return self._connect(addresses[-1], port, ends_at - time.monotonic())
 
     def _look_up(self, host: str, port: int) -> list[Any]:
-        """What the system's resolver says, which cannot be interrupted: its thread is left behind if it hangs."""
+        """Asks the system's resolver, which cannot be interrupted: if it hangs, its thread is left behind."""
         answer = Future[list[Any]]()
 
         def ask() -> None:
@@ -128,7 +128,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
 
 
 class _PatientStream(httpcore.NetworkStream):
-    """A connection on which no wait is longer than a slice: between them it asks whether to go on."""
+    """A connection that waits in slices and checks after each whether to continue."""
 
     def __init__(self, connection: socket.socket, settings: IngestSettings, patience: Patience) -> None:
         self._connection = connection
@@ -162,7 +162,7 @@ class _PatientStream(httpcore.NetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        """Nothing: httpcore asks about HTTP/2 and about connections kept open, and neither is used here."""
+        """Returns None: httpcore asks about HTTP/2 and about open connections, and neither is used here."""
 
     def _send(self, buffer: bytes) -> int:
         return self._wait_for(lambda: self._connection.send(buffer), httpcore.WriteTimeout(READ_LATE))
@@ -184,7 +184,7 @@ def _finish_connecting(connection: socket.socket) -> None:
 def _wait_for(
     operation: Callable[[], Result], patience: Patience, limit_s: float, late: httpcore.TimeoutException
 ) -> Result:
-    """What `operation` returns, which raises TimeoutError after each slice; `late` is raised after `limit_s`."""
+    """Repeats `operation`, which raises TimeoutError after each slice, until it returns; raises `late` at `limit_s`."""
     ends_at = time.monotonic() + limit_s
     while True:
         patience.check()

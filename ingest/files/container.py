@@ -1,4 +1,4 @@
-"""Opens a video file, and says what it claims to be; nothing of it is believed beyond the limits."""
+"""Opens a video file and reads what it says about itself. The limits hold whatever it says."""
 
 import logging
 import math
@@ -19,15 +19,15 @@ from storage.text import escape_controls
 
 log = logging.getLogger(__name__)
 
-# Playlists (hls, dash, concat, sdp) make FFmpeg open further addresses and files: none of them is in this list.
+# Playlists (hls, dash, concat, sdp) make FFmpeg open further addresses and files, so none of them is in this list.
 DEMUXERS = "mov,matroska,webm,mpegts,mpeg,mpegvideo,avi,flv,ogg,asf,mxf"
-CODED_BEYOND_SHOWN = 2  # coded pictures are whole blocks: a decoder must be let go beyond the limit on shown ones
+CODED_BEYOND_SHOWN = 2  # coded pictures are padded to whole blocks, so a decoder may exceed the limit on shown ones
 MAX_PIXEL_ASPECT = 8.0  # anamorphic video has up to 2
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a file says of its video or image; width and height as displayed."""
+    """What a file says about its video or image; width and height as displayed."""
 
     width_px: int
     height_px: int
@@ -42,7 +42,7 @@ class SourceInfo:
 def open_video(path: Path, settings: IngestSettings) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The file and its first stream of pictures. Raises UnsupportedSource, SourceUnavailable."""
     options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
-    # Told the decoders of both FFmpeg's own look at the file and ours, because pictures may grow on the way.
+    # Set for FFmpeg's probing and for our decoder, because pictures may grow within the file.
     limit = {"max_pixels": str(CODED_BEYOND_SHOWN * settings.max_frame_pixels)}
     try:
         container = _container(path, options, [limit] * settings.max_streams)
@@ -51,28 +51,28 @@ def open_video(path: Path, settings: IngestSettings) -> Iterator[tuple[InputCont
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnsupportedSource(
-            f"this is no video file that can be read, nor a JPEG, PNG or WebP image ({reason}); "
-            "playlists and streams are not taken either"
+            f"this is not a video file that can be read, nor a JPEG, PNG or WebP image ({reason}); "
+            "playlists and streams are not supported"
         ) from error
     with container:
         stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
         if stream is None:
             raise UnsupportedSource("the file has no moving picture: it holds sound only")
         if stream.codec_context is None:
-            raise UnsupportedSource("the picture is in a codec that is not known here")
+            raise UnsupportedSource("the video's codec is not supported")
         stream.codec_context.options = limit
         yield container, stream
 
 
 def describe_video(path: Path, settings: IngestSettings) -> SourceInfo:
-    """What the file says, and how its first frame that decodes is turned.
+    """What the file says about itself, and how its first frame that can be decoded is rotated.
 
     Raises UnsupportedSource, SourceUnavailable, SourceTooLarge.
     """
     with open_video(path, settings) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         if width <= 0 or height <= 0:
-            raise UnsupportedSource("the file does not say how large its pictures are: it is cut off or no video")
+            raise UnsupportedSource("the file does not say how large its pictures are: it is cut off or not a video")
         if len(container.streams) > settings.max_streams:
             raise SourceTooLarge(f"the file has {len(container.streams)} streams (ingest.max_streams)")
         if width * height > settings.max_frame_pixels:
@@ -98,7 +98,7 @@ def check_duration(duration_s: float, settings: IngestSettings) -> None:
 
 
 def find_last_end_s(container: InputContainer) -> float:
-    """When the last packet of whatever stream ends, from the first one on."""
+    """When the last packet of any stream ends, in seconds from the start of the first."""
     begin_s, end_s = math.inf, -math.inf
     try:
         for packet in container.demux():
@@ -116,12 +116,12 @@ def _container(path: Path, options: dict[str, str], limits: list[dict[str, str]]
         return av.open(f"file:{path}", options=options, stream_options=limits)  # type: ignore[arg-type]
     except av.FFmpegError:
         raise
-    except ValueError:  # FFmpeg knows the streams of FLV and MPEG-PS only after its own look: that goes unlimited
+    except ValueError:  # FFmpeg finds the streams of FLV and MPEG-PS only by probing, without a limit
         return av.open(f"file:{path}", options=options)
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
-    """The shorter of the stream's and the file's: the one may count what a cut hides, the other a longer sound."""
+    """The shorter of two: the stream's may include what an edit hides, the file's a longer sound track."""
     known = []
     if stream.duration is not None and stream.time_base is not None:
         known.append(float(stream.duration * stream.time_base))
@@ -131,7 +131,7 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
 
 
 def _pixel_aspect(stream: VideoStream) -> float:
-    """What the file says, square if it says nothing or nonsense."""
+    """The pixels' width / height as the file says; 1.0 if it says nothing or nonsense."""
     aspect = float(stream.sample_aspect_ratio or 1)
     return aspect if 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else 1.0
 

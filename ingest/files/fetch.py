@@ -1,4 +1,4 @@
-"""Downloads a video over http(s), guarded: allowed addresses only, pinned, bounded in bytes, time and disk."""
+"""Downloads a video over http(s): only from allowed, pinned addresses, and bounded in bytes, time and disk."""
 
 import base64
 import errno
@@ -30,7 +30,7 @@ from storage.urls import redact
 
 REDIRECTS = (301, 302, 303, 307, 308)
 LOOK_AT_DISK_EVERY_BYTES = 16 * 1024**2
-SHOWN_CHARS = 200  # of what a server says
+SHOWN_CHARS = 200  # of a server's text in our messages
 HTTPCORE_ERRORS = (
     httpcore.NetworkError,
     httpcore.TimeoutException,
@@ -52,8 +52,8 @@ class Fetched:
 def fetch_file(url: str, into: Path, settings: IngestSettings, still_wanted: Callable[[], object]) -> Fetched:
     """Downloads `url` to the file `into`, which appears only once it is whole.
 
-    Follows redirects itself and checks every address. Calls `still_wanted` every second, also while nothing comes; it
-    raises if the download has become pointless. Raises FetchRefused, SourceUnavailable, SourceInterrupted,
+    Follows redirects itself and checks every address. Calls `still_wanted` every second, even while no data arrives; it
+    raises if the file is no longer wanted. Raises FetchRefused, SourceUnavailable, SourceInterrupted,
     SourceTooLarge, DiskFull.
     """
     partial = into.with_name(f"{into.name}.part")
@@ -86,7 +86,7 @@ def _follow_redirects(
 
 
 def _prepare_request(url: str) -> tuple[httpcore.URL, list[tuple[bytes, bytes]]]:
-    """Where to send the request and with which headers; raises FetchRefused if it is no http address."""
+    """The request's address and headers; raises FetchRefused if it is not an http address."""
     parsed = httpx.URL(url)
     if parsed.scheme not in ("http", "https") or not parsed.host:
         scheme = escape_controls(parsed.scheme) or "this"
@@ -126,7 +126,7 @@ def _receive_body(response: httpcore.Response, partial: Path, settings: IngestSe
     _check_disk(partial.parent, int(promised), settings)
     digest, size, looked_at, began = hashlib.sha256(), 0, 0, time.monotonic()
     with partial.open("wb") as file:
-        for chunk in response.iter_stream():  # as sent: nothing is unpacked, so nothing can swell
+        for chunk in response.iter_stream():  # as sent: nothing is decompressed, so nothing can grow
             size += len(chunk)
             _check_size(size, settings)
             _check_rate(size, time.monotonic() - began, settings)

@@ -15,22 +15,22 @@ from ingest.files.pictures import Picture, encode_jpeg, fit_view, squeeze_pictur
 
 log = logging.getLogger(__name__)
 
-UNSPECIFIED = 2  # of the matrices that colours are coded with (ITU-T H.273, table 4)
+UNSPECIFIED = 2  # matrix_coefficients: unspecified (ITU-T H.273, table 4)
 
 
 @dataclass(frozen=True)
 class EncodedFrame:
-    """What the archive keeps of a slot."""
+    """What the archive keeps for a slot."""
 
     slot: int
     t_s: float
     model_jpeg: bytes | None  # None for an image: the model sees the original
-    view_jpeg: bytes | None  # None if none are kept (ingest.view_long_side_px)
+    view_jpeg: bytes | None  # None if ingest.view_long_side_px is 0
 
 
 @dataclass(frozen=True, eq=False)
 class FramePictures:
-    """One decoded frame, small. A frame that is shown long serves several slots: it is packed once."""
+    """The small pictures of one decoded frame. A frame that fills several slots is packed only once."""
 
     model: Picture  # (side,side,3) RGB
     view: Picture | None  # (h,w,3) RGB
@@ -72,12 +72,12 @@ class SampledFrame:
 
 
 class FrameConverter:
-    """Makes the pictures of the frames of one video, whose pixels are `aspect` times as wide as high."""
+    """Makes the pictures for the frames of one video, whose pixels are `aspect` times as wide as high."""
 
     def __init__(self, aspect: float, settings: IngestSettings) -> None:
         self._aspect = aspect
         self._settings = settings
-        # One for all frames and for each size: each frame's own would set up the conversion anew.
+        # One per size for all frames: a frame's own reformatter would set up the conversion each time.
         self._full, self._small = VideoReformatter(), VideoReformatter()
 
     def convert_frame(self, frame: VideoFrame) -> FramePictures | None:
@@ -85,11 +85,11 @@ class FrameConverter:
         try:
             return self._convert(frame)
         except av.FFmpegError:
-            frame.colorspace = UNSPECIFIED  # a matrix that FFmpeg's converter does not know, such as bt2020c
+            frame.colorspace = UNSPECIFIED  # FFmpeg's converter does not know the matrix, such as bt2020c
         try:
             return self._convert(frame)
         except av.FFmpegError as error:
-            log.warning("a damaged frame is passed over: %s", error)
+            log.warning("skipping a damaged frame: %s", error)
             return None
 
     def _convert(self, frame: VideoFrame) -> FramePictures:
@@ -112,10 +112,10 @@ def count_quarter_turns(frame: VideoFrame) -> int:
 
 
 def time_frames_in_turn(frames: Iterable[VideoFrame], times: Sequence[int]) -> Iterator[VideoFrame]:
-    """Frames that do not say when they are shown, at `times`, one after the other.
+    """Gives frames without display times the `times`, one after the other.
 
-    Their pts is the number of their packet: a keyframe is not shown before its number's turn, so that what was lost
-    before it shifts nothing behind it.
+    Their pts is the number of their packet. A keyframe takes the time with its number or a later one, so frames
+    lost before it do not shift those after it.
     """
     turn = 0
     for frame in frames:
@@ -134,7 +134,7 @@ def match_frames(
     start_slot: int,
     converter: FrameConverter,
 ) -> Iterator[SampledFrame]:
-    """Gives each wanted pts its pictures, both in the order of time; a lost frame's neighbour stands in for it.
+    """Gives each wanted pts its pictures, both in time order; a neighbour stands in for a lost frame.
 
     `wanted` and `times_s` begin with `start_slot`.
     """

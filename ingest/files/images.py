@@ -21,7 +21,7 @@ HEAD_BYTES = 12
 
 @dataclass(frozen=True)
 class ImageSource:
-    """An image that was read: what it says of itself, and its only frame, which has no picture for the model."""
+    """An image: what it says about itself, and its only frame, which has no picture for the model."""
 
     info: SourceInfo
     frame: EncodedFrame
@@ -39,7 +39,7 @@ def is_image(path: Path) -> bool:
 
 
 def read_image(path: Path, settings: IngestSettings) -> ImageSource:
-    """Decodes the image once, which proves that the encoder can, and packs the picture for people.
+    """Decodes the image, which proves that the encoder can, and packs the picture for people.
 
     Raises UnsupportedSource, SourceTooLarge.
     """
@@ -51,7 +51,7 @@ def read_image(path: Path, settings: IngestSettings) -> ImageSource:
         raise SourceTooLarge("the image has more pixels than can be read safely") from error
     except DamagedFile as error:
         raise UnsupportedSource(
-            f"the image cannot be read, it is cut off or damaged: {error}; save it anew with another program"
+            f"the image cannot be read, it is cut off or damaged: {error}; save it again with another program"
         ) from error
     height, width = picture.shape[:2]
     info = SourceInfo(width, height, None, None, codec, rotation_deg)

@@ -21,7 +21,7 @@ def find_allowed_file(location: str, roots: Sequence[Path]) -> Path:
         raise SourceUnavailable(f"there is no file {shown}: {type(error).__name__}") from error
     if not any(path.is_relative_to(root) for root in roots):
         listed = ", ".join(str(root) for root in roots) or "none"
-        raise FetchRefused(f"{shown} lies below none of the folders in ingest.allowed_roots ({listed})")
+        raise FetchRefused(f"{shown} is not below a folder in ingest.allowed_roots ({listed})")
     if not is_file:
         raise SourceUnavailable(f"there is no file {shown}")
     return path

@@ -8,7 +8,7 @@ from configs.private_hosts import Address, parse_private_host
 from ingest.errors import FetchRefused
 from storage.text import escape_controls
 
-# What `is_global` lets pass in some versions of Python, from the IANA special-purpose registries (RFC 6890).
+# Networks that `is_global` accepts in some versions of Python; from the IANA special-purpose registries (RFC 6890).
 NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -22,7 +22,7 @@ NOT_PUBLIC = tuple(
         "3fff::/20",  # documentation (RFC 9637)
     )
 )
-UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291: all that is handed out as global unicast so far
+UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291: all that is assigned as global unicast so far
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
 ISATAP = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))  # RFC 5214: in front of an IPv4 address
 
@@ -39,14 +39,14 @@ def allowed_addresses(host: str, port: int, found: Sequence[Any], listed: Sequen
         if not (is_public(address) or any(entry.covers(host, address, port) for entry in private_hosts)):
             shown = escape_controls(host if host == text else f"{host} ({text})")
             raise FetchRefused(
-                f"{shown} is not a public address; if port {port} of it may be fetched from, "
+                f"{shown} is not a public address; to allow downloads from its port {port}, "
                 "add it to ingest.allowed_private_hosts"
             )
     return addresses
 
 
 def is_public(address: Address) -> bool:
-    """Whether anyone can reach it. An IPv6 address that leads to an IPv4 one is public if both are."""
+    """Whether anyone can reach the address. An IPv6 address that contains an IPv4 one is public only if that one is."""
     if isinstance(address, ipaddress.IPv6Address):
         last_four = ipaddress.IPv4Address(address.packed[-4:])
         if address in NAT64 or address.ipv4_mapped is not None:

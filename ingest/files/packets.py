@@ -18,7 +18,7 @@ IDR, LAST_PICTURE_NAL = 5, 5  # H.264 table 7-1: types 1 to 5 are coded pictures
 
 
 def read_packets(container: InputContainer, stream: VideoStream) -> "Iterator[CodedPacket[VideoStream]]":
-    """The stream's packets in decoding order, as far as the file is whole; the same each time it is opened."""
+    """The stream's packets in decoding order, up to the first damage; the same each time the file is opened."""
     try:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except av.FFmpegError as error:
@@ -47,8 +47,8 @@ def list_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
 def find_first_picture(data: memoryview, length_bytes: int) -> tuple[int, bool]:
     """(NAL type, whether it is a reference) of the first coded picture in an H.264 packet.
 
-    `length_bytes` is the size of the length in front of each NAL unit, 0 for start codes (Annex B). A packet in which
-    none is found counts as a reference: it is decoded.
+    `length_bytes` is the size of the length in front of each NAL unit, 0 for start codes (Annex B). A packet without
+    one counts as a reference, so it is decoded.
     """
     for header in _headers_by_length(data, length_bytes) if length_bytes else _headers_by_start_code(bytes(data)):
         kind = header & 31
@@ -72,5 +72,5 @@ def _headers_by_start_code(data: bytes) -> Iterator[int]:
 
 
 def _length_bytes(extradata: bytes | None) -> int:
-    """avcC (ISO/IEC 14496-15, 5.3.3.1) begins with 1 and gives the length's size in its fifth byte."""
+    """The size of the lengths. avcC (ISO/IEC 14496-15, 5.3.3.1) begins with 1 and holds it in its fifth byte."""
     return (extradata[4] & 3) + 1 if extradata and len(extradata) > 6 and extradata[0] == 1 else 0

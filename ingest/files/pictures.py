@@ -10,13 +10,13 @@ Picture = NDArray[np.uint8]  # (h, w, 3) RGB
 
 
 def squeeze_picture(picture: Picture, side_px: int) -> Picture:
-    """(h,w,3) -> (side,side,3) by nearest neighbour, the aspect ratio given up, as the public implementation does."""
+    """(h,w,3) -> (side,side,3) by nearest neighbour, ignoring the aspect ratio, as the public implementation does."""
     rows, columns = _nearest(picture.shape[0], side_px), _nearest(picture.shape[1], side_px)
-    return picture[rows].take(columns, axis=1)  # twice as fast as both at once
+    return picture[rows].take(columns, axis=1)  # twice as fast as indexing both at once
 
 
 def fit_view(width_px: int, height_px: int, aspect: float, long_side_px: int) -> tuple[int, int]:
-    """(width, height) to show a picture in whose pixels are `aspect` times as wide as high.
+    """(width, height) for showing a picture whose pixels are `aspect` times as wide as high.
 
     Neither side is enlarged, and the longer one is at most `long_side_px`.
     """
@@ -34,7 +34,7 @@ def encode_jpeg(picture: Picture, quality: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _nearest(size: int, side_px: int) -> NDArray[np.intp]:
-    """Which of `size` rows each of the `side_px` takes. In float32: integers differ for 360, 540, 720, 1080 to 336."""
+    """Which of `size` rows each of `side_px` rows takes. In float32: integers differ for 360, 540, 720, 1080 to 336."""
     scale = np.float32(size) / np.float32(side_px)
     indices = np.floor(np.arange(side_px, dtype=np.float32) * scale).astype(np.intp)
     return np.asarray(np.minimum(indices, size - 1))

@@ -26,7 +26,7 @@ def find_slot_times(duration_s: float, sample_fps: float) -> Times:
 
 
 def find_frames_on_display(times_s: Times, targets_s: Times) -> Places:
-    """For each target, the index of the frame that is on display then: the last that began by it.
+    """For each target, the index of the frame on display: the last one that began by then.
 
     A frame that is held long (variable rate) serves several targets.
     """
@@ -34,7 +34,7 @@ def find_frames_on_display(times_s: Times, targets_s: Times) -> Places:
 
 
 def find_nearest_frames(times_s: Times, targets_s: Times) -> Places:
-    """For each target, the index of the frame whose beginning is nearest; the earlier of equals."""
+    """For each target, the index of the frame whose start is nearest; of two equally near, the earlier."""
     after = np.searchsorted(times_s, targets_s, side="right").clip(1, max(len(times_s) - 1, 1))
     later = np.minimum(after, len(times_s) - 1)
     return np.where(abs(times_s[later] - targets_s) < abs(times_s[after - 1] - targets_s), later, after - 1)
@@ -47,15 +47,15 @@ class Packet:
     pts: int | None  # when it is shown
     key: bool
     reference: bool = True  # whether other frames may be predicted from it
-    clean: bool = False  # a keyframe that nothing after it in decoding order looks back across (H.264: IDR)
-    shown: bool = True  # not just there to decode others from, as before the point where a clip was cut
+    clean: bool = False  # a keyframe; no frame decoded after it refers to one before it (H.264: IDR)
+    shown: bool = True  # False: only for decoding others, such as frames before the start of a cut clip
     dts: int | None = None  # when it is decoded; needed if `pts` is not known
     duration: int = 0  # 0 if it is not known
 
 
 @dataclass(frozen=True)
 class Packets:
-    """All packets of a video in decoding order, as columns: a day of video is millions of them."""
+    """All packets of a video in decoding order, as columns: a day of video has millions."""
 
     pts: NDArray[np.int64]
     key: NDArray[np.bool_]
@@ -63,7 +63,7 @@ class Packets:
     clean: NDArray[np.bool_]
     shown: NDArray[np.bool_]
     timed: bool  # False: the file does not say when frames are shown, and `pts` is when they are decoded
-    end: int  # when the last frame ends; not after its beginning if durations are not known
+    end: int  # when the last frame ends; no later than its start if durations are unknown
 
     @classmethod
     def collect(cls, packets: Iterable[Packet]) -> "Packets":
@@ -93,11 +93,11 @@ class Packets:
 def find_needed_packets(packets: Packets, wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which packets to decode to get exactly the frames with a pts in `wanted`.
 
-    Left out: frames that are not wanted and that no other is predicted from; and what follows the last wanted frame
-    of a group of pictures, if the next group begins clean.
+    Leaves out unwanted frames that no other frame is predicted from. Also leaves out what follows the last wanted
+    frame of a group of pictures, if the next group begins clean.
     """
     needed = np.isin(packets.pts, wanted)
-    ends_clean = True  # a later group needs nothing of this one
+    ends_clean = True  # a later group needs nothing from this one
     some_later = False
     for index in range(len(packets) - 1, -1, -1):
         if needed[index]:

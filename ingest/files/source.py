@@ -1,4 +1,4 @@
-"""Samples a video file: lists its packets, decodes those it must, and gives a picture for every target."""
+"""Samples a video file: lists its packets, decodes those it needs, and yields a frame for every slot."""
 
 import logging
 from collections.abc import Iterator
@@ -29,19 +29,20 @@ from storage.text import escape_controls
 
 log = logging.getLogger(__name__)
 
-AT_THE_END = (True, False, None)  # has the decoder hand out what it still holds
+AT_THE_END = (True, False, None)  # makes the decoder return the frames it still holds
 WITHOUT_DISPLAY_TIMES = ("avi",)  # FFmpeg makes them up, in decoding order
-ENDED_EARLY_S = 1.5  # containers round their duration; what is missing beyond this was cut off
+ENDED_EARLY_S = 1.5  # containers round their duration; if more is missing, the file was cut off
 FRAME_S = 0.04  # how long the last frame is shown if the file says nothing
 
 CodedPackets = Iterator["CodedPacket[VideoStream]"]
 
 
 class VideoSource:
-    """A video file, looked through and checked against the limits.
+    """A video file whose packets are listed and checked against the limits.
 
-    `truncated` says where and why it ended early, None if it did not. Raises UnsupportedSource, SourceUnavailable,
-    SourceTooLarge.
+    `truncated` says where and why the file ended early; None if it did not.
+
+    Raises UnsupportedSource, SourceUnavailable, SourceTooLarge.
     """
 
     def __init__(self, path: Path, settings: IngestSettings) -> None:
@@ -51,7 +52,7 @@ class VideoSource:
         with open_video(path, settings) as (container, stream):
             self._packets = Packets.collect(list_packets(container, stream))
             if not self._packets.shown.any():
-                raise UnsupportedSource("the file holds no frame of video")
+                raise UnsupportedSource("the file holds no video frames")
             self._base_s = float(stream.time_base or 0)
             timed = self._packets.timed and container.format.name not in WITHOUT_DISPLAY_TIMES
             self._in_order = timed or not stream.codec_context.has_b_frames
@@ -67,21 +68,21 @@ class VideoSource:
         """A frame for every slot from `start_slot` on (see `sampling.find_slot_times`).
 
         "exact" gives the frame on display at the slot's time; "keyframes" the nearest keyframe, for a tenth of the
-        work. For a damaged frame the one before stands in; whoever starts later gets the same frames.
+        work. The frame before a damaged one stands in for it. A later start gives the same frames.
         """
         if start_slot == 0:
             yield from self._sample_from(0, sample_fps, mode)
             return
         frames = self._sample_from(start_slot - 1, sample_fps, mode)
         before = next(frames, None)
-        if before is None or not before.exact:  # only from the start is it known what stands in for damaged frames
+        if before is None or not before.exact:  # only decoding from 0 shows which frame stands in for a damaged one
             frames = self._sample_from(0, sample_fps, mode)
         yield from (frame for frame in frames if frame.slot >= start_slot)
 
     def _sample_from(self, slot: int, sample_fps: float, mode: str) -> Iterator[SampledFrame]:
         packets = self._packets
         candidates = packets.shown & packets.key if mode == "keyframes" else packets.shown
-        if not candidates.any():  # a clip can begin behind the only keyframe
+        if not candidates.any():  # a clip can begin after the only keyframe
             mode, candidates = "exact", packets.shown
         first, _ = packets.span()
         shown = np.unique(packets.pts[candidates])
@@ -107,9 +108,9 @@ class VideoSource:
     def _decode_packets(
         self, packets: CodedPackets, stream: VideoStream, needed: NDArray[np.bool_], fresh: NDArray[np.bool_]
     ) -> Iterator[VideoFrame]:
-        """The frames of the packets that are `needed`, in the order they are shown.
+        """The frames of the `needed` packets, in display order.
 
-        After a gap, a packet that is `fresh` begins anew: nothing that follows it is shown before what came before it.
+        After a gap, decoding restarts at a `fresh` packet: no frame after it is shown before an earlier one.
         """
         decoder, gap = stream.codec_context, False
         decoder.thread_type = "AUTO"
@@ -119,7 +120,7 @@ class VideoSource:
                 gap = True
                 continue
             if gap and begins:
-                # Across a gap the decoder may forget what it still holds back for reordering: have it out first.
+                # After a gap the decoder may drop frames that it holds back for reordering: take them out first.
                 yield from self._decode_packet(decoder, None)
                 decoder.flush_buffers()
             gap = False
@@ -129,16 +130,16 @@ class VideoSource:
         try:
             yield from decoder.decode(packet)
         except av.FFmpegError as error:
-            log.warning("%s: a damaged frame is passed over: %s", escape_controls(self._path.name), error)
+            log.warning("%s: skipping a damaged frame: %s", escape_controls(self._path.name), error)
 
     def _find_end_s(self) -> float:
-        """When the last frame that is there ends, from the first one on."""
+        """When the last frame in the file ends, in seconds from the first."""
         first, last = self._packets.span()
         last_s, end_s = ((ticks - first) * self._base_s for ticks in (last, self._packets.end))
         if end_s <= last_s:
             end_s = last_s + (1 / self.info.fps if self.info.fps else FRAME_S)
         declared_s = self.info.duration_s or 0.0
-        return min(end_s, declared_s) if declared_s > last_s else end_s  # of reordered frames durations are vague
+        return min(end_s, declared_s) if declared_s > last_s else end_s  # reordered frames' durations are unreliable
 
     def _explain_early_end(self) -> str | None:
         declared_s = self.info.duration_s
@@ -146,7 +147,7 @@ class VideoSource:
             return None
         with open_video(self._path, self._settings) as (container, _):
             if find_last_end_s(container) > declared_s - ENDED_EARLY_S:
-                return None  # it is the sound that lasts longer
+                return None  # only the sound lasts longer
         return f"the file ends at {self._end_s:.1f} s of {declared_s:.1f} s: it was cut off or is damaged there"
 
 

@@ -98,7 +98,7 @@ def test_a_session_with_the_service(say: Say, folder: Path) -> None:
 
     assert "nothing to try again" in say("retry", video, code=1)
     (folder / "text.mp4").write_text("this is no video")
-    assert "no video file" in say("add", "--wait", str(folder / "text.mp4"), code=1)
+    assert "not a video file" in say("add", "--wait", str(folder / "text.mp4"), code=1)
     failed = as_json(say("list", "--json"))[0]["id"]
     assert say("retry", failed) == f"{failed}\n"
     say("wait", failed, code=1)

@@ -53,7 +53,7 @@ def pixels_of(model: LlavaMini, pictures: Sequence[bytes]) -> torch.Tensor:
 
 
 def read_fusion(store: Store, encoder: Encoder, video: Video, ids: Sequence[int], *masks: tuple[int, int]) -> Any:
-    """What is kept of a text over the frames that (segment, mask) name."""
+    """The cached fusion of a text over the frames that (segment, mask) name."""
     (rows,) = store.cache.read_fusions([FusionKey(video.id, text_id(ids), masks)], encoder.fingerprint)
     return None if rows is None else rows.astype(np.float32)
 
@@ -129,7 +129,7 @@ def test_two_encoders_at_once_do_the_work_once(
     first = threading.Thread(target=jobs.encode_segment, args=(video.id, 0))
     first.start()
     wait_until(lambda: watched.calls)
-    jobs.encode_segment(video.id, 0)  # returns: another is at it
+    jobs.encode_segment(video.id, 0)  # returns at once: another encoder works on it
     watched.released.set()
     first.join()
     assert len(watched.calls) == 1
@@ -156,7 +156,7 @@ def test_a_neighbour_stands_in_for_a_damaged_picture(
 
 
 @pytest.mark.parametrize("loss", ["garbage", "gone", "no zip"])
-def test_a_segment_without_a_whole_picture_is_named(loss: str, jobs: EncoderJobs, store: Store) -> None:
+def test_a_segment_without_a_whole_picture_is_named_in_the_error(loss: str, jobs: EncoderJobs, store: Store) -> None:
     video = add_sampled(store, [b"garbage", b""])
     path = f"{video.id}/000000/frames.zip"
     if loss == "gone":
@@ -170,9 +170,7 @@ def test_a_segment_without_a_whole_picture_is_named(loss: str, jobs: EncoderJobs
         jobs.fuse_question(video.id, [(TEXT, 0, [(0, 1)])])
 
 
-def test_numbers_that_are_none_are_refused_and_not_stored(
-    settings: Settings, store: Store, prompts: PromptBuilder
-) -> None:
+def test_infinite_values_are_refused_and_not_stored(settings: Settings, store: Store, prompts: PromptBuilder) -> None:
     broken = LlavaMini.from_pretrained(TINY, parts=("vision",))
     with torch.no_grad():
         broken.vision.compressor.query.fill_(torch.inf)
@@ -199,7 +197,7 @@ def run_encoder(settings: Settings, store: Store, jobs: EncoderJobs, encoder: En
 def test_eight_segments_that_fail_do_not_hold_up_the_others(
     settings: Settings, jobs: EncoderJobs, store: Store, encoder: Encoder
 ) -> None:
-    """As many as are queued at once. Each is tried three times, then the rest goes on without it."""
+    """Eight are queued at once. Each is tried three times, then the others follow."""
     assert settings.jobs.max_pending_segments == 8
     pictures = draw_pictures(64)
     video = add_sampled(store, [*([b"garbage"] * 64 * 8), *pictures, *pictures[:5]])
@@ -214,7 +212,7 @@ def test_eight_segments_that_fail_do_not_hold_up_the_others(
     assert covered.encoded == {8, 9}
 
 
-def test_encoding_makes_room_in_the_queue_for_what_was_held_back(
+def test_encoding_makes_room_in_the_queue_for_segments_held_back(
     settings: Settings, store: Store, encoder: Encoder
 ) -> None:
     one = settings.model_copy(update={"jobs": settings.jobs.model_copy(update={"max_pending_segments": 1})})
@@ -231,7 +229,7 @@ def test_encoding_makes_room_in_the_queue_for_what_was_held_back(
     assert progress.complete
 
 
-def test_each_fusion_is_the_mean_over_just_the_frames_asked_for(
+def test_each_fusion_is_the_mean_over_exactly_the_requested_frames(
     jobs: EncoderJobs, store: Store, encoder: Encoder, model: LlavaMini
 ) -> None:
     """Several texts over several segments, in one job; only the rows after the image are kept."""
@@ -256,9 +254,7 @@ def test_each_fusion_is_the_mean_over_just_the_frames_asked_for(
     assert Notices(store.state).wait(fuse_job_id(video.id, requests), 1) == ""
 
 
-def test_a_question_over_many_segments_goes_through_the_model_in_shared_batches(
-    jobs: EncoderJobs, store: Store, watched: WatchedModel
-) -> None:
+def test_the_frames_of_many_segments_share_a_batch(jobs: EncoderJobs, store: Store, watched: WatchedModel) -> None:
     """One frame of each of 16 segments: one batch, not 16."""
     video = add_sampled(store, list(draw_pictures(64)) * 16)
     jobs.fuse_question(video.id, [(TEXT, 2, [(segment, 1 << segment) for segment in range(16)])])
@@ -268,7 +264,7 @@ def test_a_question_over_many_segments_goes_through_the_model_in_shared_batches(
 def test_the_fusions_of_a_long_stretch_are_made_in_portions(
     jobs: EncoderJobs, store: Store, encoder: Encoder, watched: WatchedModel
 ) -> None:
-    """An hour's pictures are never in memory together; what is made is there for the question at once."""
+    """An hour's pictures are never in memory together. Each portion is cached as soon as it is made."""
     pictures = draw_pictures(64)
     video = add_sampled(store, list(pictures) * 3)
     requests: list[FusionRequest] = [(TEXT, 2, [(segment, (1 << 64) - 1) for segment in range(3)])]
@@ -282,7 +278,7 @@ def test_the_fusions_of_a_long_stretch_are_made_in_portions(
     assert there == [False] * 4 + [True] * 8
 
 
-def test_without_the_cache_a_fusion_is_the_surroundings_fault(
+def test_a_fusion_needs_the_cache_and_a_record_does_not(
     settings: Settings, encoder: Encoder, store: Store, tmp_path: Path
 ) -> None:
     away = settings.redis.model_copy(update={"cache_url": f"unix://{tmp_path}/nobody.sock", "retries": 0})
@@ -296,7 +292,7 @@ def test_without_the_cache_a_fusion_is_the_surroundings_fault(
 
 
 def photo(form: str, orientation: int) -> bytes:
-    """A photo that lies on its side as EXIF says."""
+    """A photo that is stored on its side; EXIF says how to turn it."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = BytesIO()
@@ -305,10 +301,10 @@ def photo(form: str, orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_an_image_is_seen_upright_and_the_public_way(
+def test_an_image_is_encoded_upright_as_the_public_code_does(
     form: str, jobs: EncoderJobs, store: Store, encoder: Encoder, model: LlavaMini, tmp_path: Path
 ) -> None:
-    """The original goes through `preprocess_image`: its aspect is kept, where a video's frame would be squeezed."""
+    """The original goes through `preprocess_image`: its aspect is kept, but a video's frame would be squeezed."""
     (tmp_path / "photo").write_bytes(photo(form, 6))
     video = new_video(media="image", status="ready", in_archive=True, frames_sampled=1)
     store.add_video(video)
@@ -330,7 +326,7 @@ def test_an_image_is_seen_upright_and_the_public_way(
 
 
 @pytest.mark.parametrize("loss", ["gone", "damaged"])
-def test_an_image_that_cannot_be_read_any_more_is_named(loss: str, jobs: EncoderJobs, store: Store) -> None:
+def test_an_image_that_can_no_longer_be_read_is_named(loss: str, jobs: EncoderJobs, store: Store) -> None:
     video = new_video(media="image", status="ready", in_archive=True, frames_sampled=1)
     store.add_video(video)
     store.create_segment(video.id, 0, [SegmentFrame(0, 0.5, None, b"a view")])

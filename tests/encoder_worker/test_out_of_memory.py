@@ -1,4 +1,4 @@
-"""Out of memory in the encoder: what the failed attempt held is freed, and fewer frames go at once."""
+"""Out of memory in the encoder: the failed attempt's tensors are freed, and fewer frames run at once."""
 
 import weakref
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class SmallCard:
         self.sizes: list[int] = []
 
     def encode(self, pixels: Tensor, texts: Sequence[Sequence[int]], batch_frames: int) -> Encoded:
-        assert all(made() is None for made in self.held)  # of earlier attempts nothing is alive
+        assert all(made() is None for made in self.held)  # the tensors of earlier attempts are freed
         self.sizes.append(batch_frames)
         if batch_frames > self.most:
             activations = torch.zeros(1000)

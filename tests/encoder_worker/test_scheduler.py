@@ -1,4 +1,4 @@
-"""The encoder's model thread: jobs share batches, and none of them can tell."""
+"""The encoder's model thread: jobs share batches without changing each other's results."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +28,7 @@ def pixels(model: LlavaMini) -> Tensor:
 
 @pytest.fixture(scope="module")
 def alone(model: LlavaMini, pixels: Tensor) -> Callable[[int], tuple[Tensor, list[Tensor]]]:
-    """The tokens of a frame and each of TEXTS fused with it, from a pass of its own."""
+    """The tokens of a frame and each of TEXTS fused with it, computed alone."""
     made = {}
 
     def find(frame: int) -> tuple[Tensor, list[Tensor]]:
@@ -46,14 +46,14 @@ def scheduler(watched: WatchedModel) -> Scheduler:
 
 
 class Crowd:
-    """Jobs that hand work in from threads of their own, one after the other."""
+    """Jobs that hand in work from their own threads, one after the other."""
 
     def __init__(self, scheduler: Scheduler, watched: WatchedModel, pixels: Tensor) -> None:
         self._scheduler, self._watched, self._pixels = scheduler, watched, pixels
         self._threads = ThreadPoolExecutor(16)
 
     def plug(self) -> None:
-        """Has the model busy with a frame until it is released: what comes now waits together."""
+        """Keeps the model busy with one frame until it is released, so that new work waits together."""
         self._watched.hold()
         self.ask([63], [(TEXTS[0], [0])])
         wait_until(lambda: self._watched.calls, within_s=10, step_s=0.001)
@@ -126,12 +126,12 @@ def test_fusions_of_differing_texts_do_not_mix(
         means = future.result(60).means
         assert [close(mean, wanted(wish, offset)) for wish, mean in zip(wishes, means, strict=True)] == [True] * 5
         same_text = [(1, 3), (0, 4)]
-        assert not any(close(means[one], means[other]) for one, other in same_text)  # reordering them would be seen
+        assert not any(close(means[one], means[other]) for one, other in same_text)  # so a wrong order would be noticed
     assert [close(m, wanted(w, 40)) for w, m in zip(others, second.result(60).means, strict=True)] == [True] * 3
     assert not close(wanted(wishes[0], 0), wanted(wishes[0], 20))
 
 
-def test_what_is_urgent_goes_before_the_rest_between_two_batches(crowd: Crowd, watched: WatchedModel) -> None:
+def test_urgent_work_goes_first_between_two_batches(crowd: Crowd, watched: WatchedModel) -> None:
     watched.hold()
     long = crowd.ask(range(48), [(TEXTS[0], range(48))])
     wait_until(lambda: watched.calls, within_s=10)
@@ -143,7 +143,7 @@ def test_what_is_urgent_goes_before_the_rest_between_two_batches(crowd: Crowd, w
     assert [count for count, _ in watched.calls] == [16, 7, 16, 16, 5]
 
 
-def test_an_error_reaches_the_job_at_fault_alone_and_the_thread_lives_on(
+def test_an_error_reaches_only_the_job_at_fault_and_the_thread_survives(
     crowd: Crowd, watched: WatchedModel, alone: Callable[[int], tuple[Tensor, list[Tensor]]]
 ) -> None:
     crowd.plug()
@@ -158,7 +158,7 @@ def test_an_error_reaches_the_job_at_fault_alone_and_the_thread_lives_on(
     assert close(crowd.ask([4], [(TEXTS[1], [0])]).result(60).means[0], alone(4)[1][1].numpy())
 
 
-def test_memory_that_runs_out_once_costs_no_job(crowd: Crowd, watched: WatchedModel) -> None:
+def test_running_out_of_memory_once_fails_no_job(crowd: Crowd, watched: WatchedModel) -> None:
     def run_out(call: int) -> None:
         if call == 1:
             raise torch.OutOfMemoryError("as CUDA says it")

@@ -1,4 +1,4 @@
-"""No test of ingest reaches beyond this machine, whatever it proves about addresses."""
+"""Keeps the tests of ingest on this machine, whatever addresses they are about."""
 
 import ipaddress
 import socket
@@ -14,7 +14,7 @@ from tests.ingest.hostile_site import LOCAL, serve_site
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection to anywhere else is a failure, and is not tried."""
+    """Fails a test before it connects to another machine."""
     connect = socket.socket.connect
 
     def connect_here(self: socket.socket, address: Any) -> None:
@@ -26,14 +26,14 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Where the hostile site is."""
+    """The port of the hostile site."""
     with serve_site() as port:
         yield port
 
 
 @pytest.fixture
 def into(tmp_path: Path) -> Path:
-    """Where a download goes."""
+    """The file that a download goes to."""
     return tmp_path / "work" / "video"
 
 
@@ -44,11 +44,11 @@ def fetch_settings(**values: Any) -> IngestSettings:
 
 
 def wanted() -> None:
-    """The video is there still."""
+    """Raises nothing: the video still exists."""
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Has `video.example` resolve to each of the answers in turn (there is no network here); lists its look-ups."""
+    """Makes `video.example` resolve to each answer in turn, without a network; returns the list of its look-ups."""
     asked: list[str] = []
 
     def look_up(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
@@ -65,5 +65,5 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str
 
 
 def found_addresses(addresses: list[str], port: int) -> list[tuple[object, ...]]:
-    """What `socket.getaddrinfo` would give for a name with these addresses."""
+    """What `socket.getaddrinfo` would return for a name with these addresses."""
     return [(socket.AF_INET6 if ":" in text else socket.AF_INET, 1, 6, "", (text, port)) for text in addresses]

@@ -1,4 +1,4 @@
-"""A web server on loopback that answers as servers do, the bad ones too."""
+"""A web server on loopback that answers as real servers do, good and bad."""
 
 import base64
 import gzip
@@ -19,7 +19,7 @@ class Site(BaseHTTPRequestHandler):
     """Each path is a way to answer."""
 
     def log_message(self, *args: object) -> None:
-        """Nothing: the tests' output is for results."""
+        """Logs nothing: the tests' output is for results."""
 
     def do_GET(self) -> None:
         route, _, rest = self.path.partition("?")[0][1:].partition("/")
@@ -82,7 +82,7 @@ class Site(BaseHTTPRequestHandler):
         try:
             self.wfile.write(part)
         except OSError:
-            return False  # the client has had enough
+            return False  # the client has closed the connection
         return True
 
 
@@ -106,7 +106,7 @@ def serve_site(certificate: str | None = None) -> Iterator[int]:
 
 @contextmanager
 def listen_silently() -> Iterator[int]:
-    """The port of a server that takes connections and never says a word."""
+    """The port of a server that accepts connections and never answers."""
     with socket.create_server((LOCAL, 0)) as server:
         yield server.getsockname()[1]
 

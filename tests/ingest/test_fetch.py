@@ -1,4 +1,4 @@
-"""Downloads: bounded, pinned to checked addresses, and without a trace if they fail."""
+"""Downloads are bounded, pinned to checked addresses, and leave nothing behind if they fail."""
 
 import hashlib
 import inspect
@@ -21,7 +21,7 @@ from tests.ingest.conftest import fetch_settings, resolve_to, wanted
 from tests.ingest.hostile_site import CONTENT, LOCAL, serve_site
 
 
-def test_a_file_comes_whole_with_its_hash(port: int, into: Path) -> None:
+def test_a_file_arrives_whole_with_its_hash(port: int, into: Path) -> None:
     fetched = fetch_file(f"http://{LOCAL}:{port}/file", into, fetch_settings(), wanted)
     assert into.read_bytes() == CONTENT
     assert (fetched.size_bytes, fetched.sha256) == (len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -33,7 +33,7 @@ def test_redirects_pauses_and_odd_addresses_do_no_harm(path: str, port: int, int
     assert into.read_bytes() == CONTENT
 
 
-def test_name_and_password_of_the_address_are_sent(port: int, into: Path) -> None:
+def test_the_credentials_in_an_address_are_sent(port: int, into: Path) -> None:
     fetch_file(f"http://anna:p%40ss:word@{LOCAL}:{port}/login", into, fetch_settings(), wanted)
     with pytest.raises(SourceUnavailable, match="answers 401"):
         fetch_file(f"http://{LOCAL}:{port}/login", into, fetch_settings(), wanted)
@@ -62,7 +62,7 @@ def test_name_and_password_of_the_address_are_sent(port: int, into: Path) -> Non
         ("trickled-header", {"header_timeout_s": 0.3}, SourceInterrupted, "longer than 0.3 s (ingest.header_timeout_s"),
     ],
 )
-def test_what_goes_wrong_is_named_and_leaves_nothing(
+def test_every_failure_is_named_and_leaves_nothing(
     path: str, limits: dict[str, float], error: type[Exception], says: str, port: int, into: Path
 ) -> None:
     url = f"http://anna:secret@{LOCAL}:{port}/{path}?token=secret"
@@ -82,7 +82,7 @@ def test_only_http_is_fetched(url: str, into: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["steering", "steering-more"])
-def test_a_server_cannot_steer_the_terminal(path: str, port: int, into: Path) -> None:
+def test_a_server_cannot_control_the_terminal(path: str, port: int, into: Path) -> None:
     with pytest.raises(SourceUnavailable, match="answers 404") as raised:
         fetch_file(f"http://{LOCAL}:{port}/{path}", into, fetch_settings(), wanted)
     assert "gone" in str(raised.value)
@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up_is_not_the_sources_fault(port: int, into: Path) ->
     assert list(into.parent.iterdir()) == []
 
 
-def test_the_disk_is_looked_at_while_an_endless_file_comes(
+def test_the_disk_is_checked_while_an_endless_file_arrives(
     port: int, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
@@ -115,7 +115,7 @@ def test_the_disk_is_looked_at_while_an_endless_file_comes(
     assert looked == [0, 0, 0]
 
 
-def test_a_name_that_changes_its_mind_is_connected_as_checked(
+def test_a_name_that_resolves_differently_later_is_connected_as_checked(
     monkeypatch: pytest.MonkeyPatch, port: int, into: Path
 ) -> None:
     asked = resolve_to(monkeypatch, [LOCAL], ["10.0.0.1"])
@@ -125,7 +125,7 @@ def test_a_name_that_changes_its_mind_is_connected_as_checked(
         fetch_file(f"http://video.example:{port}/file", into, fetch_settings(), wanted)
 
 
-def test_an_address_that_does_not_answer_gives_way_to_the_next(
+def test_the_next_address_is_tried_if_one_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, port: int, into: Path
 ) -> None:
     resolve_to(monkeypatch, ["127.0.0.3", LOCAL])  # nothing listens on the first
@@ -136,11 +136,11 @@ def test_an_address_that_does_not_answer_gives_way_to_the_next(
 def test_a_redirect_to_a_port_that_is_not_listed_is_refused(port: int, into: Path) -> None:
     listed = fetch_settings(allowed_private_hosts=(f"{LOCAL}:{port}",))
     fetch_file(f"http://{LOCAL}:{port}/to/http://{LOCAL}:{port}/file", into, listed, wanted)
-    with pytest.raises(FetchRefused, match="if port 9 of it"):
+    with pytest.raises(FetchRefused, match="from its port 9"):
         fetch_file(f"http://{LOCAL}:{port}/to/http://{LOCAL}:9/file", into, listed, wanted)
 
 
-def test_a_host_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, into: Path) -> None:
+def test_an_unreachable_host_is_named(monkeypatch: pytest.MonkeyPatch, into: Path) -> None:
     resolve_to(monkeypatch, [])
     with pytest.raises(SourceUnavailable, match=r"cannot resolve video\.example"):
         fetch_file("http://video.example/a.mp4", into, fetch_settings(), wanted)

@@ -1,4 +1,4 @@
-"""The pictures of a sampled frame: one as the model saw it in training, one as people know the video."""
+"""The pictures of a sampled frame: one as the model saw it in training, one as a player shows it."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_the_view_keeps_the_aspect_and_is_never_enlarged(
         ((720, 576), Fraction(100, 1), (720, 576), (720, 576)),  # nonsense
     ],
 )
-def test_pixels_that_are_not_square_are_shown_as_they_should_be(
+def test_pixels_that_are_not_square_are_shown_in_the_right_aspect(
     size: tuple[int, int], aspect: Fraction, shown: tuple[int, int], view: tuple[int, int], tmp_path: Path
 ) -> None:
     path = write_wide_pixels(tmp_path / "video.mp4", size, aspect)
@@ -109,7 +109,7 @@ def test_a_high_resolution_model_gets_its_side(tmp_path: Path) -> None:
     assert number_of(frame.model) == 12
 
 
-def test_a_frame_is_packed_once_however_long_it_is_held(tmp_path: Path) -> None:
+def test_a_frame_is_packed_once_however_long_it_is_shown(tmp_path: Path) -> None:
     frames = sampled(write_video(tmp_path / "slides.mp4", [0.0, 3.6, 3.64], size=(320, 240)))
     encoded = [frame.encode() for frame in frames]
     assert [(one.slot, one.t_s) for one in encoded] == [(slot, slot + 0.5) for slot in range(4)]

@@ -1,4 +1,4 @@
-"""Images: upright, in eight bits, on white, whatever they came as; and refused with a reason if they cannot be."""
+"""Images become upright, eight-bit pictures on white, or are refused with a reason."""
 
 import random
 import subprocess
@@ -44,7 +44,7 @@ def view_of(path: Path, **settings: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 @pytest.mark.parametrize("form", SUFFIXES)
-def test_an_image_is_known_by_its_content_and_is_one_frame(form: str, tmp_path: Path) -> None:
+def test_an_image_is_recognized_by_its_content_and_is_one_frame(form: str, tmp_path: Path) -> None:
     path = write(tmp_path / "named-wrongly.mp4", packed(picture(), form))
     assert is_image(path)
     source = read_image(path, SETTINGS)
@@ -55,7 +55,7 @@ def test_an_image_is_known_by_its_content_and_is_one_frame(form: str, tmp_path: 
     assert number_of(view_of(path)) == number_of(decode_picture(path.read_bytes())) == 1234
 
 
-def test_a_video_is_no_image(tmp_path: Path) -> None:
+def test_a_video_is_not_an_image(tmp_path: Path) -> None:
     for name in ("video.avi", "video.mp4"):  # AVI and WebP begin alike
         assert not is_image(write_video(tmp_path / name, steady(1)))
     assert not is_image(write(tmp_path / "empty.png", b""))
@@ -91,7 +91,7 @@ def test_the_view_keeps_the_aspect_and_is_never_enlarged(
     assert read_image(path, IngestSettings(view_long_side_px=0)).frame.view_jpeg is None
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_areas_become_white() -> None:
     clear = np.zeros((8, 8, 4), np.uint8)
     clear[:4, :, 3] = 255  # opaque black above, nothing below
     greys = Image.fromarray(clear).convert("LA")
@@ -129,7 +129,7 @@ def test_an_animation_is_refused(form: str, tmp_path: Path) -> None:
         read_image(path, SETTINGS)
 
 
-def test_a_photo_with_further_pictures_behind_it_is_its_first(tmp_path: Path) -> None:
+def test_only_the_first_picture_of_a_photo_is_used(tmp_path: Path) -> None:
     file = BytesIO()
     picture(77).save(file, "MPO", save_all=True, append_images=[picture(78)])
     path = write(tmp_path / "image", file.getvalue())
@@ -156,9 +156,9 @@ def test_a_large_image_is_refused_before_it_is_decoded(form: str, tmp_path: Path
     assert int(peak_kb) < 150_000
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about EXIF data that it passes over
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about EXIF data that it skips
 @pytest.mark.parametrize("form", SUFFIXES)
-def test_a_cut_or_damaged_image_is_read_or_refused_and_nothing_else(form: str, tmp_path: Path) -> None:
+def test_a_cut_or_damaged_image_is_read_or_refused_without_other_errors(form: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     whole = packed(picture(99, 320, 240), form, exif=exif)

@@ -1,4 +1,4 @@
-"""Ingest jobs: what was sampled is kept, whatever comes in between; and every video comes to an end."""
+"""Ingest jobs: sampled segments survive every interruption, and every video gets settled."""
 
 import os
 import threading
@@ -38,7 +38,7 @@ from tests.working import WorkerThreads, working
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Few and quick attempts; what failed for its surroundings comes again soon."""
+    """Few, quick attempts. After a failure of archive, Redis or disk the job comes again soon."""
     quick = settings.jobs.model_copy(update={"surroundings_retry_after_s": 0.5, "max_fetch_attempts": 3})
     ingest = settings.ingest.model_copy(update={"min_free_disk_bytes": 0})
     return settings.model_copy(update={"jobs": quick, "ingest": ingest})
@@ -73,7 +73,7 @@ def submit(store: Store, path: Path, **values: object) -> Video:
 
 
 def upload(store: Store, intake: Intake, file: Path, **values: object) -> Video:
-    """As the API takes an upload in; the file is moved into the archive."""
+    """Adds an upload as the API does; the file is moved into the archive."""
     video = new_video(kind="upload", location="", in_archive=True, sha256=hash_file(file), **values)
     assert intake.claim_upload(video) is None
     store.archive.put_source(video.id, file)
@@ -82,7 +82,7 @@ def upload(store: Store, intake: Intake, file: Path, **values: object) -> Video:
 
 
 def read_numbers(store: Store, video: Video, segment: int = 0) -> list[int]:
-    """What the model's pictures of a segment spell."""
+    """The numbers in the model's pictures of a segment."""
     with store.archive.open_segment(video.id, segment) as pictures:
         return [number_of(decode_picture(pictures.read_picture("model", place))) for place in pictures.times_s]
 
@@ -115,7 +115,7 @@ def test_every_second_of_a_file_is_in_the_archive_in_whole_segments(
     assert str(done.grid.clock(128.5)) == "2026-11-21 14:02:08.500000+00:00"
 
 
-def test_an_attempt_after_a_broken_one_goes_on_at_the_first_missing_segment(
+def test_an_attempt_after_a_failed_one_continues_at_the_first_missing_segment(
     jobs: IngestJobs, store: Store, tmp_path: Path
 ) -> None:
     path = write_video(tmp_path / "video.mp4", steady(150, fps=5))
@@ -133,12 +133,12 @@ def test_an_attempt_after_a_broken_one_goes_on_at_the_first_missing_segment(
     in_the_way.unlink()
     first = Path(store.archive.files.full(f"{video.id}/000000/frames.zip"))
     written = first.stat().st_mtime_ns
-    store.state.flushall()  # and what Redis knew of it is lost as well
+    store.state.flushall()  # Redis loses what it knew as well
     jobs.ingest_video(video.id)
     done = store.archive.read_video(video.id)
     assert (done.status, done.frames_sampled) == ("ready", 150)
     assert read_tree(store, video) == wanted
-    assert first.stat().st_mtime_ns == written  # what was there was not made again
+    assert first.stat().st_mtime_ns == written  # the existing segment was not written again
 
 
 def test_only_attempts_that_get_no_further_count_against_a_video(
@@ -158,7 +158,7 @@ def test_only_attempts_that_get_no_further_count_against_a_video(
 
 
 class SlowStore(Store):
-    """Storage that stops before the second segment: its process is taken for dead."""
+    """A store that pauses before the second segment, like a process that seems dead."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -172,7 +172,7 @@ class SlowStore(Store):
 
 
 def test_a_late_attempt_changes_nothing(jobs: IngestJobs, settings: Settings, store: Store, tmp_path: Path) -> None:
-    """The first build's cut a finished segment from 64 frames to 12, and the video stayed `ready`."""
+    """In the first build it cut a finished segment from 64 frames to 12, and the video stayed `ready`."""
     video = submit(store, write_video(tmp_path / "video.mp4", steady(150, fps=5)))
     slow, ended = SlowStore(settings), list[Exception]()
 
@@ -212,12 +212,12 @@ def test_the_same_bytes_are_sampled_once(jobs: IngestJobs, intake: Intake, store
     (progress,) = store.read_progress([again])
     assert progress is not None
     assert progress.frames_sampled == 3
-    assert store.archive.read_video(otherwise.id).status == "ready"  # sampled in another way: other frames
+    assert store.archive.read_video(otherwise.id).status == "ready"  # sampled in another way, so its frames differ
     with pytest.raises(Conflict, match=second.id):
         intake.delete_video(first.id)
 
 
-def test_of_two_at_once_one_holds_the_frames(
+def test_only_one_of_two_copies_at_once_is_sampled(
     jobs: IngestJobs, settings: Settings, store: Store, tmp_path: Path
 ) -> None:
     path = write_video(tmp_path / "video.mp4", steady(100, fps=5))
@@ -226,7 +226,7 @@ def test_of_two_at_once_one_holds_the_frames(
     sampling = threading.Thread(target=IngestJobs(settings, slow).ingest_video, args=(first.id,))
     sampling.start()
     assert slow.reached.wait(30)
-    jobs.ingest_video(second.id)  # the first is in the middle of it
+    jobs.ingest_video(second.id)  # while the first is being sampled
     assert store.archive.read_video(second.id).duplicate_of == first.id
     assert store.read_holder(second.id).id == first.id
     slow.released.set()
@@ -252,29 +252,29 @@ def test_a_duplicate_fails_with_its_owner_and_says_why(
     assert failed[0].problem == failed[1].problem is not None
     again = submit(store, path)
     intake.add_video(again)
-    assert wait_settled(store, again).duplicate_of is None  # what failed owns nothing
+    assert wait_settled(store, again).duplicate_of is None  # a failed video owns no content
 
 
 def test_a_duplicate_whose_owner_is_gone_is_sampled_itself(
     ingesting: WorkerThreads, intake: Intake, store: Store, tmp_path: Path
 ) -> None:
-    """The owner was deleted in the moment in which the other one began to lean on it."""
+    """The owner was deleted at the moment when the other video became its duplicate."""
     path = write_video(tmp_path / "video.mp4", steady(3))
     first = submit(store, path)
     wait_settled(store, first)
     second = new_video(kind="path", location=str(path), status="duplicate", duplicate_of=first.id)
     store.add_video(second)
-    store.index.stop_leaning(second.id, first.id)  # which it had not said yet
+    store.index.stop_leaning(second.id, first.id)  # it was not registered yet
     intake.delete_video(first.id)
     wait_until(lambda: store.archive.read_video(second.id).status == "ready")
     assert read_numbers(store, second) == [12, 37, 62]
 
 
-def test_what_is_being_deleted_owns_nothing_any_more(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+def test_a_video_that_is_being_deleted_owns_no_content(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", steady(3))
     first, second = submit(store, path), submit(store, path)
     jobs.ingest_video(first.id)
-    store.index.mark_deleted(first.id)  # its files go next
+    store.index.mark_deleted(first.id)  # its files are deleted next
     jobs.ingest_video(second.id)
     assert store.archive.read_video(second.id).status == "ready"
 
@@ -302,7 +302,7 @@ def test_an_upload_is_ingested_on_any_host(
     else:
         work_file.write_bytes(b"no video at all")
     video = upload(here, Intake(here, hosts[0]), work_file)
-    work_file.unlink(missing_ok=True)  # the API has done its part
+    work_file.unlink(missing_ok=True)  # as the API does in the end
     assert there.archive.files.exists(f"{video.id}/source")
     IngestJobs(hosts[1], there).ingest_video(video.id)
     done = there.archive.read_video(video.id)
@@ -313,7 +313,7 @@ def test_an_upload_is_ingested_on_any_host(
     assert [file for host in hosts for file in host.work_dir.glob("*")] == []
 
 
-def test_a_second_upload_of_the_same_bytes_is_the_first(
+def test_a_second_upload_of_the_same_bytes_returns_the_first_video(
     jobs: IngestJobs, intake: Intake, store: Store, tmp_path: Path
 ) -> None:
     file = write_video(tmp_path / "one.mp4", steady(3))
@@ -325,7 +325,7 @@ def test_a_second_upload_of_the_same_bytes_is_the_first(
 
 
 @pytest.mark.parametrize("kind", ["upload", "url"])
-def test_a_source_that_the_archive_lost_ends_the_video(
+def test_a_video_whose_source_is_lost_fails(
     kind: str, jobs: IngestJobs, intake: Intake, store: Store, tmp_path: Path
 ) -> None:
     video = new_video(kind=kind, in_archive=True, sha256="0" * 64)
@@ -335,15 +335,15 @@ def test_a_source_that_the_archive_lost_ends_the_video(
     assert done.status == "failed"
     assert done.problem is not None
     assert done.problem.code == "source-unavailable"
-    assert "add the video anew" in done.problem.message
-    assert not done.in_archive  # another try downloads it anew
+    assert "add the video again" in done.problem.message
+    assert not done.in_archive  # another attempt downloads it again
 
 
 # downloads
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file; the first requests are refused as busy."""
+    """Serves one file; refuses the first `busy` requests with 503."""
 
     daemon_threads = True
 
@@ -358,7 +358,7 @@ class Handling(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *args: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         self.server.requests.append(self.path)
@@ -392,11 +392,11 @@ def serving(content: bytes, **how: Any) -> Iterator[Server]:
             thread.join()
 
 
-def test_a_download_is_kept_sampled_and_dropped(
+def test_a_download_is_stored_sampled_and_removed(
     ingesting: WorkerThreads, intake: Intake, settings: Settings, store: Store, tmp_path: Path
 ) -> None:
     content = write_video(tmp_path / "video.mp4", steady(3)).read_bytes()
-    with serving(content, busy=1) as server:  # and a server that is busy is asked again
+    with serving(content, busy=1) as server:  # the busy server is asked again
         video = new_video(location=server.url)
         intake.add_video(video)
         done = wait_settled(store, video)
@@ -406,7 +406,7 @@ def test_a_download_is_kept_sampled_and_dropped(
     assert list(settings.work_dir.iterdir()) == []
 
 
-def test_a_server_that_stays_busy_fails_the_video_with_its_words(
+def test_a_server_that_stays_busy_fails_the_video_with_its_answer(
     ingesting: WorkerThreads, intake: Intake, store: Store
 ) -> None:
     with serving(b"", busy=99) as server:
@@ -421,7 +421,7 @@ def test_a_server_that_stays_busy_fails_the_video_with_its_words(
     assert f"longwatch retry {video.id}" in done.problem.message
 
 
-def test_a_video_that_failed_is_tried_again_when_asked(
+def test_a_failed_video_is_tried_again_on_request(
     ingesting: WorkerThreads, intake: Intake, store: Store, tmp_path: Path
 ) -> None:
     with serving(write_video(tmp_path / "video.mp4", steady(3)).read_bytes(), busy=3) as server:
@@ -433,10 +433,10 @@ def test_a_video_that_failed_is_tried_again_when_asked(
     assert store.archive.read_video(video.id).problem is None
 
 
-def test_a_slow_server_holds_up_no_sampling_and_a_deletion_ends_its_download(
+def test_a_slow_server_does_not_hold_up_sampling_and_a_deletion_ends_its_download(
     ingesting: WorkerThreads, intake: Intake, settings: Settings, store: Store, tmp_path: Path
 ) -> None:
-    """The only download thread is taken; another video is sampled meanwhile, and the next download follows at once."""
+    """While the only download thread is busy, another video is sampled. After the deletion the next download begins."""
     content = write_video(tmp_path / "video.mp4", steady(3)).read_bytes()
     with serving(content, slow=True) as slow, serving(content) as quick:
         stuck, waiting = new_video(location=slow.url), new_video(location=quick.url, mode="keyframes")
@@ -456,10 +456,10 @@ def test_a_slow_server_holds_up_no_sampling_and_a_deletion_ends_its_download(
 # surroundings
 
 
-def test_an_archive_that_cannot_be_written_is_waited_for(
+def test_jobs_wait_while_the_archive_cannot_be_written(
     ingesting: WorkerThreads, intake: Intake, store: Store, tmp_path: Path
 ) -> None:
-    """It fails no video, however often it is tried; the worker says what it waits for, and goes on by itself."""
+    """The video does not fail, however often it is tried. The worker says what it waits for and continues by itself."""
     video = submit(store, write_video(tmp_path / "video.mp4", steady(130, fps=5)))
     scratch = Path(store.archive.files.full(".scratch"))
     wait_until(lambda: not list(scratch.iterdir()))
@@ -476,7 +476,7 @@ def test_an_archive_that_cannot_be_written_is_waited_for(
     wait_until(lambda: ingesting.runner.trouble is None)
 
 
-def test_a_full_disk_is_the_surroundings_fault(settings: Settings, store: Store, tmp_path: Path) -> None:
+def test_a_full_disk_does_not_fail_the_video(settings: Settings, store: Store, tmp_path: Path) -> None:
     full = settings.ingest.model_copy(update={"min_free_disk_bytes": 2**60})
     with serving(b"x" * 100) as server:
         video = new_video(location=server.url)
@@ -520,14 +520,14 @@ def test_an_image_is_a_video_of_one_frame_whose_original_is_kept(
         assert pictures.mask == 1
         assert not pictures.has("model", 0)  # the model sees the original
         assert number_of(decode_picture(pictures.read_picture("view", 0))) == 1234
-    assert file.exists() == (kind != "upload")  # a file that was named stays where it is
+    assert file.exists() == (kind != "upload")  # a file that was submitted by path stays where it is
     wait_until(lambda: not settings.work_dir.exists() or not list(settings.work_dir.iterdir()))
 
 
 # odd ends
 
 
-def test_what_came_before_a_cut_is_kept_and_the_video_says_so(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+def test_frames_before_a_cut_are_kept_and_the_video_says_so(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mkv", steady(20), size=(320, 240))
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -540,7 +540,7 @@ def test_what_came_before_a_cut_is_kept_and_the_video_says_so(jobs: IngestJobs, 
         assert done.frames_sampled == pictures.mask.bit_count() > 3
 
 
-def test_a_file_that_is_no_video_fails_with_its_reason(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_fails_with_a_reason(jobs: IngestJobs, store: Store, tmp_path: Path) -> None:
     path = tmp_path / "text.mp4"
     path.write_text("no video at all")
     video = submit(store, path)
@@ -551,7 +551,7 @@ def test_a_file_that_is_no_video_fails_with_its_reason(jobs: IngestJobs, store: 
     assert done.problem.code == "source-unsupported"
     again = submit(store, path)
     jobs.ingest_video(again.id)
-    assert store.archive.read_video(again.id).status == "failed"  # not a duplicate of what failed
+    assert store.archive.read_video(again.id).status == "failed"  # not a duplicate of the failed video
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_a_file_that_is_no_video_fails_with_its_reason(jobs: IngestJobs, store: 
         ({"kind": "url"}, "source-unavailable"),
     ],
 )
-def test_a_video_that_is_given_up_says_why_and_what_helps(
+def test_a_video_that_is_given_up_says_why_and_what_to_do(
     values: dict[str, Any], code: str, jobs: IngestJobs, settings: Settings, store: Store
 ) -> None:
     video = new_video(**values, sha256="0" * 64)
@@ -577,7 +577,7 @@ def test_a_video_that_is_given_up_says_why_and_what_helps(
     assert done.problem.message.startswith("its worker died 3 times")
     assert "longwatch retry" in done.problem.message
     assert list(settings.work_dir.iterdir()) == []
-    assert store.claim_content(new_video(sha256="0" * 64)) is None  # it owns nothing any more
+    assert store.claim_content(new_video(sha256="0" * 64)) is None  # it no longer owns the content
 
 
 def test_a_video_deleted_while_it_is_sampled_stays_deleted(
@@ -595,7 +595,7 @@ def test_a_video_deleted_while_it_is_sampled_stays_deleted(
     assert store.index.list_videos(None, 10) == []
 
 
-def test_only_files_that_nothing_waits_for_are_swept(
+def test_only_files_that_no_video_needs_are_swept(
     jobs: IngestJobs, settings: Settings, store: Store, tmp_path: Path
 ) -> None:
     waiting = submit(store, tmp_path / "coming.mp4")

@@ -1,4 +1,4 @@
-"""Large and odd files: bounded memory, the right way up, or refused with a reason."""
+"""Large and odd files are sampled upright in bounded memory, or refused with a reason."""
 
 import struct
 import subprocess
@@ -29,7 +29,7 @@ print(count, int(peak_kb) // 1024)
 
 
 def sampled_apart(path: Path) -> tuple[int, int]:
-    """Frames, and the peak memory in MB of a process that sampled them."""
+    """(frames, peak memory in MB) of a separate process that samples the file."""
     done = subprocess.run([sys.executable, "-c", SAMPLE, str(path)], capture_output=True, text=True, check=True)
     count, peak_mb = done.stdout.split()
     return int(count), int(peak_mb)
@@ -44,7 +44,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     assert long[1] - short[1] < 20
 
 
-def test_a_day_of_packets_fits() -> None:
+def test_a_day_of_packets_fits_in_memory() -> None:
     count = 24 * 3600 * 30
     packets = Packets.collect(Packet(pts, pts % 300 == 0, pts % 2 == 0, pts % 300 == 0) for pts in range(count))
     columns = (packets.pts, packets.key, packets.reference, packets.clean, find_needed_packets(packets, np.arange(3)))
@@ -58,7 +58,7 @@ def test_8k_frames_are_sampled_within_the_same_memory(tmp_path: Path) -> None:
     assert peak_mb < MAX_MB
 
 
-def test_larger_frames_than_8k_are_refused(tmp_path: Path) -> None:
+def test_frames_larger_than_8k_are_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "large.mp4", [0.0], size=(8192, 4400), options={"preset": "ultrafast"})
     with pytest.raises(SourceTooLarge, match=r"8192x4400 .*ingest\.max_frame_pixels"):
         VideoSource(path, SETTINGS)
@@ -76,7 +76,7 @@ def test_a_picture_is_turned_as_the_file_asks(degrees: int, turns: int, tmp_path
 
 
 def rotate(path: Path, degrees: int) -> None:
-    """Has players turn the picture clockwise, by the matrix in the track's header (ISO/IEC 14496-12, 8.3.2)."""
+    """Makes players turn the picture clockwise, with the matrix in the track's header (ISO/IEC 14496-12, 8.3.2)."""
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
     cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
@@ -87,5 +87,5 @@ def rotate(path: Path, degrees: int) -> None:
 
 def test_a_bare_stream_whose_frames_have_no_times_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "bare.h264", steady(4), options={"bf": "2"})
-    with pytest.raises(UnsupportedSource, match="this is no video file"):
+    with pytest.raises(UnsupportedSource, match="this is not a video file"):
         VideoSource(path, SETTINGS)

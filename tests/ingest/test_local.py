@@ -1,4 +1,4 @@
-"""Files of this machine: only those below the folders that the settings name, wherever links lead."""
+"""Files of this machine: only those below the folders in the settings, wherever links lead."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_a_file_below_a_listed_folder_is_found_and_hashed(tmp_path: Path) -> Non
     assert hash_file(find_allowed_file(str(path), [tmp_path])) == hashlib.sha256(b"content").hexdigest()
 
 
-def test_a_link_or_dots_lead_nowhere_else(tmp_path: Path) -> None:
+def test_links_and_dots_lead_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "listed").mkdir()
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "listed" / "link").symlink_to(tmp_path / "secret")
@@ -25,7 +25,7 @@ def test_a_link_or_dots_lead_nowhere_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gone.mp4", "gone\x1b[2J\u202e.mp4", "null\0.mp4", "a" * 300, "loop"])
-def test_a_file_that_is_not_there_is_named_and_steers_nothing(name: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_named_without_control_characters(name: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(SourceUnavailable, match="there is no file") as raised:
         find_allowed_file(f"{tmp_path}/{name}", [tmp_path])

@@ -1,4 +1,4 @@
-"""Which addresses may be reached: what is public, in whatever disguise, and what the settings list."""
+"""Which addresses may be reached: public ones, and those in the settings. No disguise makes an address public."""
 
 import ipaddress
 
@@ -70,7 +70,7 @@ def test_an_address_that_is_not_public_is_refused_unless_listed(address: str) ->
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_a_public_address_is_taken(address: str) -> None:
+def test_a_public_address_is_allowed(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
@@ -109,10 +109,10 @@ def test_an_entry_without_a_port_means_every_port(entry: str, host: str, address
         ("fd00::/8:8080", "nas", "fd00::9"),
     ],
 )
-def test_an_entry_with_a_port_means_just_that(entry: str, host: str, address: str) -> None:
+def test_an_entry_with_a_port_means_only_that_port(entry: str, host: str, address: str) -> None:
     settings = IngestSettings(allowed_private_hosts=(entry,))
     allowed_addresses(host, 8080, found_addresses([address], 8080), settings.allowed_private_hosts)
-    with pytest.raises(FetchRefused, match="if port 80 of it"):
+    with pytest.raises(FetchRefused, match="from its port 80"):
         allowed_addresses(host, 80, found_addresses([address], 80), settings.allowed_private_hosts)
 
 
@@ -135,6 +135,6 @@ def test_an_entry_with_a_port_means_just_that(entry: str, host: str, address: st
         "ä.example",
     ],
 )
-def test_a_wrong_entry_stops_the_start(entry: str) -> None:
+def test_an_invalid_entry_stops_the_start(entry: str) -> None:
     with pytest.raises(ValidationError, match="allowed_private_hosts"):
         IngestSettings(allowed_private_hosts=(entry,))

@@ -1,4 +1,4 @@
-"""Files that are whole and honest but not plain, and files that are neither: the right frames, or a reason."""
+"""Unusual, damaged and misleading files give the right frames, or are refused with a reason."""
 
 import random
 import subprocess
@@ -16,7 +16,7 @@ from ingest.errors import SourceTooLarge, UnsupportedSource
 from ingest.files.source import VideoSource
 from tests.media import TICKS, number_of, numbered, steady, write_video
 
-MIDDLES = [12 + 25 * k for k in range(40)]  # what is on display at 0.5 s, 1.5 s, ... at 25 fps
+MIDDLES = [12 + 25 * k for k in range(40)]  # the frames on display at 0.5 s, 1.5 s, ... at 25 fps
 ONE_KEYFRAME = {"g": "500", "keyint_min": "500", "sc_threshold": "0", "bf": "2"}
 
 
@@ -49,20 +49,20 @@ def remux(path: Path, into: Path, *, later_s: float = 0.0, last_for_s: float = 0
     return into
 
 
-def test_what_a_cut_hides_is_no_frame_of_the_clip(tmp_path: Path) -> None:
+def test_frames_that_an_edit_list_hides_are_not_sampled(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", steady(9), options=ONE_KEYFRAME)
     clip = remux(whole, tmp_path / "clip.mp4", later_s=-4.0)  # an edit list hides what lies before 0 s
     assert numbers(clip) == [112, 137, 162, 187, 212]
     assert numbers(clip, mode="keyframes") == [112, 137, 162, 187, 212]  # the only keyframe is hidden
 
 
-def test_a_last_frame_that_is_held_lasts(tmp_path: Path) -> None:
+def test_a_last_frame_that_is_held_fills_its_slots(tmp_path: Path) -> None:
     plain = write_video(tmp_path / "video.mp4", steady(3), options={"bf": "0"})
     assert numbers(remux(plain, tmp_path / "held.mp4", last_for_s=5.0)) == [12, 37, 62, *[74] * 5]
 
 
 @pytest.mark.parametrize("name", ["video.mkv", "video.mp4"])
-def test_a_sound_that_lasts_longer_cuts_nothing_off(name: str, tmp_path: Path) -> None:
+def test_a_longer_sound_track_is_not_a_cut(name: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / name, steady(4), sound=True, sound_s=9)
     assert numbers(path) == MIDDLES[:4]
 
@@ -78,7 +78,7 @@ def test_a_sound_that_lasts_longer_cuts_nothing_off(name: str, tmp_path: Path) -
         ("video.avi", "mpeg4"),
     ],
 )
-def test_every_container_that_is_taken_gives_the_right_frames(name: str, codec: str, tmp_path: Path) -> None:
+def test_every_supported_container_gives_the_right_frames(name: str, codec: str, tmp_path: Path) -> None:
     ticks = 25 if codec.startswith("mpeg") else TICKS  # these codecs know frame rates only
     path = write_video(tmp_path / name, steady(10), codec=codec, options={"bf": "2"}, ticks=ticks)
     assert numbers(path) == MIDDLES[:10]
@@ -90,7 +90,7 @@ def test_a_file_whose_frames_carry_no_times_is_refused(tmp_path: Path) -> None:
         VideoSource(path, IngestSettings())
 
 
-def test_lost_frames_without_display_times_shift_nothing_behind_them(tmp_path: Path) -> None:
+def test_lost_frames_without_display_times_do_not_shift_later_ones(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.avi", steady(20), options={"g": "25", "bf": "2"})
     content = bytearray(path.read_bytes())
     for packet in packets_of(path)[1][102:110]:
@@ -102,20 +102,20 @@ def test_lost_frames_without_display_times_shift_nothing_behind_them(tmp_path: P
     assert found[5:] == MIDDLES[5:20]
 
 
-def test_open_groups_do_not_mix_keyframes_up(tmp_path: Path) -> None:
+def test_open_groups_of_pictures_do_not_confuse_keyframes(tmp_path: Path) -> None:
     options = {"x264-params": "open-gop=1:keyint=25:min-keyint=25:scenecut=0:bframes=2"}
     path = write_video(tmp_path / "video.ts", steady(8), options=options)
     assert numbers(path, mode="keyframes") == [0, 25, 50, 75, 100, 125, 150, 175]
 
 
 @pytest.mark.parametrize("matrix", ["bt709", "bt2020c", "YCgCo", "ICtCp"])
-def test_colours_in_whatever_matrix_are_converted(matrix: str, tmp_path: Path) -> None:
+def test_colours_of_every_matrix_are_converted(matrix: str, tmp_path: Path) -> None:
     options = {"x264-params": f"colormatrix={matrix}"}
     assert numbers(write_video(tmp_path / "video.mp4", steady(2), options=options)) == [12, 37]
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_damaged_frames_do_not_spoil_the_ones_behind_them(threads: int, tmp_path: Path) -> None:
+def test_damaged_frames_do_not_spoil_the_ones_after_them(threads: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", steady(40), size=(320, 240), options={"g": "50", "bf": "2"})
     content, chance = bytearray(path.read_bytes()), random.Random(1)
     for packet in chance.sample(packets_of(path)[1], 12):
@@ -127,7 +127,7 @@ def test_damaged_frames_do_not_spoil_the_ones_behind_them(threads: int, tmp_path
     assert sum(number == right for number, right in zip(found, MIDDLES, strict=True)) > 30
 
 
-def test_pictures_that_grow_beyond_the_limit_are_passed_over(tmp_path: Path) -> None:
+def test_pictures_that_grow_beyond_the_limit_are_skipped(tmp_path: Path) -> None:
     small = write_video(tmp_path / "small.ts", steady(3))
     large = write_video(tmp_path / "large.ts", steady(2, fps=5, start_s=3), size=(4096, 2160))
     path = tmp_path / "growing.ts"
@@ -159,7 +159,7 @@ def test_a_file_that_lasts_longer_than_it_says_is_refused(tmp_path: Path) -> Non
         VideoSource(path, IngestSettings())
 
 
-def test_a_cover_is_no_video(tmp_path: Path) -> None:
+def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
         sound = container.add_stream("aac", rate=16_000, layout="mono")

@@ -1,4 +1,4 @@
-"""A file fills every slot from 0 to its end, also if it is damaged and whoever began went on later."""
+"""A file fills every slot from 0 to its end, even if it is damaged or sampling starts later."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_damage_leaves_no_slot_empty(first: int, last: int, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("mode", ["exact", "keyframes"])
 @pytest.mark.parametrize(("first", "last"), [(0, 120), (60, 200), (150, 300)])
-def test_whoever_starts_later_gets_the_same_frames_also_from_a_damaged_file(
+def test_a_later_start_gives_the_same_frames_even_from_a_damaged_file(
     first: int, last: int, mode: str, tmp_path: Path
 ) -> None:
     path = write_video(tmp_path / "video.mp4", steady(12), size=(320, 240))

@@ -1,4 +1,4 @@
-"""A server that does not answer holds a download neither longer than the settings say nor once it is unwanted."""
+"""A download from a slow server ends when the settings say, or when it is no longer wanted."""
 
 import socket
 import threading
@@ -18,7 +18,7 @@ from tests.ingest.hostile_site import LOCAL, listen_silently, listen_with_a_full
 
 @contextmanager
 def hanging_resolver() -> Iterator[int]:
-    """While it lasts, no name is resolved."""
+    """Inside it, no name is resolved."""
     ended, look_up = threading.Event(), socket.getaddrinfo
     socket.getaddrinfo = lambda *_, **__: ended.wait() and []  # type: ignore[assignment]
     try:
@@ -40,7 +40,7 @@ SLOW: dict[str, tuple[Callable[[], AbstractContextManager[int]], str]] = {
 
 
 @pytest.mark.parametrize("what", SLOW)
-def test_a_download_ends_soon_after_the_wish_for_it(what: str, into: Path) -> None:
+def test_a_download_ends_soon_after_it_is_no_longer_wanted(what: str, into: Path) -> None:
     def deleted() -> None:
         raise NotFound("the video was deleted")
 
@@ -49,7 +49,7 @@ def test_a_download_ends_soon_after_the_wish_for_it(what: str, into: Path) -> No
         began = time.monotonic()
         with pytest.raises(NotFound):
             fetch_file(url.format(local=LOCAL, port=port), into, fetch_settings(**PATIENT), deleted)
-        assert time.monotonic() - began < 10  # not the minute that the server would have had
+        assert time.monotonic() - began < 10  # not the minute that the settings allow
     assert list(into.parent.iterdir()) == []
 
 

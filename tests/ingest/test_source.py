@@ -28,7 +28,7 @@ def numbers(path: Path, fps: float = 1.0, **how: object) -> list[int]:
 
 
 def reference(path: Path, fps: float = 1.0) -> list[Picture]:
-    """Decodes everything and picks what is on display at each target."""
+    """Decodes everything and picks the frame on display at each target."""
     with av.open(str(path)) as container:
         frames = [(frame.pts or 0, frame) for frame in container.decode(video=0)]
         base = float(container.streams.video[0].time_base or 0)
@@ -133,9 +133,9 @@ def test_sound_beside_the_picture_does_no_harm(tmp_path: Path) -> None:
         ("dash.mp4", b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"></MPD>'),
     ],
 )
-def test_what_is_no_video_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UnsupportedSource, match="no video file"):
+    with pytest.raises(UnsupportedSource, match="not a video file"):
         sampled(tmp_path / name)
 
 
@@ -161,7 +161,7 @@ def test_the_limits_hold(tmp_path: Path) -> None:
         VideoSource(tmp_path / "nowhere.mp4", SETTINGS)
 
 
-def test_the_end_is_the_latest_shown_also_below_zero() -> None:
+def test_the_end_is_that_of_the_last_shown_frame_even_below_zero() -> None:
     packets = Packets.collect([Packet(-50, True, duration=10), Packet(-45, False, duration=10, shown=False)])
     assert (packets.span(), packets.end) == ((-50, -50), -40)
 
@@ -169,7 +169,7 @@ def test_the_end_is_the_latest_shown_also_below_zero() -> None:
 def test_only_what_later_frames_need_is_decoded() -> None:
     group = [Packet(0, True, True, True), Packet(3, False), Packet(1, False, False), Packet(2, False, False)]
     after = [Packet(4, True, True, True), Packet(7, False), Packet(5, False, False), Packet(6, False, False)]
-    unclean = [Packet(4, True), *after[1:]]  # its leading frames may look back: the group before must be whole
+    unclean = [Packet(4, True), *after[1:]]  # its leading frames may refer to the group before, which must be whole
 
     def needed(packets: list[Packet], wanted: int) -> str:
         return "".join("-x"[int(need)] for need in find_needed_packets(Packets.collect(packets), np.array([wanted])))

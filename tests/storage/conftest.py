@@ -17,7 +17,7 @@ BUCKET = "longwatch"
 
 @dataclass
 class S3:
-    """A server on a port of its own; what it holds outlasts its stops."""
+    """A server on its own port; its contents survive a stop."""
 
     port: int
     server: ThreadedMotoServer | None = field(default=None)

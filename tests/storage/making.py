@@ -19,12 +19,12 @@ OTHER_MODEL = "fedcba9876543210"
 
 
 def list_keys(redis: Redis, pattern: str = "*") -> list[str]:
-    """The keys there are, sorted."""
+    """The keys that exist, sorted."""
     return sorted(as_text(key) for key in redis.keys(pattern))
 
 
 def make_due(store: Store, *agendas: str) -> None:
-    """As if `recheck_after_s` had passed."""
+    """Makes everything due, as if `recheck_after_s` had passed."""
     for agenda in agendas or (due.VIDEOS, due.QUESTIONS, due.DELETIONS):
         scores = dict.fromkeys((member for member, _ in store.state.zscan_iter(agenda)), 0)
         if scores:
@@ -59,7 +59,7 @@ def make_record(count: int = 64, fingerprint: str = MODEL, value: float = 2.0) -
 
 
 def add_encoded(store: Store, frames: int = 70, encoded: int = 1, **values: Any) -> Video:
-    """A sampled video of so many frames, the first segments of which have records."""
+    """A sampled video of `frames` frames, whose first `encoded` segments have records."""
     store.workers.announce_model(MODEL)
     base = {"status": "ready", "frames_sampled": frames, "frames_expected": frames}
     video = make_video(**(base | values))

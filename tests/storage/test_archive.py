@@ -1,4 +1,4 @@
-"""The archive, in a folder and on S3: complete without Redis, write-once, and never brought down by a damaged file."""
+"""The archive, in a folder and on S3: complete without Redis, write-once, and usable despite damaged files."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from storage.timeline import FULL_MASK
 from tests.storage.making import MODEL, OTHER_MODEL, make_frames, make_question, make_record, make_video
 
 
-def test_what_is_kept_is_found_again(archive: Archive) -> None:
+def test_everything_written_can_be_read_back(archive: Archive) -> None:
     video = make_video()
     archive.write_video(video)
     archive.create_segment(video.id, 0, make_frames(64))
@@ -37,7 +37,7 @@ def test_what_is_kept_is_found_again(archive: Archive) -> None:
     assert np.array_equal(record.tokens, make_record().tokens)
 
 
-def test_deleting_leaves_nothing_and_twice_is_harmless(archive: Archive) -> None:
+def test_deleting_leaves_nothing_and_can_be_repeated(archive: Archive) -> None:
     video = make_video()
     archive.write_video(video)
     archive.create_segment(video.id, 0, make_frames(2))
@@ -59,7 +59,7 @@ def test_a_late_writer_with_12_frames_leaves_the_finished_64(archive: Archive) -
         assert segment.read_picture("model", 3) == b"model-3-jpg"
 
 
-def test_of_two_writers_at_once_one_wins_whole(archive: Archive) -> None:
+def test_one_of_four_writers_at_once_wins_whole(archive: Archive) -> None:
     video = make_video()
     archive.write_video(video)
     start = threading.Barrier(4)
@@ -80,7 +80,7 @@ def test_of_two_writers_at_once_one_wins_whole(archive: Archive) -> None:
 
 
 @pytest.mark.parametrize("late", ["segment", "record", "question"])
-def test_a_write_that_comes_after_the_deletion_leaves_nothing(late: str, archive: Archive) -> None:
+def test_a_write_after_the_deletion_leaves_nothing(late: str, archive: Archive) -> None:
     video = make_video()
     archive.write_video(video)
     archive.delete_video(video.id)
@@ -94,7 +94,7 @@ def test_a_write_that_comes_after_the_deletion_leaves_nothing(late: str, archive
     assert archive.list_video_ids() == []
 
 
-def test_damage_is_named_by_path_and_hides_that_file_only(archive: Archive) -> None:
+def test_damage_is_named_by_path_and_affects_only_that_file(archive: Archive) -> None:
     video = make_video()
     archive.write_video(video)
     archive.create_segment(video.id, 0, make_frames(2))
@@ -109,7 +109,7 @@ def test_damage_is_named_by_path_and_hides_that_file_only(archive: Archive) -> N
         archive.read_video(video.id)
 
 
-def test_a_damaged_record_is_reported_and_made_room_for(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_record_is_reported_and_can_be_replaced(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
     video = make_video()
     archive.write_video(video)
     archive.files.write(f"{video.id}/000000/tokens-{MODEL}.safetensors", b"garbage")
@@ -128,12 +128,12 @@ def test_an_uploads_bytes_reach_any_host(archive: Archive, tmp_path: Path) -> No
     assert there.read_bytes() == b"source" * 1000
     assert archive.read_source(video.id) == b"source" * 1000
     archive.delete_source(video.id)
-    with pytest.raises(NotFound, match="add the video anew"):
+    with pytest.raises(NotFound, match="add the video again"):
         archive.open_source(video.id, tmp_path / "elsewhere" / "another")
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "x/y", "20261121-020851123-4f2a9c/..", "контроль"])
-def test_no_path_is_made_of_foreign_text(name: str, archive: Archive) -> None:
+def test_foreign_text_never_becomes_a_path(name: str, archive: Archive) -> None:
     for look in (archive.read_video, archive.read_question, archive.list_contents, archive.delete_video):
         with pytest.raises(NotFound):
             look(name)

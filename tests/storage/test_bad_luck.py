@@ -1,4 +1,4 @@
-"""What is damaged, lost or late in Redis and the archive is noticed, and costs nobody else anything."""
+"""Damaged, lost or late data in Redis and the archive is noticed, and harms nothing else."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -61,7 +61,7 @@ def test_a_question_survives_damaged_marks_of_its_video(store: Store, settings: 
     assert store.read_question(question.id).status == "queued"
 
 
-def test_a_value_of_a_wrong_type_stops_no_pass(store: Store, settings: Settings, video: Video) -> None:
+def test_a_value_of_a_wrong_type_does_not_stop_a_pass(store: Store, settings: Settings, video: Video) -> None:
     store.state.delete(f"lw:sampled:{video.id}")
     store.state.lpush(f"lw:sampled:{video.id}", "damaged")
     reconciler = Reconciler(store, settings.jobs)
@@ -70,12 +70,12 @@ def test_a_value_of_a_wrong_type_stops_no_pass(store: Store, settings: Settings,
     assert store.coverage.count_sampled(video.id) == 128
 
 
-def test_a_damaged_counter_of_attempts_starts_anew(store: Store) -> None:
+def test_a_damaged_counter_of_attempts_starts_again(store: Store) -> None:
     store.state.set("lw:attempts:job", "damaged")
     assert Attempts(store.state).begin("job") == 1
 
 
-def test_a_document_that_was_repaired_is_no_longer_reported(store: Store, settings: Settings, video: Video) -> None:
+def test_a_repaired_document_is_no_longer_reported(store: Store, settings: Settings, video: Video) -> None:
     path = f"{video.id}/video.json"
     whole = store.archive.files.read(path)
     assert whole is not None
@@ -96,7 +96,7 @@ def test_one_damaged_question_does_not_hide_the_others(store: Store, video: Vide
     assert question.id in store.index.list_unreadable()
 
 
-def test_a_deletion_that_is_refused_leaves_no_mark(store: Store, video: Video) -> None:
+def test_a_refused_deletion_leaves_no_mark(store: Store, video: Video) -> None:
     leaning = video.model_copy(update={"id": new_video_id(), "status": "duplicate", "duplicate_of": video.id})
     store.add_video(leaning)
     with pytest.raises(Conflict, match=leaning.id):
@@ -111,14 +111,14 @@ def test_a_video_restored_with_fewer_frames_is_reported(store: Store, settings: 
     assert "holds 64 of its 128 frames" in store.index.list_unreadable()[video.id]
 
 
-def test_a_backup_that_is_being_restored_is_not_taken_for_a_leftover(store: Store, settings: Settings) -> None:
+def test_a_backup_being_restored_is_not_removed(store: Store, settings: Settings) -> None:
     old = f"{datetime.now(UTC) - timedelta(days=9):%Y%m%d-%H%M%S}000-0a0b0c"
     store.archive.files.write(f"{old}/000000/frames.zip", b"x")
     Reconciler(store, settings.jobs).run_once()
     assert store.archive.files.tree(old) == ["000000/frames.zip"]
 
 
-def test_a_disk_that_is_not_mounted_is_not_taken_for_an_archive(store: Store, video: Video) -> None:
+def test_an_unmounted_disk_is_not_mistaken_for_the_archive(store: Store, video: Video) -> None:
     store.check_archive()
     store.archive.files.delete(video.id)
     with pytest.raises(ArchiveUnavailable, match="mount its disk"):
@@ -127,5 +127,5 @@ def test_a_disk_that_is_not_mounted_is_not_taken_for_an_archive(store: Store, vi
     store.check_archive()
 
 
-def test_the_clock_of_the_state_can_be_compared(store: Store) -> None:
+def test_the_state_tells_the_time_of_its_host(store: Store) -> None:
     assert abs(store.index.read_clock_s() - datetime.now(UTC).timestamp()) < 60

@@ -1,4 +1,4 @@
-"""The cache: it evicts, is damaged, or is away, and costs time only."""
+"""The cache: eviction, damage and outages cost only time."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ KEY = FusionKey("20261121-000000000-aaaaaa", "text", ((0, 0b101),))
 ROWS = np.full((3, 8), 1.5, np.float16)
 
 
-def test_what_is_kept_comes_back_for_this_model_only(store: Store) -> None:
+def test_cached_values_come_back_only_for_their_model(store: Store) -> None:
     store.cache.write_record(KEY.video_id, 0, make_record(5))
     store.cache.write_fusions({KEY: ROWS}, MODEL)
     store.cache.write_rows("rows", MODEL, 7, ROWS)
@@ -40,7 +40,7 @@ def test_what_is_kept_comes_back_for_this_model_only(store: Store) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"x", b"\0" * 19, b"\xff" * 400, "a list"])
-def test_a_damaged_value_is_as_good_as_none_and_is_written_over(store: Store, junk: bytes | str) -> None:
+def test_a_damaged_value_counts_as_missing_and_is_overwritten(store: Store, junk: bytes | str) -> None:
     question = make_question(make_video(), status="done")
     store.cache.write_record(KEY.video_id, 0, make_record(5))
     store.cache.write_fusions({KEY: ROWS}, MODEL)
@@ -57,10 +57,10 @@ def test_a_damaged_value_is_as_good_as_none_and_is_written_over(store: Store, ju
     assert store.cache.read_rows("rows", MODEL) is None
     assert store.cache.read_systems(KEY.video_id, [0], "system", MODEL) == {}
     assert store.cache.read_settled([question.id]) == [None]
-    test_what_is_kept_comes_back_for_this_model_only(store)
+    test_cached_values_come_back_only_for_their_model(store)
 
 
-def test_a_fusion_of_other_frames_is_not_taken_for_it(store: Store) -> None:
+def test_a_fusion_of_other_frames_is_not_returned(store: Store) -> None:
     store.cache.write_fusions({KEY: ROWS}, MODEL)
     other = FusionKey(KEY.video_id, "text", ((0, 0b111),))
     (name,) = map(as_text, store.cache.redis.keys("lw:fusion:*"))
@@ -101,7 +101,7 @@ def test_one_command_reads_no_more_than_redis_can_send_in_time(
     assert count_reads(1) == 40
 
 
-def test_a_cache_that_is_away_costs_time_only(settings: Settings) -> None:
+def test_an_unreachable_cache_is_reported_only_if_it_is_needed(settings: Settings) -> None:
     away = RedisSettings(state_url=settings.state_url, cache_url="redis://127.0.0.1:1/0", retries=0)
     store = Store.open(settings.model_copy(update={"redis": away}))
     video = add_encoded(store, 70, encoded=2)
@@ -119,7 +119,7 @@ def test_a_cache_that_is_away_costs_time_only(settings: Settings) -> None:
         store.cache.read_fusions([KEY], MODEL)
 
 
-def test_values_do_not_stay_for_ever(store: Store, settings: Settings) -> None:
+def test_values_expire(store: Store, settings: Settings) -> None:
     store.cache.write_record(KEY.video_id, 0, make_record(5))
     store.cache.write_fusions({KEY: ROWS}, MODEL)
     with Redis.from_url(settings.cache_url) as redis:

@@ -1,4 +1,4 @@
-"""Coverage: what Redis counts in bits equals what a plain dictionary would say."""
+"""Coverage: the bits that Redis counts equal a plain dictionary."""
 
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ STEPS = st.lists(
 
 @dataclass
 class Oracle:
-    """What should be known of a video."""
+    """What should be known about a video."""
 
     sampled: dict[int, int] = field(default_factory=dict)
     encoded: dict[str, set[int]] = field(default_factory=lambda: {MODEL: set(), OTHER_MODEL: set()})
@@ -71,7 +71,7 @@ def play(store: Store, video_id: str, steps: list[tuple[str, int, int | str]]) -
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 @given(STEPS, SEGMENTS, st.integers(0, 41))
-def test_coverage_says_what_a_dictionary_would_of_two_models_side_by_side(
+def test_coverage_of_two_models_equals_a_plain_dictionary(
     store: Store, steps: list[tuple[str, int, int | str]], first: int, length: int
 ) -> None:
     video_id, stretch = new_video_id(), range(first, first + length)

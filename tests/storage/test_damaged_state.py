@@ -1,4 +1,4 @@
-"""What Redis holds is not trusted: junk under any key is reported, built anew, and stops nobody else's work."""
+"""Redis is not trusted: junk under any key is reported and rebuilt, and stops no other work."""
 
 import threading
 from collections.abc import Callable
@@ -24,7 +24,7 @@ WORKER = Worker("encode-here-1", "encode", "here", 1, ("encode",), MODEL)
 
 
 def spoil(store: Store, key: str, how: str) -> None:
-    """Puts something under a key that is none of ours."""
+    """Puts something under a key that Longwatch would never write."""
     kind = store.state.type(key)
     if how == "type" or kind in (b"hash", b"string"):
         store.state.delete(key)
@@ -45,7 +45,7 @@ def spoil(store: Store, key: str, how: str) -> None:
 
 
 def beat(store: Store, reconciler: Reconciler) -> None:
-    """What a worker does again and again, some time after the last time. The passes must not raise in the end."""
+    """Does what a worker does between passes, and makes everything due."""
     store.workers.announce(WORKER, 60)
     if store.workers.read_model() != MODEL:
         reconciler.adopt_model(MODEL)
@@ -55,7 +55,7 @@ def beat(store: Store, reconciler: Reconciler) -> None:
 
 
 class StopAfter(threading.Event):
-    """Stops `run_forever` after so many passes; what comes between two of them is done instead of waiting."""
+    """Stops `run_forever` after so many passes. Calls `between` after each one instead of waiting."""
 
     def __init__(self, passes: int, between: Callable[[], None]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class StopAfter(threading.Event):
 
 @pytest.fixture
 def scene(store: Store, settings: Settings) -> tuple[Video, Video, Question]:
-    """A video that is half encoded, one that leans on it, and a question that waits; every key is there."""
+    """A half encoded video, its duplicate and a waiting question: every kind of key exists."""
     reconciler = Reconciler(store, settings.jobs)
     store.workers.announce(WORKER, 60)
     reconciler.adopt_model(MODEL)
@@ -88,7 +88,7 @@ def scene(store: Store, settings: Settings) -> tuple[Video, Video, Question]:
 
 
 @pytest.mark.parametrize("how", ["type", "content"])
-def test_every_key_can_be_junk_and_all_is_well_again(
+def test_junk_under_any_key_is_repaired(
     store: Store, settings: Settings, scene: tuple[Video, Video, Question], how: str
 ) -> None:
     video, copy, question = scene
@@ -96,10 +96,10 @@ def test_every_key_can_be_junk_and_all_is_well_again(
     assert len({key.split(":")[1] for key in keys}) > 10
     for key in keys:
         if how == "content" and key.startswith(("lw:sampled:", "lw:encoded:")):
-            continue  # any bytes are bits: a segment that is not there is found missing when it is read
+            continue  # any bytes are valid bits: a marked segment that does not exist is found missing when it is read
         spoil(store, key, how)
         reconciler = Reconciler(store, settings.jobs)
-        with suppress(StateRebuilding):  # whoever looks at it is told to come again
+        with suppress(StateRebuilding):  # a reader is told to come again
             store.read_progress([video, copy])
             store.index.list_questions(video.id, None, 10)
             store.index.list_leaning(video.id)
@@ -123,7 +123,7 @@ def test_every_key_can_be_junk_and_all_is_well_again(
 
 
 def reconciler_works(store: Store, settings: Settings) -> bool:
-    """A video that comes now is queued by a pass."""
+    """Whether a pass queues a new video."""
     video = make_video()
     store.add_video(video)
     Reconciler(store, settings.jobs).run_once()

@@ -13,7 +13,7 @@ from storage.errors import DamagedFile, NewerDocument
 from tests.storage.making import make_question, make_video
 
 
-def test_documents_survive_the_way_through_json() -> None:
+def test_documents_survive_json() -> None:
     video = make_video(recorded_at=datetime(2026, 11, 21, tzinfo=UTC), sample_fps=0.1, sha256="ab", title="ü\u202e")
     answer = Answer(
         text="a red circle",
@@ -34,7 +34,7 @@ def test_documents_survive_the_way_through_json() -> None:
     assert parse_document(Question, question.model_dump_json().encode(), "here") == question
 
 
-def test_a_newer_document_is_refused_by_name_whatever_is_in_it() -> None:
+def test_a_newer_document_is_refused_by_name_whatever_it_contains() -> None:
     content = json.dumps({"version": VERSION + 1, "a field": "of the future"}).encode()
     with pytest.raises(NewerDocument, match=rf"there/x\.json was written by a newer Longwatch \(version {VERSION + 1}"):
         parse_document(Video, content, "there/x.json")
@@ -51,7 +51,7 @@ def test_a_damaged_document_is_named(content: bytes) -> None:
 
 
 @given(st.data())
-def test_a_document_cut_or_changed_anywhere_never_raises_anything_else(data: st.DataObject) -> None:
+def test_a_document_cut_or_changed_anywhere_raises_no_other_errors(data: st.DataObject) -> None:
     content = bytearray(make_video(sha256="ab").model_dump_json().encode())
     at = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
@@ -62,13 +62,13 @@ def test_a_document_cut_or_changed_anywhere_never_raises_anything_else(data: st.
         parse_document(Video, bytes(content), "there/video.json")
 
 
-def test_a_field_of_nobody_is_refused() -> None:
+def test_an_unknown_field_is_refused() -> None:
     fields = json.loads(make_video().model_dump_json()) | {"sample_pfs": 2}
     with pytest.raises(DamagedFile, match="sample_pfs"):
         parse_document(Video, json.dumps(fields).encode(), "x")
 
 
-def test_the_same_content_is_the_same_only_as_sampled() -> None:
+def test_content_is_the_same_only_if_it_is_sampled_the_same_way() -> None:
     video = make_video(sha256="ab")
     assert make_video().content_key is None
     assert video.content_key == make_video(sha256="ab").content_key

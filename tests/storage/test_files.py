@@ -1,4 +1,4 @@
-"""Files on a local disk: whole or not at all, private, and nothing unfinished stays."""
+"""Files on a local disk: written whole or not at all, private, without unfinished remains."""
 
 import os
 import threading
@@ -55,7 +55,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(files: Files, t
     assert scratch(files) == []
 
 
-def test_what_broken_writes_left_is_swept_and_what_is_fresh_is_not(files: Files) -> None:
+def test_old_remains_of_interrupted_writes_are_swept_and_fresh_ones_are_not(files: Files) -> None:
     files.write("kept", b"x")
     folder = files.local_path(SCRATCH)
     assert folder is not None
@@ -82,7 +82,7 @@ def test_sweeping_while_others_write_and_delete_raises_nothing(files: Files) -> 
                 files.write(f"{threading.get_ident()}/{number % 3}", b"x")
                 files.delete(str(threading.get_ident()))
             except ArchiveUnavailable as error:
-                if "No such file" not in str(error):  # the sweeper below takes unfinished writes: it sweeps at once
+                if "No such file" not in str(error):  # the sweeps below remove unfinished writes
                     problems.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
@@ -96,7 +96,7 @@ def test_sweeping_while_others_write_and_delete_raises_nothing(files: Files) -> 
     assert problems == []
 
 
-def test_a_deletion_while_others_write_below_it_ends(files: Files) -> None:
+def test_a_deletion_ends_while_others_write_below_it(files: Files) -> None:
     over = threading.Event()
     problems: list[Exception] = []
     written: list[int] = []
@@ -126,7 +126,7 @@ def test_a_deletion_while_others_write_below_it_ends(files: Files) -> None:
 
 
 @pytest.mark.parametrize("same_disk", [True, False])
-def test_a_source_is_taken_in_whole(files: Files, tmp_path: Path, same_disk: bool) -> None:
+def test_a_source_is_stored_whole(files: Files, tmp_path: Path, same_disk: bool) -> None:
     folder = tmp_path if same_disk else Path("/dev/shm")
     if not same_disk and (not folder.is_dir() or folder.stat().st_dev == tmp_path.stat().st_dev):
         pytest.skip("this machine has one disk only")
@@ -150,7 +150,7 @@ def test_a_copy_appears_only_once_it_is_whole(files: Files, tmp_path: Path) -> N
     assert [entry.name for entry in target.parent.iterdir()] == ["file"]
 
 
-def test_nobody_else_can_read_what_is_kept(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_files(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         keep_files_private(tmp_path / "data")
@@ -165,14 +165,14 @@ def test_nobody_else_can_read_what_is_kept(tmp_path: Path) -> None:
     assert open_to_others == []
 
 
-def test_a_check_leaves_nothing(files: Files) -> None:
+def test_a_check_leaves_nothing_behind(files: Files) -> None:
     files.check()
     assert files.names() == []
     assert scratch(files) == []
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As root every folder can be listed: the kernel's refusal is put in its place."""
+    """Root can list every folder, so the kernel's refusal is simulated."""
     files.write("video/000000/frames.zip", b"x")
 
     def refuse(path: object) -> object:

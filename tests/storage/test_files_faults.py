@@ -1,4 +1,4 @@
-"""A fault of the filesystem is never taken for a file that is not there: what is not there is removed, or made anew."""
+"""A fault of the filesystem is never mistaken for a missing file, because missing files are removed or made again."""
 
 import os
 from pathlib import Path
@@ -20,13 +20,13 @@ class FaultyFileSystem(MemoryFileSystem):  # type: ignore[misc]
         raise OSError(16, f"Please reduce your request rate: {path}")
 
 
-def test_a_store_that_fails_is_not_taken_for_one_without_the_file() -> None:
+def test_a_failing_store_is_not_mistaken_for_a_missing_file() -> None:
     fsspec.register_implementation("faulty", FaultyFileSystem, clobber=True)
     with pytest.raises(ArchiveUnavailable, match="reduce your request rate"):
         Files("faulty://archive").exists("20261120-000000000-aaaaaa/video.json")
 
 
-def test_a_file_that_is_not_there_does_not_exist(tmp_path: Path) -> None:
+def test_only_files_exist(tmp_path: Path) -> None:
     files = Files(str(tmp_path))
     files.write("there/file", b"")
     assert [files.exists(path) for path in ("there/file", "there", "there/other", "nowhere/file")] == [
@@ -37,7 +37,7 @@ def test_a_file_that_is_not_there_does_not_exist(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+def test_a_folder_that_cannot_be_listed_is_not_mistaken_for_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, scan = Files(str(tmp_path)), os.scandir

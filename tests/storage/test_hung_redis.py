@@ -1,4 +1,4 @@
-"""A server that hangs (it takes connections, and says nothing) is known as such within bounds, by every call."""
+"""Every call reports a server that hangs (it accepts connections and never answers) within a bounded time."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ CACHE: dict[str, Callable[[Store], object]] = {
 
 @pytest.fixture(scope="module")
 def hung() -> Iterator[str]:
-    """The address of a server that is stopped in mid-air."""
+    """The address of a server whose process is stopped."""
     with running_redis() as url:
         with Redis.from_url(url) as redis:
             pid = int(redis.info("server")["process_id"])
@@ -88,16 +88,16 @@ def expect_unavailable(use: Callable[[Store], object], store: Store, name: str) 
 
 
 @pytest.mark.parametrize("name", STATE)
-def test_a_hung_state_is_named_by_every_call(name: str, hung: str, settings: Settings) -> None:
+def test_every_call_reports_a_hung_state(name: str, hung: str, settings: Settings) -> None:
     expect_unavailable(STATE[name], open_store(settings, hung, settings.cache_url), "state")
 
 
 @pytest.mark.parametrize("name", CACHE)
-def test_a_hung_cache_is_named_where_an_answer_needs_it(name: str, hung: str, settings: Settings) -> None:
+def test_a_hung_cache_is_reported_if_an_answer_needs_it(name: str, hung: str, settings: Settings) -> None:
     expect_unavailable(CACHE[name], open_store(settings, settings.state_url, hung), "cache")
 
 
-def test_a_hung_cache_is_passed_over_where_it_saves_time_only(hung: str, settings: Settings) -> None:
+def test_a_hung_cache_is_skipped_if_it_only_saves_time(hung: str, settings: Settings) -> None:
     store = open_store(settings, settings.state_url, hung)
     store.add_video(VIDEO)
     store.create_record(VIDEO.id, 0, make_record())
@@ -106,7 +106,7 @@ def test_a_hung_cache_is_passed_over_where_it_saves_time_only(hung: str, setting
     assert store.read_videos([VIDEO.id]) == [VIDEO]
 
 
-def test_who_waits_when_a_server_begins_to_hang_learns_of_it(settings: Settings) -> None:
+def test_a_reader_that_waits_learns_that_the_server_hangs(settings: Settings) -> None:
     with running_redis() as url, Redis.from_url(url) as redis:
         pid = int(redis.info("server")["process_id"])
         store = open_store(settings, url, settings.cache_url)

@@ -1,4 +1,4 @@
-"""The index: pages, prefixes, owners of content, and nothing comes back that was deleted."""
+"""The index: pages, prefixes, owners of content, and deleted videos that stay deleted."""
 
 import threading
 
@@ -35,13 +35,13 @@ def test_a_prefix_names_its_videos_and_no_others(store: Store, ends: set[str], p
     assert store.index.list_questions(video.id, before, 100, prefix) == older
 
 
-def test_a_cursor_beyond_the_prefix_brings_nothing_else(store: Store) -> None:
+def test_a_cursor_beyond_the_prefix_adds_no_other_videos(store: Store) -> None:
     for video_id in ("20261121-000000000-aaaaaa", "20271121-000000000-aaaaaa"):
         store.index.put_video(make_video(id=video_id))
     assert store.index.list_videos("2028", 10, "2026") == ["20261121-000000000-aaaaaa"]
 
 
-def test_of_many_that_claim_a_content_at_once_one_owns_it(store: Store) -> None:
+def test_one_of_many_claims_at_once_wins_the_content(store: Store) -> None:
     ids = [new_video_id() for _ in range(8)]
     start = threading.Barrier(len(ids))
     owners: list[str] = []
@@ -60,7 +60,7 @@ def test_of_many_that_claim_a_content_at_once_one_owns_it(store: Store) -> None:
     assert owners[0] in ids
 
 
-def test_only_the_owner_gives_a_content_up(store: Store) -> None:
+def test_only_the_owner_can_release_a_content(store: Store) -> None:
     first, second = new_video_id(), new_video_id()
     assert store.index.claim_content("content", first) == first
     store.index.release_content("content", second)
@@ -70,7 +70,7 @@ def test_only_the_owner_gives_a_content_up(store: Store) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"junk", b"\xff\xfe", b""])
-def test_an_owner_that_is_no_video_is_replaced(store: Store, junk: bytes) -> None:
+def test_an_owner_that_is_not_a_video_is_replaced(store: Store, junk: bytes) -> None:
     store.state.set("lw:content:content", junk)
     assert store.index.claim_content("content", video_id := new_video_id()) == video_id
     store.state.delete("lw:content:content")
@@ -78,7 +78,7 @@ def test_an_owner_that_is_no_video_is_replaced(store: Store, junk: bytes) -> Non
     assert store.index.claim_content("content", video_id) == video_id
 
 
-def test_who_leans_on_whom_is_known_until_it_ends(store: Store) -> None:
+def test_a_video_cannot_be_marked_as_deleted_while_duplicates_use_it(store: Store) -> None:
     holder = make_video()
     copies = [make_video(status="duplicate", duplicate_of=holder.id) for _ in range(2)]
     for copy in copies:
@@ -91,7 +91,7 @@ def test_who_leans_on_whom_is_known_until_it_ends(store: Store) -> None:
     assert store.index.mark_deleted(holder.id) is True
 
 
-def test_nothing_written_late_brings_a_deleted_video_back(store: Store) -> None:
+def test_late_writes_do_not_bring_a_deleted_video_back(store: Store) -> None:
     video = make_video()
     assert store.index.mark_deleted(video.id)
     store.index.put_video(video)
@@ -104,7 +104,7 @@ def test_nothing_written_late_brings_a_deleted_video_back(store: Store) -> None:
     assert list_keys(store.state, f"*{video.id}*") == [f"lw:deleted:{video.id}"]
 
 
-def test_how_far_a_question_is_is_told_once_a_change(store: Store) -> None:
+def test_readers_learn_of_each_change_of_state_once(store: Store) -> None:
     question = make_question(make_video())
     for state in ("waiting", "waiting", "queued"):
         store.set_question_state(question.id, state)

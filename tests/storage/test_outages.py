@@ -1,4 +1,4 @@
-"""An archive that fails is never taken for an empty one: every call says ArchiveUnavailable, and nothing is removed."""
+"""A failing archive is never mistaken for an empty one: each call raises ArchiveUnavailable and removes nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def fill(archive: Archive) -> None:
     archive.write_question(QUESTION)
 
 
-def test_a_server_that_is_away_is_named_by_every_call_and_loses_nothing(s3: S3, tmp_path: Path) -> None:
+def test_every_call_reports_an_unreachable_server_and_nothing_is_lost(s3: S3, tmp_path: Path) -> None:
     archive = Archive(f"s3://{BUCKET}/archive", s3.options)
     fill(archive)
     before = archive.files.tree("")
@@ -57,7 +57,7 @@ def test_a_server_that_is_away_is_named_by_every_call_and_loses_nothing(s3: S3, 
         assert len(segment.times_s) == 64
 
 
-def test_an_outage_while_a_segment_is_read_arrives_as_such(s3: S3) -> None:
+def test_an_outage_while_a_segment_is_read_is_reported_as_one(s3: S3) -> None:
     archive = Archive(f"s3://{BUCKET}/archive", s3.options | {"default_block_size": 5 * 2**20})
     archive.write_video(VIDEO)
     archive.create_segment(VIDEO.id, 0, make_frames(64, content=b"x" * 400_000))
@@ -67,14 +67,14 @@ def test_an_outage_while_a_segment_is_read_arrives_as_such(s3: S3) -> None:
             [segment.read_picture("model", place) for place in range(64)]
 
 
-def test_a_bucket_that_is_gone_is_no_empty_archive(s3: S3) -> None:
+def test_a_missing_bucket_is_not_an_empty_archive(s3: S3) -> None:
     archive = Archive("s3://nosuch/archive", s3.options)
     for use in (archive.list_video_ids, lambda: archive.read_video(VIDEO.id), lambda: archive.has_video(VIDEO.id)):
         with pytest.raises(ArchiveUnavailable, match="bucket"):
             use()
 
 
-def test_a_folder_that_is_gone_is_no_empty_archive(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_an_empty_archive(tmp_path: Path) -> None:
     archive = Archive(str(tmp_path / "mount"))
     assert archive.list_video_ids() == []  # a new one
     fill(archive)

@@ -1,4 +1,4 @@
-"""A flushed state is built from the archive alone: by one document and one listing a video, and no record."""
+"""A flushed state is rebuilt from the archive alone: with one document and one listing per video, and no record."""
 
 import time
 from collections import Counter
@@ -19,12 +19,12 @@ from tests.waiting import wait_until
 
 
 def alone() -> bool:
-    """Nobody else rebuilds."""
+    """A lease that is never lost."""
     return True
 
 
 def count_requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts, from now on, what is asked of the archive's files, by method and last part of the path."""
+    """Counts the requests to the archive's files from now on, by method and last part of the path."""
     counts: Counter[str] = Counter()
     for name in ("read", "open", "exists", "write", "create", "names", "tree"):
         method = getattr(Files, name)
@@ -66,13 +66,13 @@ def test_everything_is_back_after_a_flush(store: Store, settings: Settings) -> N
     assert store.index.list_questions(videos[1].id, None, 10) == sorted([unsettled.id, settled.id], reverse=True)
     assert store.index.list_leaning(videos[0].id) == [copy.id]
     assert store.claim_content(make_video(sha256="0")) == videos[0].id
-    reconciler.run_once()  # the questions that the first pass has found
+    reconciler.run_once()  # looks at the questions that the first pass found
     assert store.read_question(settled.id).status == "done"
     assert store.read_question(unsettled.id).status == store.read_question(of_copy.id).status == "waiting"
     assert store.agenda.count(due.QUESTIONS) == 2
 
 
-def test_a_rebuild_costs_one_document_and_one_listing_a_video(
+def test_a_rebuild_costs_one_document_and_one_listing_per_video(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(5):
@@ -89,10 +89,10 @@ def test_a_rebuild_costs_one_document_and_one_listing_a_video(
     counts.clear()
     videos = store.read_videos(store.index.list_videos(None, 100))
     assert all(progress is not None and progress.complete for progress in store.read_progress(videos))
-    assert counts == {}  # a page asks nothing of the archive
+    assert counts == {}  # a page reads nothing from the archive
 
 
-def test_a_flush_in_the_middle_of_a_rebuild_has_it_begin_again(
+def test_a_flush_during_a_rebuild_restarts_it(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = [add_encoded(store, 10) for _ in range(4)]
@@ -114,7 +114,7 @@ def test_a_flush_in_the_middle_of_a_rebuild_has_it_begin_again(
     assert len(store.index.list_videos(None, 10)) == len(videos)
 
 
-def test_a_slow_rebuild_keeps_its_lease_and_ends_once_it_is_lost(store: Store) -> None:
+def test_a_rebuild_renews_its_lease_and_stops_when_the_lease_is_lost(store: Store) -> None:
     for _ in range(4):
         add_encoded(store, 10)
     store.state.flushall()
@@ -134,7 +134,7 @@ def wait_out(pause_s: float) -> bool:
     return True
 
 
-def test_what_cannot_be_read_is_named_and_hides_nothing_else(store: Store) -> None:
+def test_unreadable_documents_are_named_and_hide_no_others(store: Store) -> None:
     good, bad, newer = make_video(), make_video(), make_video()
     for video in (good, bad, newer):
         store.archive.write_video(video)
@@ -148,12 +148,12 @@ def test_what_cannot_be_read_is_named_and_hides_nothing_else(store: Store) -> No
     assert store.archive.list_video_ids() == sorted([good.id, bad.id, newer.id])
 
 
-def test_a_deletion_that_broke_off_is_finished_after_a_flush(store: Store, settings: Settings) -> None:
+def test_an_interrupted_deletion_is_finished_after_a_flush(store: Store, settings: Settings) -> None:
     old = make_video(id="20200101-000000000-aaaaaa")
     store.archive.files.write(f"{old.id}/000000/frames.zip", b"x")  # the document is gone
     reconciler = Reconciler(store, settings.jobs, orphan_after_s=1)
     reconciler.run_once()
-    assert store.archive.list_video_ids() == [old.id]  # a backup that is being restored may lack it yet
+    assert store.archive.list_video_ids() == [old.id]  # a backup that is being restored may not have the document yet
 
     def is_gone() -> bool:
         make_due(store)

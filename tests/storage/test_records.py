@@ -14,7 +14,7 @@ BLOB = make_record(3).to_bytes()
 
 
 @given(st.sets(st.integers(0, 63), min_size=1, max_size=64), st.integers(1, 4), st.integers(0, 5))
-def test_a_record_survives_the_way_through_bytes(places: set[int], tokens_each: int, rows: int) -> None:
+def test_a_record_survives_packing_and_parsing(places: set[int], tokens_each: int, rows: int) -> None:
     rng = np.random.default_rng(len(places))
     tokens = rng.random((len(places), tokens_each, 8)).astype(np.float16)
     before = Record(MODEL, mask_of(places), tokens, "text", rng.random((rows, 8)).astype(np.float16))
@@ -27,13 +27,13 @@ def test_a_record_survives_the_way_through_bytes(places: set[int], tokens_each: 
 
 
 @given(st.integers(0, len(BLOB) - 1))
-def test_a_record_cut_anywhere_is_named(length: int) -> None:
+def test_a_record_cut_anywhere_is_named_by_path(length: int) -> None:
     with pytest.raises(DamagedFile, match="there/tokens"):
         parse_record(BLOB[:length], "there/tokens.safetensors", MODEL)
 
 
 @given(st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(lambda junk: BLOB[:8] + junk)))
-def test_junk_is_named(junk: bytes) -> None:
+def test_junk_is_named_by_path(junk: bytes) -> None:
     with pytest.raises((DamagedFile, ForeignRecord), match="there/tokens"):
         parse_record(junk, "there/tokens.safetensors", MODEL)
 

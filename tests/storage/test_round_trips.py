@@ -1,4 +1,4 @@
-"""What the scripts in Redis answer: the marks of many videos, a question's states, and which jobs are live."""
+"""The answers of the scripts in Redis: the marks of many videos, a question's states, and which jobs are live."""
 
 import pytest
 
@@ -23,18 +23,18 @@ def new_video(store: Store, masks: dict[int, int]) -> Video:
     return video
 
 
-def test_each_video_tells_what_it_lacks_and_a_damaged_one_harms_no_other(store: Store) -> None:
+def test_missing_segments_are_listed_by_video_and_a_damaged_video_harms_no_other(store: Store) -> None:
     masks = dict.fromkeys(range(20), FULL_MASK)
     one, two, damaged = (new_video(store, masks) for _ in range(3))
     store.coverage.mark_encoded(one.id, dict(list(masks.items())[:9]), MODEL)
     store.coverage.mark_failed(one.id, 10, FULL_MASK, MODEL, "poison")
     store.state.delete(f"lw:sampled:{damaged.id}")
-    store.state.hset(f"lw:sampled:{damaged.id}", "none", "of ours")
+    store.state.hset(f"lw:sampled:{damaged.id}", "junk", "junk")
     found = store.coverage.list_pending([one.id, damaged.id, two.id, new_video_id()], MODEL, 4)
     assert found == [[9, 11, 12, 13], None, [0, 1, 2, 3], None]
 
 
-def test_a_stretch_is_read_whole_by_one_command_and_made_anew_once_it_is_damaged(store: Store) -> None:
+def test_a_stretch_is_read_with_one_command_and_damaged_marks_are_rebuilt(store: Store) -> None:
     video = new_video(store, {0: FULL_MASK, 1: 0b111})
     store.coverage.mark_encoded(video.id, {1: 0b111}, MODEL)
     question = Question(id=new_question_id(video.id), video_id=video.id, text="?", start_s=10, fusion="sampled")
@@ -45,11 +45,11 @@ def test_a_stretch_is_read_whole_by_one_command_and_made_anew_once_it_is_damaged
     assert totals is not None
     assert (totals.sampled, totals.encoded) == (67, 3)
     store.state.delete(f"lw:totals:{video.id}")
-    store.state.set(f"lw:totals:{video.id}", "none of ours")
+    store.state.set(f"lw:totals:{video.id}", "junk")
     assert find_stretch(store, question, video, MODEL).covered.sampled == {}  # the archive holds no segments
 
 
-def test_only_the_newest_attempt_begins_and_only_a_wanted_answer(store: Store) -> None:
+def test_only_the_newest_attempt_begins_and_only_if_the_answer_is_wanted(store: Store) -> None:
     question_id = new_question_id(new_video_id())
     old, new = store.fences.take(question_id), store.fences.take(question_id)
     with pytest.raises(GivenAway):
@@ -57,15 +57,15 @@ def test_only_the_newest_attempt_begins_and_only_a_wanted_answer(store: Store) -
     assert store.answers.begin(new)
     assert [piece.kind for piece in store.answers.read(question_id)] == ["state"]
     store.answers.send(new, "text", "a")
-    assert store.answers.begin(new)  # as after a broken attempt
+    assert store.answers.begin(new)  # as after an attempt that broke off
     assert [piece.kind for piece in store.answers.read(question_id)] == ["state", "text", "restart"]
     store.answers.cancel(question_id)
     assert not store.answers.begin(new)
 
 
 @pytest.mark.parametrize("count", [3, 200])
-def test_jobs_are_put_once_however_many_are_asked_for(store: Store, count: int) -> None:
-    """Few are looked for one by one, many with one look at the queue."""
+def test_each_job_is_queued_once_however_many_are_requested(store: Store, count: int) -> None:
+    """A few are looked up one by one, many with one read of the queue."""
     queues, video_id = Queues(store.state), new_video_id()
     calls = [encode_call(video_id, segment) for segment in range(count)]
     assert queues.ensure(calls[1:]) == calls[1:]
@@ -79,4 +79,6 @@ def test_portions_are_neighbours_with_a_segments_worth_of_frames() -> None:
     whole = [(0, FULL_MASK), (1, FULL_MASK), (2, 0b1)]
     portions = cut_portions(whole)
     assert portions == [((0, FULL_MASK),), ((1, FULL_MASK),), ((2, 1),)]
-    assert cut_portions([each for portion in portions[1:] for each in portion]) == portions[1:]  # what is left
+    assert (
+        cut_portions([each for portion in portions[1:] for each in portion]) == portions[1:]
+    )  # the same if the rest is cut alone

@@ -1,4 +1,4 @@
-"""A segment's pictures: one ordinary ZIP, the model's first, and damage is named."""
+"""A segment's pictures are one ordinary ZIP, the model's first, and damage is reported."""
 
 import json
 import zipfile
@@ -16,7 +16,7 @@ from storage.segments import INDEX, SegmentFrame, SegmentReader, pack_segment
 from tests.storage.making import make_frames, make_video
 
 
-def test_a_segment_is_one_file_that_opens_with_any_tool_the_models_pictures_first(tmp_path: Path) -> None:
+def test_a_segment_is_one_ordinary_zip_with_the_models_pictures_first(tmp_path: Path) -> None:
     archive, video = Archive(str(tmp_path)), make_video()
     archive.write_video(video)
     archive.create_segment(video.id, 0, make_frames(64))
@@ -38,7 +38,7 @@ def test_a_segment_is_one_file_that_opens_with_any_tool_the_models_pictures_firs
 
 
 @given(st.sets(st.integers(0, 63), min_size=1), st.booleans(), st.booleans())
-def test_what_is_packed_is_read_again(places: set[int], model: bool, view: bool) -> None:
+def test_a_packed_segment_can_be_read_back(places: set[int], model: bool, view: bool) -> None:
     frames = [
         SegmentFrame(place, place + 0.5, b"m%d" % place if model else None, b"v%d" % place if view else None)
         for place in sorted(places)
@@ -63,9 +63,7 @@ BLOB = pack_segment(make_frames(3))
 
 
 @given(st.integers(0, len(BLOB) - 1), st.integers(0, 255), st.booleans())
-def test_damage_anywhere_raises_ours_or_is_harmless_and_never_gives_another_picture(
-    at: int, byte: int, cut: bool
-) -> None:
+def test_damage_anywhere_is_reported_or_harmless_and_never_gives_another_picture(at: int, byte: int, cut: bool) -> None:
     blob = BLOB[:at] if cut else BLOB[:at] + bytes([byte]) + BLOB[at + 1 :]
     with suppress(DamagedFile, NotFound, NewerDocument):
         reader = SegmentReader(BytesIO(blob), "there/frames.zip")

@@ -1,4 +1,4 @@
-"""The store: archive, state and cache told in an order in which no death, deletion or second writer loses anything."""
+"""The store writes archive, state and cache in an order that survives deaths, deletions and second writers."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def test_progress_counts_frames(store: Store) -> None:
     assert (progress.frames_encoded, progress.encoded_until_s, progress.eta_s) == (70, 70.0, 0.0)
 
 
-def test_segments_that_are_given_up_do_not_keep_a_video_from_its_end(store: Store) -> None:
+def test_a_video_with_failed_segments_still_completes(store: Store) -> None:
     video = add_encoded(store, 70)
     store.coverage.mark_failed(video.id, 1, 0b111111, MODEL, "no picture can be read")
     (progress,) = store.read_progress([video])
@@ -49,7 +49,7 @@ def test_segments_that_are_given_up_do_not_keep_a_video_from_its_end(store: Stor
     assert (progress.complete, progress.frames_failed) == (True, 6)
 
 
-def test_two_models_have_records_of_their_own(store: Store) -> None:
+def test_two_models_have_their_own_records(store: Store) -> None:
     video = add_encoded(store, 70)
     store.create_record(video.id, 1, make_record(6, OTHER_MODEL, value=3.0))
     ours, theirs = (store.read_tokens(video.id, [0, 1], model) for model in (MODEL, OTHER_MODEL))
@@ -88,7 +88,7 @@ store.add_{name}({kind}.model_validate_json(sys.argv[2]))
 
 @pytest.mark.parametrize("written", [True, False])
 @pytest.mark.parametrize("kind", [Video, Question])
-def test_a_process_that_dies_while_it_takes_something_in_loses_nothing_that_it_wrote(
+def test_a_process_that_dies_while_adding_something_loses_nothing_it_wrote(
     store: Store, settings: Settings, kind: type[Video] | type[Question], written: bool
 ) -> None:
     video = make_video()
@@ -100,7 +100,7 @@ def test_a_process_that_dies_while_it_takes_something_in_loses_nothing_that_it_w
     command = [sys.executable, "-c", code, settings.model_dump_json(), document.model_dump_json()]
     assert subprocess.run(command, check=False, timeout=60).returncode == 9
     agenda = due.VIDEOS if kind is Video else due.QUESTIONS
-    assert store.agenda.count(agenda) == 1  # it will be looked at, whether it is there or not
+    assert store.agenda.count(agenda) == 1  # the reconciler will look for it, written or not
     assert store.agenda.list_due(agenda, 10) == []  # but not before its writer had time to write it
     read: Callable[[str], object] = store.read_video if kind is Video else store.read_question
     if written:
@@ -110,7 +110,7 @@ def test_a_process_that_dies_while_it_takes_something_in_loses_nothing_that_it_w
             read(document.id)
 
 
-def test_two_copies_of_a_new_file_at_once_end_with_one_owner(store: Store) -> None:
+def test_copies_of_a_new_file_at_once_end_with_one_owner(store: Store) -> None:
     videos = [make_video(sha256="ab", kind="upload") for _ in range(6)]
     start = threading.Barrier(len(videos))
     owners: dict[str, str | None] = {}
@@ -125,7 +125,7 @@ def test_two_copies_of_a_new_file_at_once_end_with_one_owner(store: Store) -> No
         thread.start()
     for thread in threads:
         thread.join()
-    # Whoever lost its claim because its document came late claims again when it is ingested.
+    # A video that lost its claim because its document came late claims again when it is ingested.
     again = {video.id: store.claim_content(video) for video in videos}
     (owner,) = [video_id for video_id, other in again.items() if other is None]
     assert {other for other in again.values() if other} == {owner}
@@ -134,7 +134,7 @@ def test_two_copies_of_a_new_file_at_once_end_with_one_owner(store: Store) -> No
 @pytest.mark.parametrize(
     "change", [{"status": "failed"}, {"sha256": "cd"}, {"status": "duplicate", "duplicate_of": "x"}]
 )
-def test_content_is_never_leaned_on_where_it_is_not(store: Store, change: dict[str, str]) -> None:
+def test_an_owner_that_no_longer_holds_the_content_is_replaced(store: Store, change: dict[str, str]) -> None:
     first, second = make_video(sha256="ab"), make_video(sha256="ab")
     store.add_video(first)
     assert store.claim_content(first) is None
@@ -143,7 +143,7 @@ def test_content_is_never_leaned_on_where_it_is_not(store: Store, change: dict[s
     assert store.claim_content(second) is None
 
 
-def test_a_deleted_owner_is_followed_by_the_next(store: Store) -> None:
+def test_the_content_of_a_deleted_owner_can_be_claimed(store: Store) -> None:
     first, second = make_video(sha256="ab"), make_video(sha256="ab")
     store.add_video(first)
     store.claim_content(first)
@@ -151,7 +151,7 @@ def test_a_deleted_owner_is_followed_by_the_next(store: Store) -> None:
     assert store.claim_content(second) is None
 
 
-def test_deleting_leaves_no_trace_but_the_mark_of_it(store: Store) -> None:
+def test_deleting_leaves_only_its_own_marks(store: Store) -> None:
     video = add_encoded(store, 70, sha256="ab")
     store.claim_content(video)
     question = make_question(video)
@@ -166,27 +166,27 @@ def test_deleting_leaves_no_trace_but_the_mark_of_it(store: Store) -> None:
         delete_video(store, video.id)
 
 
-def test_a_video_that_holds_anothers_frames_stays_whole(store: Store) -> None:
+def test_a_video_that_holds_anothers_frames_cannot_be_deleted(store: Store) -> None:
     video = add_encoded(store, 70)
     copy = make_video(status="duplicate", duplicate_of=video.id)
     store.add_video(copy)
     with pytest.raises(Conflict, match=copy.id):
         delete_video(store, video.id)
-    store.update_video(video)  # by whoever still works on it: the refused deletion has left no mark
+    store.update_video(video)  # as a running job would: the refused deletion has left no mark
     assert store.read_video(video.id) == video
     assert store.agenda.count(due.DELETIONS) == 0
-    store.archive.delete_video(copy.id)  # a copy that went without a word, its entry in Redis too
+    store.archive.delete_video(copy.id)  # the copy disappears without being unregistered
     store.state.delete(f"lw:video:{copy.id}")
     delete_video(store, video.id)
     assert store.archive.list_video_ids() == []
 
 
-def test_a_change_that_crosses_a_deletion_does_not_bring_the_video_back(store: Store) -> None:
+def test_a_change_during_a_deletion_does_not_bring_the_video_back(store: Store) -> None:
     video = add_encoded(store, 70)
     delete_video(store, video.id)
     with pytest.raises(NotFound):
         store.update_video(video)
-    store.archive.write_video(video)  # by one that had looked before the deletion, and writes after it
+    store.archive.write_video(video)  # by a process that looked before the deletion and writes after it
     with pytest.raises(NotFound):
         store.update_video(video)
     assert store.archive.list_video_ids() == []

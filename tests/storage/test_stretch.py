@@ -1,4 +1,4 @@
-"""What a question is about: its frames, and whether the answer can begin."""
+"""What a question is about: its frames, and whether it can be answered."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def test_a_stretch_is_complete_once_nothing_more_can_come(store: Store) -> None:
     assert find(store, video.id).frames_missing == 0
 
 
-def test_of_a_growing_video_a_closed_stretch_is_complete_before_the_end(store: Store) -> None:
+def test_a_closed_stretch_of_a_growing_video_is_complete_before_the_video(store: Store) -> None:
     video = add_encoded(store, 128, encoded=2, status="sampling", frames_sampled=None)
     assert find(store, video.id, end_s=128.0).is_complete
     assert not find(store, video.id, end_s=128.6).is_complete

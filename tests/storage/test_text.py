@@ -18,7 +18,7 @@ from storage.urls import redact
         ("Zürich \U0001f3a5 東京 ", "Zürich \U0001f3a5 東京 "),
     ],
 )
-def test_what_steers_is_spelled_out_and_all_else_stays(text: str, shown: str) -> None:
+def test_control_characters_are_spelled_out_and_all_others_stay(text: str, shown: str) -> None:
     assert escape_controls(text) == shown
 
 

@@ -45,7 +45,7 @@ def test_a_slot_begins_exactly_where_the_one_before_ends(fps: float, slot: int, 
 
 @given(st.integers(0, 100_000), st.integers(0, 3000))
 def test_a_stretch_holds_the_slots_whose_time_lies_in_it(start_ms: int, length_ms: int) -> None:
-    """Against exact fractions, at a rate whose floats are not."""
+    """Compared with exact fractions, at a rate whose slot times are inexact as floats."""
     fps = Fraction(10)
     start, end = Fraction(start_ms, 1000), Fraction(start_ms + length_ms, 1000)
     first = math.floor(start * fps) - 2
@@ -53,7 +53,7 @@ def test_a_stretch_holds_the_slots_whose_time_lies_in_it(start_ms: int, length_m
     assert list(Grid(10.0).slots_between(start_ms / 1000, (start_ms + length_ms) / 1000)) == true
 
 
-def test_decimal_sums_do_not_fall_beside_their_slot() -> None:
+def test_decimal_sums_do_not_miss_their_slot() -> None:
     assert Grid(10.0).slot_at(0.1 + 0.2) == Grid(10.0).slot_at(0.3) == 3
     assert Grid(1.0).slots_between(0.1 + 0.2 + 0.2, 1.5) == range(2)
     assert Grid(5.0).slots_between(0.1 + 0.2, 0.7 + 0.2) == range(1, 5)
@@ -82,7 +82,7 @@ def test_segments_and_masks_name_exactly_the_slots_of_a_range(slots: range) -> N
 
 
 @given(st.sets(st.integers(0, 63)))
-def test_masks_and_places_say_the_same(places: set[int]) -> None:
+def test_masks_and_places_are_equivalent(places: set[int]) -> None:
     assert places_in(mask_of(places)) == sorted(places)
     assert 0 <= mask_of(places) <= FULL_MASK
 
@@ -95,7 +95,7 @@ def test_a_slot_lies_at_one_place_of_one_segment(slot: int) -> None:
 
 
 @given(st.floats(0, 10**7), st.integers(-14 * 60, 14 * 60))
-def test_the_wall_clock_and_seconds_lead_to_each_other(t_s: float, offset_min: int) -> None:
+def test_the_wall_clock_and_seconds_convert_into_each_other(t_s: float, offset_min: int) -> None:
     grid = Grid(1.0, NOON.astimezone(timezone(timedelta(minutes=offset_min))))
     clock = grid.clock(t_s)
     assert clock is not None
@@ -103,7 +103,7 @@ def test_the_wall_clock_and_seconds_lead_to_each_other(t_s: float, offset_min: i
     assert parse_moment(clock.isoformat()) == clock
 
 
-def test_without_a_wall_clock_there_is_none_and_a_time_of_day_says_so() -> None:
+def test_a_time_of_day_is_refused_without_a_wall_clock() -> None:
     assert Grid(1.0).clock(5) is None
     assert Grid(1.0).seconds(5.5) == 5.5
     with pytest.raises(BadRequest, match="recorded_at"):
@@ -116,7 +116,7 @@ def test_no_number_of_seconds_breaks_the_clock() -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", -0.5, "nan", "inf", "1e999", 10**400, "", "noon", "2026-11-21T12:00:00"])
-def test_what_is_no_moment_is_refused_with_what_would_be_one(value: str | float) -> None:
+def test_an_invalid_moment_is_refused_with_a_valid_example(value: str | float) -> None:
     with pytest.raises(BadRequest, match=r"give seconds|time zone"):
         parse_moment(value)
 
@@ -124,5 +124,5 @@ def test_what_is_no_moment_is_refused_with_what_would_be_one(value: str | float)
 def test_times_of_day_are_read_with_their_offset() -> None:
     assert parse_moment("12.5") == 12.5
     assert parse_clock("2026-11-21T13:00:00+01:00") == NOON == parse_moment("2026-11-21T12:00:00Z")
-    with pytest.raises(BadRequest, match="no time"):
+    with pytest.raises(BadRequest, match="not a time"):
         parse_clock("0001-01-01T00:00:00+14:00")
