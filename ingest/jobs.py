@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.settings import Settings
 from ingest.errors import SourceError, SourceInterrupted, SourceUnavailable, UnsupportedSource
 from ingest.files.fetch import fetch_file
-from ingest.files.frames import EncodedFrame
+from ingest.files.frame_encoding import EncodedFrame
 from ingest.files.images import is_image, read_image
 from ingest.files.local import find_allowed_file, hash_file
 from ingest.files.source import VideoSource

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ingest.files.pictures import encode_jpeg
+from ingest.files.scaling import encode_jpeg
 from storage.documents import Question, Video
 from storage.ids import new_question_id, new_video_id
 from storage.segments import SegmentFrame

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, SourceUnavailable, UnsupportedSource
-from ingest.files.frames import count_quarter_turns
+from ingest.files.frame_encoding import count_quarter_turns
 from storage.text import escape_controls
 
 log = logging.getLogger(__name__)

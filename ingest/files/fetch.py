@@ -23,7 +23,7 @@ from ingest.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from ingest.files.connections import Patience, open_pool
+from ingest.files.transport import Patience, open_pool
 from storage.errors import DiskFull
 from storage.text import escape_controls
 from storage.urls import redact

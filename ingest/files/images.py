@@ -9,8 +9,8 @@ from PIL import Image
 from configs.settings import IngestSettings
 from ingest.errors import SourceTooLarge, SourceUnavailable, UnsupportedSource
 from ingest.files.container import SourceInfo
-from ingest.files.frames import EncodedFrame
-from ingest.files.pictures import Picture, encode_jpeg, fit_view
+from ingest.files.frame_encoding import EncodedFrame
+from ingest.files.scaling import Picture, encode_jpeg, fit_view
 from storage.decoding import convert_to_rgb, find_rotation_deg, open_picture
 from storage.errors import DamagedFile
 

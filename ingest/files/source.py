@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from configs.settings import IngestSettings
 from ingest.errors import UnsupportedSource
 from ingest.files.container import SourceInfo, check_duration, describe_video, find_last_end_s, open_video
-from ingest.files.frames import FrameConverter, SampledFrame, match_frames, time_frames_in_turn
+from ingest.files.frame_encoding import FrameConverter, SampledFrame, match_frames, time_frames_in_turn
 from ingest.files.packets import list_packets, read_packets
 from ingest.files.sampling import (
     Packets,

@@ -16,7 +16,7 @@ from PIL import Image
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder, decode_jpeg
 from encoder_worker.jobs import EncoderJobs
-from ingest.files.pictures import encode_jpeg
+from ingest.files.scaling import encode_jpeg
 from jobs.names import ENCODE, FUSE, FusionRequest, fuse_job_id
 from jobs.notices import Notices
 from jobs.runner import Handler

@@ -9,9 +9,9 @@ import pytest
 
 from configs.settings import IngestSettings
 from ingest.errors import SourceError, SourceTooLarge, SourceUnavailable, UnsupportedSource
-from ingest.files.frames import SampledFrame
-from ingest.files.pictures import Picture, squeeze_picture
+from ingest.files.frame_encoding import SampledFrame
 from ingest.files.sampling import Packet, Packets, find_needed_packets, find_slot_times
+from ingest.files.scaling import Picture, squeeze_picture
 from ingest.files.source import VideoSource
 from tests.media import number_of, steady, write_sound, write_video
 

@@ -12,7 +12,7 @@ import torch
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder, decode_jpeg
 from encoder_worker.jobs import EncoderJobs
-from ingest.files.pictures import encode_jpeg
+from ingest.files.scaling import encode_jpeg
 from jobs.intake import Intake
 from jobs.names import ANSWER, ENCODE, FUSE
 from jobs.runner import Handler

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from configs.settings import IngestSettings
-from ingest.files.pictures import Picture, encode_jpeg, fit_view, squeeze_picture
+from ingest.files.scaling import Picture, encode_jpeg, fit_view, squeeze_picture
 
 log = logging.getLogger(__name__)
 

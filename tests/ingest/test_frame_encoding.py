@@ -9,7 +9,7 @@ import pytest
 from av.video.stream import VideoStream
 
 from configs.settings import IngestSettings
-from ingest.files.frames import SampledFrame
+from ingest.files.frame_encoding import SampledFrame
 from ingest.files.source import VideoSource
 from storage.decoding import decode_picture
 from tests.ingest.test_limits import rotate
