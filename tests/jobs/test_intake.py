@@ -121,7 +121,7 @@ def test_segments_that_could_not_be_encoded_are_tried_again(intake: Intake, stor
 
 def test_what_is_well_is_not_tried_again(intake: Intake, store: Store) -> None:
     video = add_encoded(store, 64)
-    with pytest.raises(Conflict, match="nothing to try again: it is ready"):
+    with pytest.raises(Conflict, match="nothing to retry: it is ready"):
         intake.retry_video(video.id)
     store.coverage.forget(video.id)
     with pytest.raises(StateRebuilding):
