@@ -62,7 +62,7 @@ def answer_job_id(question_id: str) -> str:
 
 
 def find_target(job_id: str) -> Target:
-    """Returns what the job works on. Empty for `fuse`, because whoever requested the fusions requests them again."""
+    """Returns what the job works on; empty for `fuse`, because the reasoner itself requests lost fusions again."""
     if match := _ENCODE_ID.fullmatch(job_id) or _VIDEO_JOB_ID.fullmatch(job_id):
         return Target(video_id=match[1])
     if match := _ANSWER_ID.fullmatch(job_id):

@@ -24,7 +24,7 @@ from storage.documents import FusionMode, Options
 
 log = logging.getLogger(__name__)
 
-NEUTRAL_QUESTION = "what is this ?"  # what any question attends to is no evidence (`focus_baseline`)
+NEUTRAL_QUESTION = "what is this ?"  # frames that every question attends to are no evidence (`focus_baseline`)
 TURN_POSITIONS = 512  # positions of a prefix per turn; other questions get turns in between
 Result = TypeVar("Result")
 
@@ -37,9 +37,7 @@ class TokenSource:
 
     key: Hashable  # equal if the frames are equal and the system rows are made in the same way
     count: int
-    load: Callable[
-        [], tuple[Array, Array]
-    ]  # system rows (L,D) and tokens (n,C,D); called only if the prefix is not kept
+    load: Callable[[], tuple[Array, Array]]  # system rows (L,D) and tokens (n,C,D); called if the prefix is not kept
 
 
 @dataclass
@@ -156,7 +154,7 @@ class Engine:
             return work()
         except torch.OutOfMemoryError:
             log.warning("out of memory: dropping all kept prefixes, and trying once more")
-        self._thread.run(self._free_memory)  # after the handler, where the error, which holds tensors, is gone
+        self._thread.run(self._free_memory)  # after the handler: the error and the tensors it holds are gone
         return work()
 
     def _free_memory(self) -> None:
@@ -172,7 +170,7 @@ class Engine:
         cache: DynamicCache,
         outcome: Outcome,
     ) -> Array:
-        """Fuses the question (L,D) with all frames, with a sample, or with a sample and the frames it attends to."""
+        """Fuses the question with all frames, a sample, or a sample and the frames it attends to: rows (L,D)."""
         seen: set[int] = set()
 
         def timed_fuse(places: Sequence[int]) -> Array:

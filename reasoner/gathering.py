@@ -76,7 +76,7 @@ class Gatherer:
         return as_float(np.concatenate(rows))
 
     def load_anchor(self, system: Sequence[int]) -> Array:
-        """Returns the system prompt's rows (L,D): the mean over the first segment (docs/design.md, anchors)."""
+        """Returns the system prompt's rows (L,D): the mean over the whole first segment (docs/design.md, anchors)."""
         segment = next(iter(self._masks))
         return self._pool_system_rows(system, {segment: self._sampled.get(segment, self._masks[segment])})
 

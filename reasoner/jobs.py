@@ -28,7 +28,7 @@ from storage.timeline import Grid, slots_in
 
 log = logging.getLogger(__name__)
 
-PIECE_S = 0.1  # text is sent at most this often, instead of one command per token
+PIECE_S = 0.1  # between two sends of text, so that not every token costs a command
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -138,7 +138,7 @@ class ReasonerJobs:
     def _stream(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> Answer:
         """Sends the answer's pieces as they come. Returns the answer, cut short once nobody wants it any more."""
         question, prompt, outcome = asked.question, asked.prompt, Outcome()
-        source, rows_name = self._make_keys(asked, gather, masks)
+        source, rows_name = self._make_source(asked, gather, masks)
         known = self._store.cache.read_rows(rows_name, self._engine.fingerprint)
         if known is None:
             first = self._engine.first_look(question.fusion, len(asked.frames))
@@ -177,7 +177,7 @@ class ReasonerJobs:
         )
         return self._compose(asked, text, finish_reason or outcome.finish_reason, outcome, timings)
 
-    def _make_keys(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> tuple[TokenSource, str]:
+    def _make_source(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> tuple[TokenSource, str]:
         """Returns the stretch's token source for the engine, and the cache name of the question's rows over it."""
         prompt, mode = asked.prompt, asked.question.fusion
         holder_id, system = asked.stretch.holder.id, prompt.before
