@@ -1,1 +1,1 @@
-"""`make demo`: the main job from end to end on one machine, with a generated video whose truth is known."""
+"""`make demo`: the whole service on one machine, with a generated video whose true answers are known."""

@@ -1,4 +1,4 @@
-"""Runs the demo: submits two videos by URL, shows progress, asks, streams, and compares with the truth."""
+"""Runs the demo: submits two videos by URL, shows progress, streams answers and compares them with the truth."""
 
 import argparse
 import json
@@ -21,17 +21,17 @@ DATA = Path("data/demo")
 RIGHT_AT_LEAST = 10  # of the twelve, or the demo fails
 REAL_QUESTION = "what place is this ?"
 KNOWS = (
-    "The bundled model has 3.6 million parameters and was trained on a generated world alone: it knows six colours, "
-    "five shapes, five rooms, where things are and whether they were there. It answers in these words whatever it is "
-    "asked: what it says of the real clip is no knowledge, it shows that real video takes the same way. See "
+    "The bundled model has 3.6 million parameters and was trained only on a generated world. It knows six colours, "
+    "five shapes, five rooms, where things are and whether they were there. It answers every question in these words, "
+    "so its answer about the real clip means nothing: the clip only shows that real video takes the same path. See "
     "checkpoints/tiny/README.md; configs/llava-mini-8b.yaml names the real model."
 )
 
 
 def main() -> None:
-    """The command line; exits with 1 if too few answers are right."""
+    """Runs the demo; exits with 1 if too few answers are right."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave the service up")
+    parser.add_argument("--keep", action="store_true", help="leave the service running")
     options = parser.parse_args()
     keep_files_private(DATA)
     show.console.print("drawing ten minutes of the generated world ...")
@@ -50,14 +50,14 @@ def main() -> None:
     show.console.print(f"{right} of {table.row_count} answers about the generated video are right.\n{KNOWS}")
     if options.keep:
         show.console.print(
-            f"The service stays up: longwatch list --api-url {address}\n"
+            f"The service keeps running: longwatch list --api-url {address}\n"
             f"To stop it: kill $(cat {DATA}/service/supervisor/supervisord.pid)"
         )
     sys.exit(0 if right >= RIGHT_AT_LEAST else 1)
 
 
 def submit(client: Client, url: str) -> str:
-    """Submits a video and shows its progress to the end; its id."""
+    """Submits a video, shows its progress to the end and returns its id."""
     video_id = str(client.call("POST", "/v1/videos", json={"url": url})["id"])
     show.console.print(f"submitted {url}: {video_id}")
     wait_for_video(client, video_id)
@@ -65,7 +65,7 @@ def submit(client: Client, url: str) -> str:
 
 
 def examined(client: Client, video_id: str, questions: list[Any]) -> tuple[Table, int]:
-    """Asks every question, streaming its answer; the table beside the truth, and how many are right."""
+    """Asks all questions and streams the answers. Returns a table of answers and truth, and how many are right."""
     table, right = Table("stretch", "question", box=None), 0
     for name in ("answer", "truth", "right?", "looked at", "ms"):
         table.add_column(name, no_wrap=True)
@@ -88,7 +88,7 @@ def examined(client: Client, video_id: str, questions: list[Any]) -> tuple[Table
 
 
 def streamed(client: Client, video_id: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Asks, and prints the answer as it comes; the whole question with its answer."""
+    """Asks a question and prints the answer as it comes. Returns the question with its answer."""
     show.console.print(f"{body['question']} ", end="")
     final: dict[str, Any] = {}
     for event, data in client.events("POST", f"/v1/videos/{video_id}/questions", json=body):

@@ -15,16 +15,16 @@ from training.questions import Question, Stretch, ask
 from training.world import World, generate
 
 SECONDS, CHAPTER_S = 600, 60
-SEED = 20261  # odd: never trained on
+SEED = 20261  # odd seeds are never trained on
 WORLD_FILE, REAL_FILE = "world.mp4", "safari.mp4"
 
-# What the small model is good at (checkpoints/tiny/README.md), asked of each part of the recording.
+# Kinds of questions that the small model answers well (checkpoints/tiny/README.md): about a chapter, about all of it.
 KINDS = ("exists", "colour", "shape", "left-right", "where", "room")
 WHOLE_KINDS = ("room", "left-right")
 
 
 def prepare(folder: Path) -> World:
-    """Writes both files into `folder` (the long one once only); the world whose truth is known."""
+    """Writes both files into `folder`, the long one only if it is missing. Returns the world with the true answers."""
     world = generate(SEED, SECONDS, CHAPTER_S)
     folder.mkdir(parents=True, exist_ok=True)
     copyfile(Path(__file__).with_name(REAL_FILE), folder / REAL_FILE)
@@ -35,7 +35,7 @@ def prepare(folder: Path) -> World:
 
 
 def dozen(world: World) -> list[tuple[int, int, Question]]:
-    """Twelve questions: (from, to, question); two over the whole, ten over a chapter each."""
+    """Returns twelve questions as (start, end, question): two about the whole video, ten about a chapter each."""
     rng = np.random.default_rng(world.seed)
     whole = [(0, world.seconds, ask(Stretch(world, 0, world.seconds), rng, kind)) for kind in WHOLE_KINDS]
     parts = []
@@ -48,7 +48,7 @@ def dozen(world: World) -> list[tuple[int, int, Question]]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address at which the folder's files can be fetched meanwhile."""
+    """Serves the folder's files over HTTP; yields the address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -60,4 +60,4 @@ def served(folder: Path) -> Iterator[str]:
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Nothing: the demo's own words are enough."""
+        """Logs nothing: the demo prints enough."""

@@ -1,4 +1,4 @@
-"""Starts the whole service beside the demo, and stops it."""
+"""Starts the whole service for the demo, and stops it."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ STOP_WITHIN_S = 20.0
 
 @contextmanager
 def running(data_dir: Path, keep: bool) -> Iterator[tuple[Client, str]]:
-    """`longwatch up` with its own data and a free port, once it is ready: (client, address). Left up with `keep`."""
+    """Runs `longwatch up` with its own data on a free port; yields (client, address). `keep` leaves it running."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,11 +46,11 @@ def _wait_ready(client: Client, process: subprocess.Popen[bytes], data_dir: Path
     deadline = time.monotonic() + READY_WITHIN_S
     while True:
         try:
-            lacking = "; ".join(client.missing_parts().values())
+            missing = "; ".join(client.missing_parts().values())
         except ServiceError as error:
-            lacking = str(error)
-        if not lacking:
+            missing = str(error)
+        if not missing:
             return
         if process.poll() is not None or time.monotonic() > deadline:
-            raise ServiceError(f"the service does not come up ({lacking}); its logs are in {data_dir / 'logs'}")
+            raise ServiceError(f"the service did not start ({missing}); its logs are in {data_dir / 'logs'}")
         time.sleep(0.3)

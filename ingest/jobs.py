@@ -90,8 +90,8 @@ class IngestJobs:
                 return
 
     def _begin(self, video_id: str) -> tuple[Fence, Video]:
-        video = self._store.read_video(video_id)
-        return self._store.fences.take(video_id), video
+        """Takes the fence, then reads: an earlier attempt cannot settle the video between the two."""
+        return self._store.fences.take(video_id), self._store.read_video(video_id)
 
     def _settle_source_errors(self, video: Video, fence: Fence, work: Work, file: Path) -> None:
         try:

@@ -1,1 +1,1 @@
-"""What is to be done: queues, workers, attempts, and the reconciler that cures every lost job."""
+"""Background work: queues, workers, attempt counts, and the reconciler that brings back lost jobs."""

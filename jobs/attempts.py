@@ -1,4 +1,4 @@
-"""Counts how often a job was begun without an end, so that a target which kills its workers is given up."""
+"""Counts the attempts at a job that began and did not end. A job that keeps killing its workers is given up."""
 
 import logging
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 KNOWN_S = 7 * 86400
 
-# What is no count of ours begins again at nothing.
+# A value that is not a valid count is read as 0.
 _COUNT = """
 local count = 0
 if redis.call('TYPE', KEYS[1]).ok == 'string' then count = tonumber(redis.call('GET', KEYS[1])) or 0 end
@@ -25,7 +25,7 @@ _FORGIVE = (
 
 
 class Attempts:
-    """One counter a job in the state: raised before it begins, cleared when it returns. Raises RedisUnavailable."""
+    """One counter per job: incremented before the job begins, cleared when it returns. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -35,27 +35,27 @@ class Attempts:
         self._forgive_earlier = redis.register_script(_FORGIVE_EARLIER)
 
     def count(self, job_id: str) -> int:
-        """How many attempts were begun and did not end."""
+        """Returns how many attempts began and did not end."""
         with redis_errors():
             return int(self._count(keys=[_key(job_id)]))
 
     def begin(self, job_id: str) -> int:
-        """Counts an attempt; how many were begun and did not end, this one included."""
+        """Counts an attempt. Returns how many began and did not end, including this one."""
         with redis_errors():
             return int(self._begin(keys=[_key(job_id)], args=[KNOWN_S]))
 
     def clear(self, job_id: str) -> None:
-        """The job returned."""
+        """Resets the count: the job returned."""
         with redis_errors():
             self._redis.delete(_key(job_id))
 
     def forgive(self, job_id: str) -> None:
-        """The attempt did not count: its surroundings failed, or its process was told to stop."""
+        """Takes back one attempt: its surroundings failed, or its process was told to stop."""
         with redis_errors():
             self._forgive(keys=[_key(job_id)], args=[KNOWN_S])
 
     def forgive_earlier(self, job_id: str) -> None:
-        """The attempt that runs now got further than those before it: only a job that stands still is given up."""
+        """Keeps only the attempt that runs now, which got further than the earlier ones: the job makes progress."""
         with redis_errors():
             self._forgive_earlier(keys=[_key(job_id)], args=[KNOWN_S])
 

@@ -1,4 +1,4 @@
-"""Who works beside whom in one process: a job suspected of killing its worker works alone."""
+"""Lets a job that may have killed its worker run alone in its process."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Company:
-    """A lock that many share, or one holds alone. While one waits to be alone nobody joins."""
+    """A lock that many jobs share or one holds alone. While a job waits to be alone, no other can join."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -17,7 +17,7 @@ class Company:
 
     @contextmanager
     def join(self, *, alone: bool, wait_s: float) -> Iterator[bool]:
-        """Works beside others, or alone; yields False if the others did not finish within `wait_s`."""
+        """Joins the others, or waits to be alone; yields False if the others did not finish within `wait_s`."""
         joined = self._enter_alone(wait_s) if alone else self._enter()
         try:
             yield joined

@@ -1,4 +1,4 @@
-"""Compares one video or question with what it should be, and enqueues the jobs that are missing."""
+"""Compares one video or question with the state it should be in, and enqueues the missing jobs."""
 
 import time
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ ORPHAN_LOOK_S = 3600.0  # between two looks at a folder without a video.json
 
 
 class Sight(NamedTuple):
-    """What Redis holds of a video that is inspected."""
+    """What Redis holds about a video under inspection."""
 
     video_id: str
-    copy: Video | None  # of its document
-    missing: list[int] | None  # segments to encode, a bounded number; None: not known
+    copy: Video | None  # Redis' copy of its document
+    missing: list[int] | None  # segments to encode, a bounded number; None if unknown
     model: str
 
 
@@ -43,7 +43,7 @@ class Inspector:
         self.queues.ensure(self.find_jobs(sight))
 
     def see_videos(self, video_ids: Sequence[str]) -> list[Sight]:
-        """Reads what Redis holds of these videos, a few commands for all, and postpones their next inspection."""
+        """Reads what Redis holds about these videos, a few commands for all, and postpones their next inspection."""
         if not video_ids:
             return []
         model = self._store.workers.read_model()
@@ -53,7 +53,7 @@ class Inspector:
         return [Sight(*each, model) for each in zip(video_ids, copies, lists, strict=True)]
 
     def find_jobs(self, sight: Sight) -> list[Call]:
-        """The jobs that the video needs; one that needs none is taken off the agenda."""
+        """Returns the jobs that the video needs. A video that needs none is taken off the agenda."""
         video = sight.copy or self._read_or_drop(sight.video_id)
         if video is None:
             return []
@@ -73,9 +73,9 @@ class Inspector:
         return calls
 
     def inspect_deletion(self, video_id: str, orphan_after_s: float) -> None:
-        """Finishes a deletion that broke off, and removes a folder that has had no document for `orphan_after_s`.
+        """Finishes an interrupted deletion, and removes a folder that has had no document for `orphan_after_s`.
 
-        That time counts from the last rebuild of the state: while a backup is restored, documents may arrive last.
+        The time counts from the last rebuild of the state, because documents may arrive last when a backup is restored.
         """
         age_s = time.time() - max(created_at(video_id).timestamp(), self._store.index.read_ready_since())
         if self._store.archive.has_video(video_id) and not self._store.index.is_deleted(video_id):
@@ -87,7 +87,7 @@ class Inspector:
             self._store.agenda.postpone(due.DELETIONS, video_id, in_s=min(ORPHAN_LOOK_S, orphan_after_s))
 
     def _read_or_drop(self, video_id: str) -> Video | None:
-        """The archive's document; None if there is none, or none that can be read: then no job can help."""
+        """Returns the archive's document; None if it is missing or unreadable, because then no job can help."""
         try:
             return self._store.read_video(video_id)
         except NotFound:
@@ -108,9 +108,9 @@ class Inspector:
         return missing
 
     def _inspect_duplicate(self, video: Video) -> None:
-        """Follows the video whose frames it uses: fails if that one failed, is sampled itself if that one is gone."""
+        """Follows the video whose frames it uses: fails if that one failed, is sampled if that one is gone."""
         assert video.duplicate_of is not None
-        self._store.count_video(video)  # it has no segments, but this finds its open questions
+        self._store.count_video(video)  # a duplicate has no segments, but this finds its open questions
         try:
             holder = self._store.read_video(video.duplicate_of)
         except NotFound:
@@ -118,7 +118,7 @@ class Inspector:
             self._store.update_video(video.model_copy(update={"status": "queued", "duplicate_of": None}))
             return
         if holder.status == "failed":
-            problem = holder.problem or Problem(code="internal", message=f"{holder.id}, of the same content, failed")
+            problem = holder.problem or Problem(code="internal", message=f"{holder.id} has the same content and failed")
             self._store.index.stop_leaning(video.id, holder.id)
             changes = {"status": "failed", "duplicate_of": None, "problem": problem}
             self._store.update_video(video.model_copy(update=changes))
@@ -128,7 +128,7 @@ class Inspector:
     # questions
 
     def inspect_question(self, question_id: str, known: Question | None = None) -> None:
-        """Queues the question if its stretch is encoded; otherwise it waits, and occupies no worker."""
+        """Queues the question if its stretch is encoded. Otherwise the question waits without occupying a worker."""
         try:
             question = known or self._store.read_question(question_id)
             holder = self._find_holder(question)
@@ -149,7 +149,7 @@ class Inspector:
         self._queue_or_wait(question, holder)
 
     def inspect_found_question(self, question_id: str) -> None:
-        """Inspects a question that the archive holds, settled or not: it counts as unsettled only if it is."""
+        """Inspects a question found in the archive. It stays on the agenda only if it is unsettled."""
         self._store.agenda.put(due.QUESTIONS, question_id)
         self.inspect_question(question_id)
         self._store.agenda.remove(due.FOUND, question_id)
@@ -167,9 +167,9 @@ class Inspector:
             self.inspect_question(question_id)
 
     def _find_holder(self, question: Question) -> Video | None:
-        """The video that holds the frames; None if that one was deleted and the question's own must be sampled first.
+        """Returns the video that holds the frames. Raises NotFound if the question's own video was deleted.
 
-        Raises NotFound if the question's own video was deleted.
+        Returns None if the holder was deleted, because the question's own video must be sampled first.
         """
         try:
             return self._store.read_holder(question.video_id)

@@ -1,4 +1,4 @@
-"""What users may ask for: videos and questions taken in, cancelled, tried again, deleted."""
+"""Takes requests from users: adds, retries and deletes videos, adds and cancels questions."""
 
 from configs.settings import Settings
 from jobs.inspector import Inspector
@@ -12,7 +12,7 @@ from storage.stretch import Stretch
 
 
 class Intake:
-    """Keeps what is asked for, and has it begun at once. Raises NotFound, ArchiveUnavailable, RedisUnavailable."""
+    """Stores each request and queues its jobs at once. Raises NotFound, ArchiveUnavailable, RedisUnavailable."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
@@ -23,47 +23,47 @@ class Intake:
         )
 
     def add_video(self, video: Video) -> None:
-        """Takes a new video in."""
+        """Adds a new video and queues its first job."""
         self._store.add_video(video)
         self._store.agenda.remove(due.DELETIONS, video.id)
         self._inspector.inspect_video(video.id)
 
     def claim_upload(self, video: Video) -> Video | None:
-        """Makes the upload the owner of its content; another video that has this content already, if there is one."""
+        """Makes the upload the owner of its content. If another video already owns it, returns that video."""
         assert video.content_key is not None, "an upload's content is known"
         owner_id = self._store.claim_content(video)
         if owner_id is not None:
             return self._store.read_video(owner_id)
-        # Its bytes go into the archive now: they are found again if this process dies before it is a video.
+        # The bytes go into the archive next. If this process dies then, the reconciler finds them through this entry.
         self._store.agenda.put(due.DELETIONS, video.id, in_s=UNWRITTEN_S)
         return None
 
     def fill_in(self, known: Video, given: Video) -> Video:
-        """Has a video that was submitted again take the title and the wall clock that it lacks; what it has stays.
+        """Adds a missing title or wall clock to a video that was submitted again; existing values stay.
 
-        The document of one that is not settled is its worker's to write: that one stays as it is.
+        An unsettled video is left as it is, because its worker writes the document.
         """
         if not known.settled:
             return known
-        lacking = {"title": known.title or given.title, "recorded_at": known.recorded_at or given.recorded_at}
-        filled = known.model_copy(update=lacking)
+        merged = {"title": known.title or given.title, "recorded_at": known.recorded_at or given.recorded_at}
+        filled = known.model_copy(update=merged)
         if filled != known:
             self._store.update_video(filled)
         return filled
 
     def admit_question(self, question: Question, stretch: Stretch) -> Full | None:
-        """Keeps a place for a question that is added next; or says which of the limits is met."""
+        """Reserves a place for a question that is added next. If a limit is reached, returns which one."""
         waits = not stretch.is_ready(partial=question.partial)
         return self._store.agenda.admit(question.id, self._limits, waits=waits, in_s=UNWRITTEN_S)
 
     def add_question(self, question: Question) -> Question:
-        """Takes a question in; as it is then: queued, or waiting for frames. Limits are `admit_question`'s."""
+        """Adds a question; returns it as queued or waiting for frames. `admit_question` checks the limits."""
         self._store.add_question(question)
         self._inspector.inspect_question(question.id, question)
         return self._store.index.with_states([question])[0]
 
     def cancel_question(self, question_id: str) -> Question:
-        """Stops a question after the piece at hand; one that is not running ends at once. A settled one stays."""
+        """Cancels a question. A running one stops after its current piece; a settled one is left as it is."""
         question = self._store.read_question(question_id)
         if question.settled:
             return question
@@ -72,24 +72,24 @@ class Intake:
         question = self._store.read_question(question_id)
         if question.settled or question.status == "running":
             return question
-        fence = self._store.fences.take(question_id)  # an attempt that begins at this moment no longer counts
+        fence = self._store.fences.take(question_id)  # invalidates an attempt that begins right now
         cancelled = question.model_copy(update={"status": "cancelled"})
         try:
             self._store.settle_question(cancelled, fence)
-        except GivenAway:  # an attempt began all the same: it sees the wish to stop
+        except GivenAway:  # an attempt began nevertheless: it sees the request to cancel
             return self._store.read_question(question_id)
-        self._inspector.inspect_question(question_id, cancelled)  # it waits for no frames any more
+        self._inspector.inspect_question(question_id, cancelled)  # it no longer waits for frames
         return cancelled
 
     def retry_video(self, video_id: str) -> Video:
-        """Has a failed video ingested anew, and segments that could not be encoded tried again; raises Conflict."""
+        """Ingests a failed video again, and retries segments that could not be encoded; raises Conflict."""
         video = self._store.read_video(video_id)
         model = self._store.workers.read_model()
         (progress,) = self._store.read_progress([video])
         if video.status != "failed" and progress is None:
-            raise StateRebuilding(f"how far {video_id} is, is being read from the archive: try again in a moment")
+            raise StateRebuilding(f"the progress of {video_id} is being read from the archive: try again in a moment")
         if video.status != "failed" and not (progress and progress.frames_failed):
-            raise Conflict(f"{video_id} has nothing to try again: it is {video.status}")
+            raise Conflict(f"{video_id} has nothing to retry: it is {video.status}")
         holder_id = video.duplicate_of or video_id
         self._store.coverage.clear_failed(holder_id, model)
         if video.status == "failed":
@@ -100,11 +100,11 @@ class Intake:
         return video
 
     def delete_video(self, video_id: str) -> None:
-        """Removes a video with all that belongs to it; raises NotFound, Conflict, StateRebuilding."""
+        """Deletes a video with everything that belongs to it; raises NotFound, Conflict, StateRebuilding."""
         if not self._store.index.is_ready():
-            raise StateRebuilding("which videos lean on this one is being read from the archive: try again in a moment")
+            raise StateRebuilding(f"{video_id}'s duplicates are being read from the archive: try again in a moment")
         delete_video(self._store, video_id)
 
     def count_unsettled_videos(self) -> int:
-        """Videos that are still being fetched, sampled or encoded."""
+        """Counts the videos that are still being fetched, sampled or encoded."""
         return self._store.agenda.count(due.VIDEOS)

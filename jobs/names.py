@@ -1,4 +1,4 @@
-"""The jobs there are: their names, queues and ids. An id names its target, so a lost job can be derived anew."""
+"""The names, queues and ids of all jobs. An id names its target, so a lost job can be derived again."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from storage.ids import QUESTION_ID, VIDEO_ID
 FETCH, INGEST, ENCODE, FUSE, ANSWER = "fetch", "ingest", "encode", "fuse", "answer"
 QUEUES = (FETCH, INGEST, ENCODE, FUSE, ANSWER)
 
-# Job name -> its queue. A job is a name in this list, never an import path; a worker binds names to functions.
+# Job name -> queue. A job is one of these names, never an import path; each worker binds names to functions.
 JOBS = {
     "fetch_video": FETCH,
     "ingest_video": INGEST,
@@ -20,7 +20,7 @@ JOBS = {
     "answer_question": ANSWER,
 }
 
-# (token ids of the text, the first of its rows that is kept, [(segment, mask of the frames to average over)])
+# (token ids of the text, its first row to keep, [(segment, mask of the frames to average over)])
 FusionRequest = tuple[list[int], int, list[tuple[int, int]]]
 _ENCODE_ID = re.compile(rf"encode-({VIDEO_ID.pattern})-(\d+)")
 _VIDEO_JOB_ID = re.compile(rf"(?:fetch|ingest)-({VIDEO_ID.pattern})")
@@ -62,7 +62,7 @@ def answer_job_id(question_id: str) -> str:
 
 
 def find_target(job_id: str) -> Target:
-    """What the job works on; of `fuse`, whose asker asks again by itself, nothing."""
+    """Returns what the job works on; empty for `fuse`, because the reasoner itself requests lost fusions again."""
     if match := _ENCODE_ID.fullmatch(job_id) or _VIDEO_JOB_ID.fullmatch(job_id):
         return Target(video_id=match[1])
     if match := _ANSWER_ID.fullmatch(job_id):

@@ -1,4 +1,4 @@
-"""Tells whoever waits for a `fuse` job that it ended, and how."""
+"""Tells the processes that wait for a `fuse` job that it ended, and how."""
 
 from typing import cast
 
@@ -10,18 +10,18 @@ KNOWN_S = 60
 
 
 class Notices:
-    """A one-element list a job, on which readers block. Raises RedisUnavailable."""
+    """One list of one element per job, on which readers block. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def clear(self, job_id: str) -> None:
-        """Forgets an end of before: the job is asked for anew."""
+        """Forgets an earlier end of the job, because it is requested again."""
         with redis_errors():
             self._redis.delete(_key(job_id))
 
     def tell(self, job_id: str, problem: str = "") -> None:
-        """The job ended; with `problem`, it was given up for that reason."""
+        """Announces that the job ended. A `problem` says why it was given up."""
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.delete(_key(job_id))
             pipeline.rpush(_key(job_id), problem)
@@ -29,9 +29,9 @@ class Notices:
             pipeline.execute()
 
     def wait(self, job_id: str, wait_s: float) -> str | None:
-        """The problem the job ended with ("": none), waiting up to `wait_s`; None if it has not ended.
+        """Waits up to `wait_s` for the job to end. Returns its problem ("": none), or None if it has not ended.
 
-        Every reader learns of it: the element moves from the list to itself.
+        Every reader sees the element: BLMOVE moves it from the list to the same list.
         """
         with redis_errors():
             told = self._redis.blmove(_key(job_id), _key(job_id), cast(int, wait_s), "LEFT", "LEFT")

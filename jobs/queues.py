@@ -1,4 +1,4 @@
-"""Puts jobs into RQ's queues, each at most once at a time, and finds those that died with their worker."""
+"""Puts jobs into RQ's queues, each at most once at a time, and finds the jobs of dead workers."""
 
 import json
 import logging
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_JOB_S = 7 * 86400  # jobs end by their own limits; RQ must not interrupt them
 
-# In a script each, because between two commands another process may queue, take or end the same job. Whether a worker
-# still beats is judged by Redis' clock alone: those of two hosts can be apart.
+# Each step is one script, because another process may queue, take or end the same job between two commands. Only Redis'
+# clock decides whether a worker is still alive: the clocks of two hosts can differ.
 _PUSH = """
 if redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], redis.call('TIME')[1], '+inf')) do
@@ -43,7 +43,7 @@ redis.call('HSET', KEYS[3], unpack(ARGV, 2))
 redis.call('RPUSH', KEYS[1], ARGV[1])
 return 1
 """
-# A job begins: it is on its way from queue to worker no longer, and runs until its worker has been silent too long.
+# Moves a job from "on its way to a worker" to "running". It counts as running until its worker is silent too long.
 _BEGIN = """
 redis.call('LREM', KEYS[1], 0, ARGV[1])
 redis.call('ZADD', KEYS[2], redis.call('TIME')[1] + ARGV[3], ARGV[2])
@@ -59,7 +59,7 @@ if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
 if not redis.call('LPOS', KEYS[3], ARGV[2]) then redis.call('DEL', KEYS[2]) end
 return 1
 """
-# A job that is neither waiting nor running any more leaves nothing behind.
+# Removes a lost job's id, and its hash too unless the job waits or runs.
 _DROP_LOST = """
 redis.call('LREM', KEYS[1], 0, ARGV[1])
 if redis.call('LPOS', KEYS[2], ARGV[1]) then return end
@@ -69,8 +69,8 @@ end
 redis.call('DEL', KEYS[4])
 """
 _WITHDRAW = "if redis.call('LREM', KEYS[1], 0, ARGV[1]) > 0 then redis.call('DEL', KEYS[2]) end"
-# Which of the jobs ARGV wait in the queue KEYS[1] or run (registry KEYS[2]), as places in ARGV. A few are looked up one
-# at a time; for many the queue is read once.
+# Returns the places in ARGV of the jobs that wait in the queue KEYS[1] or run (registry KEYS[2]). A few jobs are looked
+# up one at a time; for many, the queue is read once.
 _LIVE = """
 local running, waiting, found = {}, nil, {}
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], redis.call('TIME')[1], '+inf')) do
@@ -99,22 +99,22 @@ class Call(NamedTuple):
 
 
 def fetch_call(video_id: str) -> Call:
-    """Have the video downloaded."""
+    """Returns the job that downloads the video."""
     return Call(fetch_job_id(video_id), "fetch_video", (video_id,))
 
 
 def ingest_call(video_id: str) -> Call:
-    """Have the video sampled."""
+    """Returns the job that samples the video."""
     return Call(ingest_job_id(video_id), "ingest_video", (video_id,))
 
 
 def encode_call(video_id: str, segment: int) -> Call:
-    """Have the segment's record made."""
+    """Returns the job that encodes the segment and writes its record."""
     return Call(encode_job_id(video_id, segment), "encode_segment", (video_id, segment))
 
 
 class Queues:
-    """Raises RedisUnavailable."""
+    """The queues of all jobs. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -126,13 +126,13 @@ class Queues:
         self._remove_waiting = redis.register_script(_WITHDRAW)
         self._live = redis.register_script(_LIVE)
         self._drop_lost = redis.register_script(_DROP_LOST)
-        self._between: set[tuple[str, bytes]] = set()  # (queue, job id) between queue and worker at the last look
+        self._between: set[tuple[str, bytes]] = set()  # (queue, job id) seen between queue and worker at the last look
         self._queues = {name: Queue(name, connection=redis, serializer=JSONSerializer) for name in QUEUES}
 
     def ensure(self, calls: Sequence[Call]) -> list[Call]:
-        """Puts those jobs into their queues that neither wait nor run; the jobs that were put.
+        """Puts the jobs that neither wait nor run into their queues; returns the jobs it put there.
 
-        Two commands or so a queue, however many jobs.
+        It sends about two commands per queue, however many jobs there are.
         """
         put: list[Call] = []
         for queue_name in dict.fromkeys(JOBS[call.name] for call in calls):
@@ -142,28 +142,28 @@ class Queues:
         return put
 
     def answer(self, question_id: str) -> bool:
-        """Have the question answered; False if its job waits or runs already."""
+        """Queues the answer job; returns False if it already waits or runs."""
         return bool(self.ensure([Call(answer_job_id(question_id), "answer_question", (question_id,))]))
 
     def fuse(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
-        """Have these texts fused with these frames of the video: one job, however many segments they lie in.
+        """Queues one job that fuses these texts with these frames, however many segments they span.
 
-        The caller has seen that it neither waits nor runs.
+        The caller has checked that the job neither waits nor runs.
         """
         self._push([Call(fuse_job_id(video_id, requests), "fuse_question", (video_id, list(requests)))])
 
     def withdraw_fuse(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
-        """Removes the job if it still waits; whoever else needs it asks again."""
+        """Removes the job if it still waits. Another process that needs it requests it again."""
         self._withdraw(FUSE, fuse_job_id(video_id, requests))
 
     def withdraw_answer(self, question_id: str) -> None:
-        """Removes the question's job if it still waits."""
+        """Removes the question's answer job if it still waits."""
         self._withdraw(ANSWER, answer_job_id(question_id))
 
     def list_live(self, queue_name: str, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs wait or run at a live worker; one command.
+        """Returns those of these jobs that wait or run on a live worker; one command.
 
-        Only what is true now counts: a job whose trace was lost (by a flush, or between queue and worker) is not.
+        A job that was lost, by a flush or between queue and worker, is not live.
         """
         if not job_ids:
             return set()
@@ -173,7 +173,7 @@ class Queues:
         return {job_ids[place] for place in places}
 
     def take_dead(self) -> list[str]:
-        """The ids of jobs whose worker fell silent; each is named once."""
+        """Returns and forgets the ids of jobs whose worker fell silent, so each id is returned once."""
         dead: list[str] = []
         keys = [(StartedJobRegistry(queue=queue).key, queue.key) for queue in self._queues.values()]
         with redis_errors():
@@ -186,9 +186,9 @@ class Queues:
         return dead
 
     def drop_lost(self) -> None:
-        """Removes what RQ keeps of jobs whose worker died between taking and beginning them.
+        """Removes what RQ stores about jobs whose worker died between taking and beginning them.
 
-        An id is on its way for milliseconds: one that is there at two looks is lost. The agenda has it queued again.
+        An id is on its way for milliseconds, so an id seen at two looks is lost. The agenda queues its job again.
         """
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
             for queue in self._queues.values():
@@ -204,9 +204,9 @@ class Queues:
         self._between = seen
 
     def begin(self, job: Job, queue: Queue, alive_s: int) -> str:
-        """Notes that a job that was taken from its queue runs, for `alive_s` seconds unless `beat` is called.
+        """Records that a job taken from its queue runs. The record expires after `alive_s` seconds without `beat`.
 
-        Returns its entry, for `beat` and `end`. All three raise RedisError, after which RQ's thread starts again.
+        Returns the job's entry, for `beat` and `end`. All three raise RedisError, after which RQ's thread restarts.
         """
         entry = f"{job.id}:{secrets.token_hex(8)}"
         keys = [queue.intermediate_queue_key, job.started_job_registry.key]
@@ -214,23 +214,23 @@ class Queues:
         return entry
 
     def beat(self, job: Job, entry: str, alive_s: int) -> None:
-        """The job's worker is alive, unless the job was given to another one."""
+        """Records that the job's worker is alive; does nothing if another worker has the job."""
         self._beat(keys=[job.started_job_registry.key], args=[entry, alive_s])
 
     def end(self, job: Job, entry: str) -> None:
-        """Removes what is kept of a job that returned. If it was given away, it stays: another worker runs it."""
+        """Removes what Redis holds about a job that returned, unless another worker has the job by now."""
         keys = [job.started_job_registry.key, job.key, f"{Queue.redis_queue_namespace_prefix}{job.origin}"]
         self._take_dead(keys=keys, args=[entry, job.id])
 
     def put_back(self, job: Job, queue: Queue) -> None:
-        """Gives a job back that was taken from the queue but not begun. Raises RedisError, as `end`."""
+        """Returns a job that was taken but not begun to the front of its queue. Raises RedisError, like `end`."""
         with self._redis.pipeline() as pipeline:
             pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
             pipeline.lpush(queue.key, job.id)
             pipeline.execute()
 
     def repair(self) -> None:
-        """Removes queues and registers that are none of RQ's; the agenda brings back what they held."""
+        """Removes queues and registries of the wrong type; the agenda brings back the jobs they held."""
         with redis_errors():
             for queue in self._queues.values():
                 types = {
@@ -242,11 +242,11 @@ class Queues:
                 }
                 for key, kind in types.items():
                     if self._redis.type(key) not in (kind, b"none"):
-                        log.error("%s in Redis is none of ours and is removed", key)
+                        log.error("%s in Redis has the wrong type and is removed", key)
                         self._redis.delete(key)
 
     def _push(self, calls: Sequence[Call]) -> list[Call]:
-        """Puts the jobs into their queues; those that another process had not put there meanwhile."""
+        """Puts the jobs into their queues; returns those that no other process had queued meanwhile."""
         if not calls:
             return []
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
@@ -273,14 +273,14 @@ class Queues:
 
 
 def parse_arguments(data: bytes) -> tuple[str, list[Any]]:
-    """(name, arguments) of a job as RQ's JSONSerializer wrote it; raises ValueError for anything else."""
+    """Parses (name, arguments) of a job that RQ's JSONSerializer wrote; raises ValueError for anything else."""
     try:
         content = json.loads(data)
     except RecursionError as error:
-        raise ValueError(f"a job of {len(data)} bytes that is nested too deeply") from error
+        raise ValueError(f"its {len(data)} bytes are nested too deeply") from error
     if not isinstance(content, list) or len(content) != 4:
-        raise ValueError(f"a job of {len(data)} bytes that is none of ours")
+        raise ValueError(f"its {len(data)} bytes were not written by Longwatch")
     name, _, args, _ = content
     if not isinstance(name, str) or not isinstance(args, list):
-        raise ValueError("a job without a name or arguments")
+        raise ValueError("it has no name or no arguments")
     return name, args

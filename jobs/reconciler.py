@@ -1,4 +1,4 @@
-"""Inspects again and again whatever is unfinished: the one cure for killed workers, a flushed Redis and lost jobs."""
+"""Inspects all unfinished work repeatedly: the one remedy for killed workers, a flushed Redis and lost jobs."""
 
 import logging
 import math
@@ -21,9 +21,9 @@ from storage.store import Store
 
 log = logging.getLogger(__name__)
 
-ITEMS_A_PASS = 200  # of each agenda: a pass stays short
+ITEMS_A_PASS = 200  # from each agenda, so that a pass stays short
 LEASE_S = 10.0
-OUTAGES_A_PASS = 3  # a pass ends after so many items met a failing archive: each may cost a time-out
+OUTAGES_A_PASS = 3  # after this many archive errors a pass leaves the archive alone: each may cost a time-out
 SWEEP_S = 3600.0
 
 
@@ -47,7 +47,7 @@ class Reconciler:
                 self.run_once()
             except RedisUnavailable as error:
                 log.error("reconciler: %s", error)
-                # Workers whose heartbeats met the same outage are not dead: they get time to beat again.
+                # Workers whose heartbeats failed in the same outage are not dead: give them time to beat again.
                 self._revive_from = time.monotonic() + 2 * self._settings.heartbeat_interval_s
             except Surroundings as error:
                 log.error("reconciler: %s", error)
@@ -79,7 +79,7 @@ class Reconciler:
                 self._swept_at = time.monotonic()
 
     def adopt_model(self, fingerprint: str) -> None:
-        """Makes every video due if this model is another than before: each model has its own records."""
+        """Makes every video due if this model differs from the last one, because each model has its own records."""
         self._store.workers.announce_model(fingerprint)
         if self._store.workers.read_adopted() == fingerprint:
             return
@@ -87,13 +87,13 @@ class Reconciler:
         while video_ids := self._store.index.list_videos(cursor, 1000):
             self._store.agenda.put(due.VIDEOS, *video_ids)
             cursor = video_ids[-1]
-        self._store.workers.set_adopted(fingerprint)  # last: if this process dies before, the next one begins again
+        self._store.workers.set_adopted(fingerprint)  # last: if this process dies earlier, the next one starts over
 
     def _inspect_due_videos(self) -> None:
-        """Inspects all videos that are due, with the same few commands.
+        """Inspects all videos that are due, with a few commands in total.
 
-        Once the archive has failed, videos that need it wait for the next pass, and come before those that met the
-        failure.
+        After too many archive errors, videos that need the archive wait for the next pass. There they come before the
+        videos that met the errors.
         """
         calls: list[Call] = []
         for sight in self.inspector.see_videos(self._store.agenda.list_due(due.VIDEOS, ITEMS_A_PASS)):
@@ -105,7 +105,7 @@ class Reconciler:
         self._queues.ensure(calls)
 
     def _inspect_due(self, agenda: str, inspect: Callable[[str], None]) -> None:
-        """Inspects the items that are due, as long as the archive answers."""
+        """Inspects the items that are due; stops early after too many archive errors."""
         for item_id in self._store.agenda.list_due(agenda, ITEMS_A_PASS):
             if self._outages >= OUTAGES_A_PASS:
                 break
@@ -124,7 +124,7 @@ class Reconciler:
             self._store.agenda.postpone(agenda, item_id, in_s=self._settings.surroundings_retry_after_s)
             self._outages += 1
         except (ValueError, DamagedState) as error:
-            log.error("what Redis holds of %s is damaged and is read from the archive again: %s", item_id, error)
+            log.error("the state of %s in Redis is damaged and is read from the archive again: %s", item_id, error)
             self._forget_damaged(agenda, item_id)
         except LongwatchError as error:
             log.error("%s: %s", item_id, error)
@@ -154,7 +154,7 @@ class Reconciler:
             log.error("reconciler: damaged queues could not be removed: %s", error)
 
     def _revive(self) -> None:
-        """Makes the targets of dead workers' jobs due now."""
+        """Makes the targets of jobs of dead workers due now."""
         self._queues.drop_lost()
         for job_id in self._queues.take_dead():
             log.warning("the worker of job %s is silent: another one gets the job", job_id)

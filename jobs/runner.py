@@ -1,4 +1,4 @@
-"""Runs one job so that it ends: counted, alone if it is suspect, tried again, or given up with a message."""
+"""Runs one job and makes sure that it ends: counts attempts, isolates a suspect, retries, gives up with a message."""
 
 import logging
 import math
@@ -20,29 +20,29 @@ log = logging.getLogger(__name__)
 
 
 class Trouble(NamedTuple):
-    """The surroundings' fault that a job here met last."""
+    """The last fault of the surroundings that a job here met."""
 
     message: str
     met_at: float  # monotonic
-    since: str  # when the first of the jobs that met one after the other did
+    since: str  # when the current run of such faults began
 
 
 NO_TROUBLE = Trouble("", -math.inf, "")
 
 
 class Handler(NamedTuple):
-    """What a worker does for a job name."""
+    """What a worker runs for a job name."""
 
-    run: Callable[..., None]  # with the job's arguments; returning means that its target is as it should be
-    give_up: Callable[..., None]  # with a reason, then the job's arguments: settles the target as failed
-    alone_if_suspect: bool = True  # False for jobs that cannot kill a process: they suffer from the others only
+    run: Callable[..., None]  # called with the job's arguments; if it returns, the target is as it should be
+    give_up: Callable[..., None]  # called with a reason and the job's arguments; settles the target as failed
+    alone_if_suspect: bool = True  # False for jobs that cannot kill a process themselves
 
 
 Handlers = Mapping[str, Handler]
 
 
 class Runner:
-    """Shared by the job threads of one process."""
+    """Runs jobs. The job threads of a process share one runner."""
 
     def __init__(self, store: Store, settings: JobSettings, handlers: Handlers) -> None:
         unknown = set(handlers) - set(JOBS)
@@ -55,23 +55,23 @@ class Runner:
         self._company = Company()
         self._trouble = NO_TROUBLE
         self._redis_away_at = -math.inf  # monotonic
-        self._begun: set[str] = set()  # jobs that run here now
-        self._unforgiven: list[str] = []  # attempts that do not count, but Redis was away when they ended
+        self._begun: set[str] = set()  # ids of the jobs that run here now
+        self._unforgiven: list[str] = []  # job ids: Redis was away when these attempts should have been forgiven
 
     @property
     def trouble(self) -> str | None:
-        """What jobs here wait for, and since when; None once a job worked again, or none has met it for a while."""
+        """The current fault of the surroundings, and since when; None after a success or a while without faults."""
         message, met_at, since = self._trouble
         lately = time.monotonic() - met_at < 3 * self._settings.surroundings_retry_after_s
         return f"{message} (since {since})" if lately else None
 
     def run(self, job_id: str, data: bytes) -> None:
-        """Runs the job; raises nothing but RedisUnavailable. `data` is what RQ stored: nothing in it is trusted."""
+        """Runs the job; raises only RedisUnavailable. `data` is what RQ stored, and nothing in it is trusted."""
         try:
             name, args = parse_arguments(data)
             handler = self._handlers.get(name)
             if handler is None:
-                raise JobNotAllowed(f"it asks for {name!r}; this worker runs {', '.join(self._handlers)} only")
+                raise JobNotAllowed(f"it asks for {name!r}; this worker runs only {', '.join(self._handlers)}")
         except (ValueError, JobNotAllowed) as error:
             log.error("job %r is dropped: %s", job_id, error)
             return
@@ -85,7 +85,8 @@ class Runner:
             if not joined:
                 self._look_again(job_id, self._settings.exclusive_wait_s)
                 return
-            attempt = self._attempts.begin(job_id)  # not before: who waits for a killer's end is none itself
+            # Counted only now: if another job kills the process during the wait, this one is not to blame.
+            attempt = self._attempts.begin(job_id)
             self._begun.add(job_id)
             try:
                 self._attempt(handler, job_id, args, attempt, limit)
@@ -93,17 +94,17 @@ class Runner:
                 self._begun.discard(job_id)
 
     def give_back(self, job_id: str) -> None:
-        """The process is told to stop in the middle of the job: that is nobody's fault."""
+        """Gives a job back because the process was told to stop. The attempt does not count."""
         if job_id in self._begun:
             self._attempts.forgive(job_id)
         self._look_again(job_id, 0)
 
     def note_redis_away(self) -> None:
-        """Redis did not answer: jobs here may be taken for dead though they are not."""
+        """Notes that Redis did not answer: meanwhile live jobs here may be taken for dead."""
         self._redis_away_at = time.monotonic()
 
     def settle_forgiven(self) -> None:
-        """Redis answers: attempts that ended while it was away are forgiven now. Raises RedisUnavailable."""
+        """Forgives the attempts that ended while Redis was away. Raises RedisUnavailable."""
         while self._unforgiven:
             self._attempts.forgive(self._unforgiven[0])
             self._unforgiven.pop(0)
@@ -121,10 +122,10 @@ class Runner:
             handler.run(*args)
         except GivenAway as error:
             log.warning("job %s: %s", job_id, error)
-            if self._redis_away_at > began:  # it was given away because no heartbeat arrived, not because it hung
+            if self._redis_away_at > began:  # it lost its job because heartbeats could not arrive, not because it hung
                 self._forgive(job_id)
         except Surroundings as error:
-            log.error("job %s waits for its surroundings: %s", job_id, error)
+            log.error("job %s cannot run now and is retried later: %s", job_id, error)
             since = self._trouble.since if self.trouble else f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
             self._trouble = Trouble(str(error), time.monotonic(), since)
             self._forgive(job_id)

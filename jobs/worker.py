@@ -1,4 +1,4 @@
-"""A worker process: job threads, one heart that beats for all of them, and the reconciler."""
+"""A worker process: job threads, one heartbeat thread for all of them, and the reconciler."""
 
 import logging
 import math
@@ -36,14 +36,14 @@ from storage.workers import Worker
 
 log = logging.getLogger(__name__)
 
-DEQUEUE_S = 5  # a blocked look for jobs; RQ beats for an idle thread this often
-RESTART_S = 2.0  # pause before a thread whose loop broke begins anew
-STOP_S = 3.0  # for the jobs at hand, once the process is told to stop; `longwatch up` kills after 5
+DEQUEUE_S = 5  # how long a look for jobs blocks; RQ beats for an idle thread this often
+RESTART_S = 2.0  # pause before a thread whose loop failed restarts
+STOP_S = 3.0  # time for running jobs to end after a stop signal; `longwatch up` kills after 5 s
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Threads that work on the same queues, the first of them first."""
+    """Threads that work on the same queues, in order of priority."""
 
     queues: tuple[str, ...]
     threads: int
@@ -58,25 +58,25 @@ def run_worker(
     fingerprint: str | None = None,
     max_frames: int | None = None,
 ) -> None:
-    """Works on the pools' queues until told to stop by a signal.
+    """Works on the pools' queues until a signal stops it.
 
-    Beside the jobs a thread reconciles: any live worker, whatever it works on, brings back the jobs of a dead one.
+    One more thread runs the reconciler, so any live worker of any kind brings back the jobs of a dead one.
     """
     WorkerProcess(settings, store, kind, pools, handlers, fingerprint, max_frames).run()
 
 
 def start_thread(body: Callable[[], None], name: str) -> threading.Thread:
-    """Starts a thread that does not keep the process from ending."""
+    """Starts a daemon thread, so the process can end without it."""
     thread = threading.Thread(target=body, name=name, daemon=True)
     thread.start()
     return thread
 
 
 class JobThread(SimpleWorker):
-    """RQ's in-process worker in a thread of its own. Nothing that Redis says is imported, called or fetched.
+    """RQ's in-process worker in its own thread. Nothing that Redis names is imported, called or fetched.
 
-    RQ looks up functions, callbacks and webhooks by what the job in Redis names, and cleans up with a class that does
-    so too. Here a job is a name and arguments for the runner; retries and clean-up are the reconciler's.
+    RQ looks up functions, callbacks and webhooks by the names that the job in Redis gives, and so does its clean-up.
+    Here a job is only a name and arguments for the runner. The reconciler does retries and clean-up.
     """
 
     death_penalty_class = TimerDeathPenalty  # signals reach the main thread only
@@ -89,17 +89,17 @@ class JobThread(SimpleWorker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Seconds that a look for jobs blocks."""
+        """How many seconds a look for jobs blocks."""
         return DEQUEUE_S
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Keeps the thread's entry, which lasts for minutes. RQ beats three times a job; once in a while is enough."""
+        """Renews the thread's entry, which lasts for minutes. RQ calls this often: most calls do nothing."""
         if pipeline is not None or time.monotonic() - self._beaten_at >= DEQUEUE_S:
             self._beaten_at = time.monotonic()
             super().heartbeat(timeout, pipeline)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Runs the job while the process's heart beats for it, and removes what RQ keeps of it."""
+        """Runs the job while the heartbeat thread beats for it, then removes what RQ stores about it."""
         if self._process.stopping.is_set():
             self._process.queues.put_back(job, queue)
             raise StopRequested
@@ -112,22 +112,22 @@ class JobThread(SimpleWorker):
             self._process.queues.end(job, entry)
 
     def clean_registries(self) -> None:
-        """Forgets threads of killed workers. The jobs are the reconciler's, who calls no callbacks."""
+        """Forgets threads of killed workers. Their jobs are left to the reconciler, which calls no callbacks."""
         for queue in self.queues:
             worker_registration.clean_worker_registry(queue)
-        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ does not say that it holds a time
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ does not annotate it as a time
 
     def clean_group_registries(self) -> None:
-        """There are no groups."""
+        """Does nothing: there are no groups."""
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Nobody suspends workers over Redis."""
+        """Does nothing: workers cannot be suspended through Redis."""
 
     def subscribe(self) -> None:
-        """Commands over Redis are not taken."""
+        """Does nothing: workers take no commands through Redis."""
 
     def _install_signal_handlers(self) -> None:
-        """The process has its own."""
+        """Does nothing: the process has its own."""
 
 
 class Running(NamedTuple):
@@ -152,10 +152,10 @@ class WorkerProcess:
         max_frames: int | None = None,
     ) -> None:
         self.settings: JobSettings = settings.jobs
-        self.redis = connect(settings.state_url, settings.redis)  # RQ changes its time-outs: not the store's
+        self.redis = connect(settings.state_url, settings.redis)  # not the store's: RQ changes its time-outs
         self.runner = Runner(store, settings.jobs, handlers)
         self.queues = Queues(self.redis)
-        self.running: dict[str, Running] = {}  # by the name of its thread
+        self.running: dict[str, Running] = {}  # thread name -> its job
         self.stopping = threading.Event()
         self._store = store
         self._kind = kind
@@ -166,7 +166,7 @@ class WorkerProcess:
         self._name = f"{kind}-{socket.gethostname()}-{os.getpid()}"
 
     def run(self) -> None:
-        """Works until a signal; then gives the jobs at hand a moment, and the rest back."""
+        """Works until a signal; then waits a moment for running jobs and gives the rest back."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -178,7 +178,7 @@ class WorkerProcess:
         self._wind_up(heart)
 
     def start_threads(self) -> list[threading.Thread]:
-        """Starts the heart, the reconciler and the job threads; they end some time after `stopping` is set."""
+        """Starts the heartbeat, reconciler and job threads; they end some time after `stopping` is set."""
         started = [self.start_heart(), start_thread(self._reconcile, "reconciler")]
         pools = [pool for pool in self._pools for _ in range(pool.threads)]
         for count, pool in enumerate(pools, 1):
@@ -186,7 +186,7 @@ class WorkerProcess:
         return started
 
     def start_heart(self) -> threading.Thread:
-        """Starts the beats alone, for job threads that are somebody else's."""
+        """Starts only the heartbeat thread, for job threads that the caller runs."""
         return start_thread(self._beat, "heart")
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
@@ -197,18 +197,18 @@ class WorkerProcess:
             while not self.stopping.is_set():
                 try:
                     queues = [Queue(queue, connection=self.redis, serializer=JSONSerializer) for queue in pool.queues]
-                    # A fresh name each time: RQ refuses one whose entry outlived a Redis that was away.
+                    # A new name each time: RQ refuses a name whose entry still exists, as after an outage of Redis.
                     JobThread(self, queues, f"{name}-{secrets.token_hex(2)}").work(logging_level="WARNING")
                 except (RedisError, LongwatchError, OSError, ValueError) as error:
-                    log.error("job thread %s begins anew: %s", name, error)
+                    log.error("job thread %s restarts: %s", name, error)
                 except (Exception, SystemExit):
-                    log.exception("job thread %s begins anew", name)
+                    log.exception("job thread %s restarts", name)
                 self.stopping.wait(RESTART_S)
 
         return loop
 
     def _beat(self) -> None:
-        """Keeps the process and its running jobs known as alive."""
+        """Records regularly that the process and its running jobs are alive."""
         queues = tuple(dict.fromkeys(queue for pool in self._pools for queue in pool.queues))
         host, pid = socket.gethostname(), os.getpid()
         worker = Worker(self._name, self._kind, host, pid, queues, self._fingerprint, self._max_frames)
@@ -222,7 +222,7 @@ class WorkerProcess:
             self.stopping.wait(self.settings.heartbeat_interval_s)
 
     def _try(self, step: Callable[[], object]) -> None:
-        """One step of a heartbeat: what is wrong with it keeps the others from nothing."""
+        """Runs one step of a heartbeat; a failed step does not prevent the others."""
         try:
             step()
         except (RedisConnectionError, RedisTimeoutError, RedisUnavailable) as error:
@@ -235,7 +235,7 @@ class WorkerProcess:
         self._reconciler.run_forever(self.stopping)
 
     def _announce_model(self) -> None:
-        """Once Redis answers; a model other than before makes every video due."""
+        """Announces the model once Redis answers. A changed model makes every video due."""
         if self._fingerprint is None:
             return
         while not self.stopping.is_set():
@@ -256,7 +256,7 @@ class WorkerProcess:
                 self.runner.give_back(running.job.id)
             self._store.workers.withdraw(self._name)
         except (RedisError, LongwatchError) as error:
-            log.warning("stopping without a word to Redis: %s", error)
+            log.warning("could not give all jobs back before stopping: %s", error)
         log.info("%s stops", self._name)
         logging.shutdown()
-        os._exit(0)  # job threads may hold locks of native code: an ordinary exit could wait for them for ever
+        os._exit(0)  # job threads may hold locks in native code, so an ordinary exit could hang

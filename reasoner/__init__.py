@@ -1,1 +1,1 @@
-"""Answers questions over the tokens of a stretch: the language half at work."""
+"""Answers questions over the tokens of a stretch with the language half."""

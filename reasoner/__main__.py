@@ -16,7 +16,7 @@ from storage.store import Store
 
 
 def load_engine(settings: Settings) -> Engine:
-    """The language half and the tokenizer that the settings name; raises ModelError."""
+    """Loads the language half and the tokenizer that the settings name; raises ModelError."""
     chosen, reasoner = settings.model, settings.reasoner
     model = LlavaMini.from_pretrained(
         chosen.checkpoint,
@@ -43,7 +43,7 @@ def load_engine(settings: Settings) -> Engine:
 
 
 def run(settings: Settings) -> None:
-    """Works on the queue of questions until told to stop by a signal."""
+    """Works on the queue of questions until a signal stops it."""
     keep_files_private(settings.data_dir)
     if settings.reasoner.threads:
         torch.set_num_threads(settings.reasoner.threads)

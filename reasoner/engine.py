@@ -1,4 +1,4 @@
-"""Answers questions over given tokens with the language half. Knows nothing of videos, queues or Redis."""
+"""Answers questions over given tokens with the language half. Knows nothing about videos, queues or Redis."""
 
 import logging
 import threading
@@ -25,40 +25,40 @@ from storage.documents import FusionMode, Options
 
 log = logging.getLogger(__name__)
 
-NEUTRAL_QUESTION = "what is this ?"  # what every question attends to alike is no evidence (`focus_baseline`)
-TURN_POSITIONS = 512  # of a prefix, computed at once: others' answers go on in between
+NEUTRAL_QUESTION = "what is this ?"  # frames that every question attends to are no evidence (`focus_baseline`)
+TURN_POSITIONS = 512  # positions of a prefix per turn; other questions get turns in between
 Result = TypeVar("Result")
 
-Fuse = Callable[[Sequence[int]], Array]  # places of frames in the stretch -> mean of the question's fused rows (L,D)
+Fuse = Callable[[Sequence[int]], Array]  # places of frames in the stretch -> the question's mean fused rows (L,D)
 
 
 @dataclass(frozen=True)
 class TokenSource:
     """Where the vision tokens of a stretch come from: n frames of C tokens each."""
 
-    key: Hashable  # the same for the same frames, and system rows made in the same way
+    key: Hashable  # equal if the frames are equal and the system rows are made in the same way
     count: int
     load: Callable[[], tuple[Array, Array]]  # system rows (L,D) and tokens (n,C,D); called if the prefix is not kept
 
 
 @dataclass
 class Outcome:
-    """What became of a question; grows while it is answered."""
+    """The result of a question, filled in while it is answered."""
 
     fusion_frames: int = 0
-    rows: Array | None = None  # (L,D) the question as it went into the LLM
+    rows: Array | None = None  # (L,D) the question's rows as they went into the LLM
     scores: Array = field(default_factory=lambda: np.zeros(0, np.float32))  # (n,) attention per frame
     text_tokens: int = 0
     vision_tokens: int = 0
     answer_tokens: int = 0
     finish_reason: Literal["stop", "length"] = "length"
     fusion_s: float = 0.0
-    prefill_s: float = 0.0  # both passes of a focused question included
+    prefill_s: float = 0.0  # includes both passes of a focused question
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds an answer (see `configs.settings.ReasonerSettings`)."""
+    """The limits of an answer (see `configs.settings.ReasonerSettings`)."""
 
     sample_frames: int
     focus_frames: int
@@ -68,7 +68,7 @@ class Limits:
 
 
 class Engine:
-    """The LLM with its prefix cache. Questions of several job threads go on together, in turns on one model thread."""
+    """The LLM with its prefix cache. Questions from several job threads take turns on one model thread."""
 
     def __init__(self, model: LlavaMini, prompts: PromptBuilder, limits: Limits) -> None:
         self._model = model
@@ -76,11 +76,11 @@ class Engine:
         self._limits = limits
         self._prefixes = PrefixCache(limits.prefix_cache_bytes)
         self._thread = ModelThread()
-        self._making_prefix = threading.Lock()  # one at a time: two of them could be the same one
+        self._making_prefix = threading.Lock()  # one at a time, because two could be the same prefix
         self.fingerprint = model.fingerprint
 
     def build_prompt(self, turns: Sequence[Turn]) -> PromptIds:
-        """The token ids of a conversation whose last question is open."""
+        """Returns the token ids of a conversation that ends with an open question."""
         return self._prompts.build(turns)
 
     @property
@@ -90,11 +90,11 @@ class Engine:
         return frames_that_fit(config.context, config.tokens_per_frame, len(text), 1)
 
     def require_fit(self, frames: int, prompt: PromptIds, max_tokens: int) -> None:
-        """Raises PromptTooLong, with the number of frames that would fit."""
+        """Raises PromptTooLong if the prompt does not fit. The error says how many frames would."""
         self._model.require_fit(frames, len(prompt.text), max_tokens)
 
     def first_look(self, mode: FusionMode, count: int) -> list[int]:
-        """Which of a stretch's `count` frames the question is fused with first; `focused` then asks for more."""
+        """Returns the places of the frames, of `count`, to fuse first. For `focused`, `answer` fuses more later."""
         return even_sample(count, count if mode == "exact" else self._limits.sample_frames)
 
     def answer(
@@ -107,31 +107,31 @@ class Engine:
         outcome: Outcome,
         known: tuple[int, Array] | None = None,
     ) -> Iterator[str]:
-        """Yields the answer in pieces; `outcome` is complete once it ends. The caller may stop at any piece.
+        """Yields the answer in pieces; `outcome` is complete after the last one. The caller may stop at any piece.
 
-        `known` are `fusion_frames` and `rows` of an earlier outcome for the same question: nothing is fused then.
+        `known` holds `fusion_frames` and `rows` of an earlier outcome for the same question; then nothing is fused.
         """
         began, fused_s = time.monotonic(), outcome.fusion_s
         outcome.text_tokens, outcome.vision_tokens = (
             len(prompt.text),
             source.count * self._model.config.tokens_per_frame,
         )
-        cache = self._prefix(source)
+        cache = self._find_or_make_prefix(source)
         start = len(prompt.before)
         if known is None:
-            outcome.rows = self._fused_rows(source, prompt, mode, fuse, cache, outcome)
+            outcome.rows = self._fuse_question(source, prompt, mode, fuse, cache, outcome)
         else:
             outcome.fusion_frames, outcome.rows = known
         logits, outcome.scores = self._score(torch.from_numpy(outcome.rows), cache, source, start)
         outcome.prefill_s = time.monotonic() - began - (outcome.fusion_s - fused_s)
         yield from self._decode(logits, cache, options, outcome)
 
-    def _prefix(self, source: TokenSource) -> DynamicCache:
-        """[system rows, tokens] as keys and values, shared by all questions over the stretch."""
+    def _find_or_make_prefix(self, source: TokenSource) -> DynamicCache:
+        """Returns the keys and values of [system rows, tokens], which all questions over the stretch share."""
         kept = self._thread.run(lambda: self._prefixes.find(source.key))
         if kept is not None:
             return kept
-        system, tokens = source.load()  # may wait for an encoder: no other question waits with it
+        system, tokens = source.load()  # may wait for an encoder, so it runs outside the lock
         with self._making_prefix:
             kept = self._thread.run(lambda: self._prefixes.find(source.key))
             return self._make_prefix(source, system, tokens) if kept is None else kept
@@ -151,24 +151,24 @@ class Engine:
             self._thread.run(partial(self._model.language.prefill, part, cache))
         return cache
 
-    def _turn(self, turn: Callable[[], Result]) -> Result:
-        """A turn on the model's thread that begins with the caches as they were: it can be tried twice."""
+    def _run_turn(self, turn: Callable[[], Result]) -> Result:
+        """Runs a turn on the model thread, twice if memory runs out. It must first restore the caches it changes."""
         return self._try_twice(lambda: self._thread.run(turn))
 
     def _try_twice(self, work: Callable[[], Result]) -> Result:
-        """If memory runs out, the kept prefixes go and it is tried once more."""
+        """Runs `work`. If memory runs out, drops the kept prefixes and runs it once more."""
         try:
             return work()
         except torch.OutOfMemoryError:
             log.warning("out of memory: dropping all kept prefixes, and trying once more")
-        self._thread.run(self._free_memory)  # behind the handler: the error, which holds tensors, is gone
+        self._thread.run(self._free_memory)  # after the handler: the error and the tensors it holds are gone
         return work()
 
     def _free_memory(self) -> None:
         self._prefixes.clear()
         torch.cuda.empty_cache()
 
-    def _fused_rows(
+    def _fuse_question(
         self,
         source: TokenSource,
         prompt: PromptIds,
@@ -177,7 +177,7 @@ class Engine:
         cache: DynamicCache,
         outcome: Outcome,
     ) -> Array:
-        """The question's rows as they go into the LLM (L,D): fused over all frames, a sample, or where it looks."""
+        """Fuses the question with all frames, a sample, or a sample and the frames it attends to: rows (L,D)."""
         seen: set[int] = set()
 
         def timed_fuse(places: Sequence[int]) -> Array:
@@ -192,35 +192,34 @@ class Engine:
         if mode != "focused":
             return as_half_kept(sample)
         start = len(prompt.before)
-        scores = self._interest(torch.from_numpy(sample), cache, source, start)
+        scores = self._measure_attention(torch.from_numpy(sample), cache, source, start)
         if self._limits.focus_baseline:
-            neutral = self._turn(lambda: self._model.embed(self._prompts.build([(NEUTRAL_QUESTION, None)]).after))
-            scores = as_float(scores - self._interest(neutral, cache, source, start))
+            neutral = self._run_turn(lambda: self._model.embed(self._prompts.build([(NEUTRAL_QUESTION, None)]).after))
+            scores = as_float(scores - self._measure_attention(neutral, cache, source, start))
         focus = timed_fuse(top_places(scores, focus_count(source.count, self._limits.focus_frames)))
         return as_half_kept(halved(sample, focus))
 
-    def _interest(self, rows: Tensor, cache: DynamicCache, source: TokenSource, start: int) -> Array:
-        """Where the rows attend among the frames (n,), per row; the cache is as long as before."""
+    def _measure_attention(self, rows: Tensor, cache: DynamicCache, source: TokenSource, start: int) -> Array:
+        """Returns the mean attention of the rows per frame (n,), and leaves the cache as long as before."""
         length = cache.get_seq_length()
         scores = self._score(rows, cache, source, start)[1]
         shorten(cache, length)
         return as_float(scores / len(rows))
 
     def _score(self, rows: Tensor, cache: DynamicCache, source: TokenSource, start: int) -> tuple[Tensor, Array]:
-        """Runs the rows (L,D) behind the prefix, by which the cache grows: the last one's logits (V,), and what all
-        attend to, per frame (n,).
+        """Runs the rows (L,D) after the prefix. Returns the last row's logits (V,) and the attention per frame (n,).
 
-        The cache is the question's own and grows in place. A layer's old keys and values go as its new ones come, so
-        a question never holds its stretch twice (`longwatch plan`).
+        The cache belongs to this question and grows in place by the rows. Each layer frees its old keys and values as
+        it makes the new ones, so a question never holds its stretch twice (`longwatch plan`).
         """
         per_frame = self._model.config.tokens_per_frame
         span, length = (start, start + source.count * per_frame), cache.get_seq_length()
 
         def turn() -> tuple[Tensor, Tensor]:
-            shorten(cache, length)  # a try that ran out of memory has grown some of the layers
+            shorten(cache, length)  # a try that ran out of memory may have grown some layers
             return self._model.language.score(cache, rows, span)
 
-        logits, attention = self._turn(turn)
+        logits, attention = self._run_turn(turn)
         return logits, as_float(attention.cpu().view(source.count, per_frame).sum(1).numpy())
 
     def _decode(self, logits: Tensor, cache: DynamicCache, options: Options, outcome: Outcome) -> Iterator[str]:
@@ -237,16 +236,16 @@ class Engine:
         yield stream.finish()
 
     def _step(self, cache: DynamicCache, token: int) -> Tensor:
-        """Grows the cache in place by a token: a copy of a long one would not fit."""
+        """Adds a token to the cache in place, because a copy of a long cache would not fit. Returns the logits (V,)."""
         length = cache.get_seq_length()
 
         def turn() -> Tensor:
-            shorten(cache, length)  # a try that ran out of memory has grown some of the layers
+            shorten(cache, length)  # a try that ran out of memory may have grown some layers
             return self._model.language.step(cache, token)
 
-        return self._turn(turn)
+        return self._run_turn(turn)
 
 
 def as_half_kept(rows: Array) -> Array:
-    """The rows as the cache will keep them: a repeated question must get the same answer as the first one."""
+    """Rounds the rows to float16 as the cache does, so that a repeated question gets the same answer."""
     return as_float(rows.astype(np.float16))

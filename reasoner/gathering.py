@@ -1,4 +1,4 @@
-"""Gathers what a question needs from storage: tokens of a stretch, and fusions, which encoder workers make."""
+"""Gathers what a question needs: the tokens of its stretch, and fusions, which encoder workers make."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +18,9 @@ from storage.records import Half, select_tokens, text_id
 from storage.store import Store
 from storage.timeline import Masks, count_frames, cut_portions, masks_of
 
-LOOK_S = 1.0  # a blocked look for the end of a job, between two looks whether the answer is still wanted
-MOST_FRUITLESS = 3  # jobs that ended well, one after the other, without one of the fusions they were to make
-FUSED_ROWS_AT_ONCE = 4096  # read by one command: 32 MB at the 8B shapes
+LOOK_S = 1.0  # a wait for a job blocks this long, then checks whether the answer is still wanted
+MOST_FRUITLESS = 3  # jobs in a row that may succeed without delivering any of the requested fusions
+FUSED_ROWS_AT_ONCE = 4096  # read with one command: 32 MB with the 8B shapes
 
 
 class EncoderMissing(LongwatchError):
@@ -36,7 +36,7 @@ class FusionFailed(LongwatchError):
 
 
 class RecordLost(LongwatchError):
-    """A record of the stretch is gone; it is encoded anew, and the question waits for it."""
+    """A record of the stretch is gone. Its segment is encoded again, and the question waits for it."""
 
     code = "record-lost"
 
@@ -65,27 +65,27 @@ class Gatherer:
         self._ordered: dict[str, list[FusionRequest]] = {}
 
     def load_tokens(self) -> Array:
-        """The stretch's tokens (n,C,D) float32; raises RecordLost."""
+        """Returns the stretch's tokens (n,C,D) in float32; raises RecordLost."""
         found = self._store.read_tokens(self._holder.id, list(self._masks), self._fingerprint)
         rows = []
         for segment, wanted in self._masks.items():
             kept = found[segment]
             if kept is None:
-                raise RecordLost(f"the record of segment {segment} of {self._holder.id} is gone; it is encoded anew")
+                raise RecordLost(f"the record of segment {segment} of {self._holder.id} is gone; it is encoded again")
             rows.append(select_tokens(kept[1], kept[0], wanted))
         return as_float(np.concatenate(rows))
 
     def load_anchor(self, system: Sequence[int]) -> Array:
-        """The system prompt's rows (L,D): its mean over the stretch's first segment (docs/design.md, anchors)."""
+        """Returns the system prompt's rows (L,D): the mean over the whole first segment (docs/design.md, anchors)."""
         segment = next(iter(self._masks))
-        return self._system_rows(system, {segment: self._sampled.get(segment, self._masks[segment])})
+        return self._pool_system_rows(system, {segment: self._sampled.get(segment, self._masks[segment])})
 
     def load_system(self, system: Sequence[int]) -> Array:
-        """The system prompt's rows (L,D): its mean over every frame of the stretch, as the paper has it."""
-        return self._system_rows(system, self._masks)
+        """Returns the system prompt's rows (L,D): the mean over every frame of the stretch, as in the paper."""
+        return self._pool_system_rows(system, self._masks)
 
     def order(self, ids: Sequence[int], first_row: int, frames: Sequence[Frame]) -> None:
-        """Asks encoder workers for those of the text's fusions with these frames that are not there: one job."""
+        """Requests the missing fusions of the text with these frames from the encoder workers, as one job."""
         pending = cut_portions(sorted(masks_of(frame.slot for frame in frames).items()))
         for _ in self._collect(ids, pending):
             continue
@@ -93,38 +93,38 @@ class Gatherer:
             self._order(ids, first_row, pending)
 
     def fuse(self, ids: Sequence[int], first_row: int, frames: Sequence[Frame]) -> Array:
-        """The text fused with these frames and averaged (L,D), rows from `first_row` on.
+        """Fuses the text with these frames and returns the mean of the rows from `first_row` on (L,D).
 
-        Raises EncoderMissing, FusionFailed, and what `still_wanted` raises.
+        Raises EncoderMissing, FusionFailed, and any error that `still_wanted` raises.
         """
-        return self._pooled(ids, first_row, masks_of(frame.slot for frame in frames))
+        return self._pool_fusions(ids, first_row, masks_of(frame.slot for frame in frames))
 
     def withdraw(self) -> None:
-        """Takes back what was ordered and nobody has begun."""
+        """Withdraws the ordered jobs that no worker has begun."""
         for requests in self._ordered.values():
             self._queues.withdraw_fuse(self._holder.id, requests)
 
     @cached_property
     def _sampled(self) -> dict[int, int]:
-        """Segment -> mask of all its frames, those beyond the stretch too."""
+        """Segment -> mask of all its frames, including those outside the stretch."""
         span = range(min(self._masks), max(self._masks) + 1)
         return self._store.read_coverage(self._holder, span, self._fingerprint).sampled
 
-    def _system_rows(self, system: Sequence[int], masks: dict[int, int]) -> Array:
-        """Of whole segments the records hold it; the others' is fused now."""
+    def _pool_system_rows(self, system: Sequence[int], masks: dict[int, int]) -> Array:
+        """Returns the system prompt's mean rows (L,D). Records hold them for whole segments; the rest is fused now."""
         whole = [segment for segment, mask in masks.items() if mask == self._sampled.get(segment, mask)]
-        recorded = self._recorded_system(whole, text_id(system))
+        recorded = self._read_recorded_system(whole, text_id(system))
         total = sum(mask.bit_count() for mask in masks.values())
         weights = {segment: np.float32(masks[segment].bit_count() / total) for segment in recorded}
         pooled = as_float(sum(rows.astype(np.float32) * weights[segment] for segment, rows in recorded.items()))
         unknown = {segment: mask for segment, mask in masks.items() if segment not in recorded}
         if unknown:
             weight = sum(mask.bit_count() for mask in unknown.values()) / total
-            pooled = as_float(pooled + self._pooled(system, 0, unknown) * weight)
+            pooled = as_float(pooled + self._pool_fusions(system, 0, unknown) * weight)
         return pooled
 
-    def _recorded_system(self, segments: Sequence[int], system_id: str) -> dict[int, Half]:
-        """Segment -> the system prompt's fusion with all of it, as far as the records hold it."""
+    def _read_recorded_system(self, segments: Sequence[int], system_id: str) -> dict[int, Half]:
+        """Returns segment -> the system prompt fused with the whole segment, if the record holds it."""
         cached = self._store.cache.read_systems(self._holder.id, segments, system_id, self._fingerprint)
         found = {}
         for segment in segments:
@@ -136,8 +136,8 @@ class Gatherer:
                 found[segment] = record.system
         return found
 
-    def _pooled(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> Array:
-        """The mean over all frames of the masks, in float32; waits for encoder workers to make what is not there."""
+    def _pool_fusions(self, ids: Sequence[int], first_row: int, masks: dict[int, int]) -> Array:
+        """Returns the mean over all frames of the masks (L,D), float32; waits while encoder workers make fusions."""
         pooled: Array | float = 0.0
         pending = cut_portions(sorted(masks.items()))
         total = count_frames(masks.items())
@@ -152,24 +152,24 @@ class Gatherer:
             self._still_wanted()
             if time.monotonic() - began > self._timeout_s:
                 raise FusionFailed(
-                    f"encoder workers did not fuse the question within {self._timeout_s:g} s; see their log, that they "
-                    f"run this checkpoint ({self._fingerprint}), and that the cache has room (redis.cache_url)"
+                    f"encoder workers did not fuse the question within {self._timeout_s:g} s; check their log, that "
+                    f"they run this checkpoint ({self._fingerprint}), and that the cache has room (redis.cache_url)"
                 )
             problem = self._notices.wait(self._order(ids, first_row, pending), LOOK_S)
             if problem:
                 raise FusionFailed(f"the question could not be fused with its frames: {problem}")
             if problem is None:
-                alive_at = self._see_encoders(alive_at)
+                alive_at = self._check_encoders(alive_at)
                 continue
             fruitless += 1
             if fruitless > MOST_FRUITLESS:
                 raise FusionFailed(
-                    f"encoder workers fused the question, but not for this model ({self._fingerprint}), or the cache "
-                    "lost it at once; `longwatch doctor` says whether they run another checkpoint or the cache is full"
+                    f"encoder workers made the fusions, but not for this model ({self._fingerprint}), or the cache "
+                    "lost them; `longwatch doctor` says whether they run another checkpoint or the cache is full"
                 )
 
-    def _see_encoders(self, alive_at: float) -> float:
-        """When encoder workers were last seen alive; raises EncoderMissing."""
+    def _check_encoders(self, alive_at: float) -> float:
+        """Returns when encoder workers were last seen alive; raises EncoderMissing."""
         now = time.monotonic()
         if self._store.workers.count_by_queue()[FUSE]:
             return now
@@ -178,7 +178,7 @@ class Gatherer:
         return alive_at
 
     def _collect(self, ids: Sequence[int], pending: list[Masks]) -> Iterator[tuple[Masks, Half]]:
-        """(portion, rows) of each fusion that is there; it is pending no longer."""
+        """Yields (portion, rows) of each fusion in the cache, and removes its portion from `pending`."""
         text, wanted = text_id(ids), list(pending)
         at_once = max(FUSED_ROWS_AT_ONCE // len(ids), 1)
         for first in range(0, len(wanted), at_once):
@@ -191,7 +191,7 @@ class Gatherer:
                     yield portion, rows
 
     def _order(self, ids: Sequence[int], first_row: int, pending: Sequence[Masks]) -> str:
-        """The job that makes these fusions: one that was ordered before and is at it, else a new one."""
+        """Returns the id of a job that makes these fusions: an earlier one that still waits or runs, else a new one."""
         masks = [each for portion in pending for each in portion]
         requests: list[FusionRequest] = [(list(ids), first_row, masks)]
         job_id = fuse_job_id(self._holder.id, requests)

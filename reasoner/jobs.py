@@ -1,4 +1,4 @@
-"""The reasoner's job: one question, from its place in the archive to its answer there."""
+"""The reasoner's job: reads a question from the archive and writes its answer there."""
 
 import hashlib
 import logging
@@ -28,20 +28,20 @@ from storage.timeline import Grid, slots_in
 
 log = logging.getLogger(__name__)
 
-PIECE_S = 0.1  # text is sent on at least this far apart: one command instead of one a token
+PIECE_S = 0.1  # between two sends of text, so that not every token costs a command
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class Unwanted(Exception):
-    """Whoever asked does not want the answer any more."""
+    """Nobody wants the answer any more."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with what was found for it."""
+    """A question with what is needed to answer it."""
 
     question: Question
-    grid: Grid  # of the video that was asked about
+    grid: Grid  # of the question's video
     fence: Fence
     stretch: Stretch
     frames: list[Frame]
@@ -61,9 +61,9 @@ class ReasonerJobs:
         self._inspector = Inspector(store, settings.jobs)
 
     def answer_question(self, question_id: str) -> None:
-        """Has the question end as done, failed or cancelled, its pieces streamed on the way; or wait for frames.
+        """Answers the question in a stream of pieces. It ends as done, failed or cancelled, or waits for frames.
 
-        Raises what another attempt may cure.
+        Raises errors that another attempt may not meet.
         """
         fence = self._store.fences.take(question_id)
         try:
@@ -73,7 +73,7 @@ class ReasonerJobs:
         except NotFound:
             log.info("question %s was deleted meanwhile", question_id)
             self._store.answers.announce(question_id, "done")
-            self._inspector.inspect_question(question_id)  # it counts as unsettled no longer
+            self._inspector.inspect_question(question_id)  # takes it off the agenda
 
     def give_up_question(self, reason: str, question_id: str) -> None:
         """Settles the question as failed."""
@@ -88,7 +88,7 @@ class ReasonerJobs:
     def _settle_or_wait(self, question: Question, fence: Fence) -> None:
         try:
             self._answer(question, fence)
-        except Unwanted:  # before there was anything to say
+        except Unwanted:  # before there was any text
             self._store.settle_question(question.model_copy(update={"status": "cancelled"}), fence)
         except EncoderMissing as error:
             log.warning("question %s waits: %s", question.id, error)
@@ -115,7 +115,7 @@ class ReasonerJobs:
         frames = [Frame(slot, holder.grid.time_s(slot)) for slot in slots_in(masks)]
         if not frames:
             raise BadRequest(_describe_empty(question, stretch))
-        prompt = self._engine.build_prompt(self._turns(question))
+        prompt = self._engine.build_prompt(self._collect_turns(question))
         most = question.options.max_tokens or self._settings.reasoner.max_tokens
         self._engine.require_fit(len(frames), prompt, most)
         gather = Gatherer(
@@ -136,9 +136,9 @@ class ReasonerJobs:
         self._store.settle_question(question.model_copy(update={"status": status, "answer": answer}), fence)
 
     def _stream(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> Answer:
-        """Sends the answer's pieces as they come; the whole of it, or what there is once nobody wants it any more."""
+        """Sends the answer's pieces as they come. Returns the answer, cut short once nobody wants it any more."""
         question, prompt, outcome = asked.question, asked.prompt, Outcome()
-        source, rows_name = self._keys(asked, gather, masks)
+        source, rows_name = self._make_source(asked, gather, masks)
         known = self._store.cache.read_rows(rows_name, self._engine.fingerprint)
         if known is None:
             first = self._engine.first_look(question.fusion, len(asked.frames))
@@ -177,8 +177,8 @@ class ReasonerJobs:
         )
         return self._compose(asked, text, finish_reason or outcome.finish_reason, outcome, timings)
 
-    def _keys(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> tuple[TokenSource, str]:
-        """The stretch's tokens for the engine, and the name under which the question's rows over it are remembered."""
+    def _make_source(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> tuple[TokenSource, str]:
+        """Returns the stretch's token source for the engine, and the cache name of the question's rows over it."""
         prompt, mode = asked.prompt, asked.question.fusion
         holder_id, system = asked.stretch.holder.id, prompt.before
         exact = mode == "exact"
@@ -193,8 +193,8 @@ class ReasonerJobs:
         key = (holder_id, frames_id, exact, text_id(system))
         return TokenSource(key, len(asked.frames), load), f"{holder_id}:{frames_id}:{how}:{text_id(prompt.text)}"
 
-    def _turns(self, question: Question) -> list[Turn]:
-        """The conversation so far, oldest first, and the open question."""
+    def _collect_turns(self, question: Question) -> list[Turn]:
+        """Returns the conversation so far, oldest turn first, and the open question."""
         turns: list[Turn] = [(question.text, None)]
         previous = question.previous_question_id
         while previous is not None:
@@ -244,7 +244,7 @@ class ReasonerJobs:
         )
 
     def _require_wanted(self, question_id: str) -> None:
-        """Raises Unwanted once somebody asked to stop, or the video was deleted."""
+        """Raises Unwanted if the question was cancelled or the video deleted."""
         if not self._store.answers.is_wanted(question_id):
             raise Unwanted
 
@@ -255,7 +255,7 @@ class ReasonerJobs:
 
 
 def _describe_empty(question: Question, stretch: Stretch) -> str:
-    """Why a stretch has no frames to answer over."""
+    """Says why a stretch has no frames to answer from."""
     if stretch.covered.failed:
         reason = next(iter(stretch.covered.failed.values()))
         return f"the frames of this stretch could not be encoded ({reason}); try `longwatch retry {stretch.holder.id}`"

@@ -1,4 +1,4 @@
-"""One thread owns the model: what job threads want of it is done in turns, so that several questions go on together."""
+"""One thread owns the model. It works for the job threads in turns, so that several questions advance together."""
 
 import queue
 import threading
@@ -11,27 +11,27 @@ Result = TypeVar("Result")
 
 
 class ModelThread:
-    """Runs what it is handed, one after the other. A long computation is handed in as many short turns."""
+    """Runs turns one after the other. Callers split a long computation into many short turns."""
 
     def __init__(self) -> None:
         self._turns: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="model", daemon=True).start()
 
     def run(self, turn: Callable[[], Result]) -> Result:
-        """What `turn` returns or raises on the model's thread."""
+        """Runs `turn` on the model thread; returns what it returns and raises what it raises."""
         future: Future[Result] = Future()
         self._turns.put((turn, future))
         try:
             return future.result()
         finally:
-            del future  # an error, its traceback and this frame would hold each other, and all caches below
+            del future  # breaks the cycle of error, traceback and this frame, which would keep caches alive
 
     def _run(self) -> None:
         while True:
             turn, future = self._turns.get()
             try:
                 future.set_result(turn())
-            except BaseException as error:  # noqa: BLE001 - it is the caller's, and raised there
-                traceback.clear_frames(error.__traceback__)  # what the turn had made is freed before another is tried
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
+                traceback.clear_frames(error.__traceback__)  # frees what the turn made before the next try
                 future.set_exception(error)
             del turn, future  # an idle thread holds no caches

@@ -1,4 +1,4 @@
-"""What is unsettled and when it is due for another look; which questions wait for frames. Rebuilt from the archive."""
+"""Lists what is unsettled, when to inspect it next, and which questions wait for frames. Rebuilt from the archive."""
 
 import logging
 import time
@@ -12,17 +12,17 @@ from storage.ids import video_of
 
 log = logging.getLogger(__name__)
 
-VIDEOS = "lw:due:videos"  # sorted sets: id -> when to look at it again (epoch seconds)
+VIDEOS = "lw:due:videos"  # sorted sets: id -> when to inspect it next (epoch seconds)
 QUESTIONS = "lw:due:questions"
 DELETIONS = "lw:due:deletions"
-FOUND = "lw:due:found"  # questions that the archive holds, settled or not: a look tells
-WAITING = "lw:waiting"  # sorted set, all scores 0: those of QUESTIONS that wait for frames; ids sort by video
+FOUND = "lw:due:found"  # questions found in the archive; an inspection tells whether they are settled
+WAITING = "lw:waiting"  # sorted set, all scores 0: the QUESTIONS that wait for frames; ids sort by video
 LAST = 2**53  # "all of the video": beyond every segment
 
-Full = Literal["work", "video", "waiting"]  # the limit that a new question met
+Full = Literal["work", "video", "waiting"]  # the limit that a new question reached
 _FULL: tuple[Full | None, ...] = (None, "work", "video", "waiting")
 
-# A new question, unless a limit is met: it is counted and kept in one step, so that no race passes a limit.
+# Adds a new question unless a limit is reached. Checking and adding are one step, so that no race exceeds a limit.
 _ADMIT = """
 local waiting = redis.call('ZCARD', KEYS[2])
 if ARGV[3] == '0' then
@@ -36,7 +36,7 @@ end
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 return 0
 """
-# One that was settled meanwhile is not counted as waiting.
+# A question that was settled meanwhile is not counted as waiting.
 _WAIT = """
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 if redis.call('ZSCORE', KEYS[2], ARGV[1]) then redis.call('ZADD', KEYS[3], 0, ARGV[1]) end
@@ -53,7 +53,7 @@ class Limits(NamedTuple):
 
 
 class Agenda:
-    """Sorted sets, so that a look costs what is due. Raises RedisUnavailable."""
+    """Sorted sets, so that a look reads only what is due. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -61,20 +61,20 @@ class Agenda:
         self._wait = redis.register_script(_WAIT)
 
     def put(self, agenda: str, *ids: str, in_s: float = 0.0) -> None:
-        """Has these looked at in `in_s` seconds at the latest."""
+        """Makes these items due in `in_s` seconds at the latest."""
         if ids:
             due = time.time() + in_s
             with redis_errors():
                 self._redis.zadd(agenda, dict.fromkeys(ids, due), lt=True)
 
     def postpone(self, agenda: str, *ids: str, in_s: float) -> None:
-        """Has these looked at in `in_s` seconds, unless they were settled meanwhile."""
+        """Makes these items due in `in_s` seconds, unless they were settled meanwhile."""
         if ids:
             with redis_errors():
                 self._redis.zadd(agenda, dict.fromkeys(ids, time.time() + in_s), xx=True)
 
     def remove(self, agenda: str, item_id: str) -> None:
-        """It is settled."""
+        """Removes an item, because it is settled or gone."""
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.zrem(agenda, item_id)
             if agenda == QUESTIONS:
@@ -82,27 +82,27 @@ class Agenda:
             pipeline.execute()
 
     def list_due(self, agenda: str, count: int) -> list[str]:
-        """Up to `count` ids that are due, the longest due first."""
+        """Lists up to `count` ids that are due, the longest overdue first."""
         with redis_errors():
             due = self._redis.zrange(agenda, "-inf", time.time(), byscore=True, offset=0, num=count)
             found = cast(list[bytes], due)
             foreign = [item_id for item_id in found if not item_id.isascii()]
             if foreign:
-                log.error("%s holds what is no id, it is removed: %r", agenda, foreign)
+                log.error("%s holds values that are not ids; they are removed: %r", agenda, foreign)
                 self._redis.zrem(agenda, *foreign)
         return [as_text(item_id) for item_id in found if item_id not in foreign]
 
     def count(self, agenda: str) -> int:
-        """How many are unsettled."""
+        """Counts the unsettled items."""
         with redis_errors():
             return int(self._redis.zcard(agenda))
 
     # questions that wait for frames
 
     def admit(self, question_id: str, limits: Limits, *, waits: bool, in_s: float) -> Full | None:
-        """Counts a new question in, to be looked at in `in_s` seconds at the latest; or says which limit is met.
+        """Adds a new question, due in `in_s` seconds at the latest; if a limit is reached, returns which one instead.
 
-        One that waits for frames holds no worker, and takes the place of none that can be answered.
+        Questions that wait for frames occupy no worker and take no place from those that can be answered.
         """
         due = time.time() + in_s
         with redis_errors():
@@ -112,13 +112,13 @@ class Agenda:
         return _FULL[int(met)]
 
     def wait(self, holder_id: str, question_id: str, last_segment: int | None) -> None:
-        """The question is to be looked at once the video's segments up to this one are encoded (None: all)."""
+        """Makes the question wait until the video's segments up to this one are encoded (None: all)."""
         with redis_errors():
             last = LAST if last_segment is None else min(last_segment, LAST)
             self._wait(keys=[_waiting_key(holder_id), QUESTIONS, WAITING], args=[question_id, last])
 
     def stop_waiting(self, holder_id: str, question_ids: Iterable[str]) -> None:
-        """These have what they waited for, or do not want it any more."""
+        """Ends the wait of these questions: their frames are encoded, or no longer needed."""
         ids = list(question_ids)
         if ids:
             with redis_errors(), self._redis.pipeline() as pipeline:
@@ -127,24 +127,24 @@ class Agenda:
                 pipeline.execute()
 
     def list_waiting(self, holder_id: str, up_to_segment: int | None) -> list[str]:
-        """The questions that wait for no segment beyond this one (None: all that wait)."""
+        """Lists the questions that wait for no segment after this one (None: all waiting questions)."""
         high = "+inf" if up_to_segment is None else up_to_segment
         with redis_errors():
             found = self._redis.zrange(_waiting_key(holder_id), "-inf", high, byscore=True)
         return [as_text(question_id) for question_id in found]
 
     def forget_all_waiting(self) -> None:
-        """Counts none as waiting: each look at a question that does counts it again."""
+        """Resets the set of waiting questions. Each is added again when it is inspected."""
         with redis_errors():
             self._redis.delete(WAITING)
 
     def forget_waiting(self, video_id: str) -> None:
-        """Who waits for the video's frames is forgotten: each look at such a question notes it again."""
+        """Forgets which questions wait for the video's frames. Each is added again when it is inspected."""
         with redis_errors():
             self._redis.delete(_waiting_key(video_id))
 
     def forget_video(self, video_id: str) -> None:
-        """Nothing of the video is unsettled any more."""
+        """Removes the video, and forgets which questions wait for its frames."""
         self.forget_waiting(video_id)
         with redis_errors():
             self._redis.zrem(VIDEOS, video_id)

@@ -1,4 +1,4 @@
-"""The pieces of an answer on their way: a Redis stream per question, from the reasoner to its readers."""
+"""Carries the pieces of an answer from the reasoner to its readers: one Redis stream per question."""
 
 import json
 import logging
@@ -20,9 +20,9 @@ from storage.index import STATE_KNOWN_S, deleted_key, question_state_key
 
 log = logging.getLogger(__name__)
 PieceKind = Literal["text", "restart", "state", "done"]
-_Streams = Iterable[tuple[bytes, Iterable[tuple[bytes, dict[bytes, bytes]]]]]  # what XREAD answers
+_Streams = Iterable[tuple[bytes, Iterable[tuple[bytes, dict[bytes, bytes]]]]]  # what XREAD returns
 
-# A piece counts only while its attempt is the newest; after a flush the first one to send goes on.
+# A piece counts only if its attempt is the newest. After a flush, the first attempt to send counts as the newest.
 _SEND = """
 local holder = redis.call('GET', KEYS[2])
 if not holder then
@@ -35,7 +35,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 if redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 2 end
 return 1
 """
-# An attempt begins: 0 if nobody wants the answer any more, -1 if another attempt goes on with it.
+# Begins an attempt. Returns 0 if nobody wants the answer any more, -1 if another attempt has taken over.
 _BEGIN = """
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] then return -1 end
@@ -75,7 +75,7 @@ class Piece:
 
     text     a few more characters
     restart  another attempt begins: forget the text so far
-    state    the question waits, or is queued: its document says more
+    state    the question's state changed: its document says more
     done     the end: the question's document is settled
     """
 
@@ -85,21 +85,21 @@ class Piece:
 
 
 class Answers:
-    """Streams of pieces, and the wish to cancel. Raises RedisUnavailable."""
+    """Streams of pieces, and requests to cancel. Raises RedisUnavailable."""
 
     def __init__(self, redis: Redis, settings: RedisSettings) -> None:
         self._redis = redis
         self._ttl_s = settings.answer_ttl_s
-        self._longest_look_s = settings.command_timeout_s / 2  # a blocked read is no hung server
+        self._longest_look_s = settings.command_timeout_s / 2  # a blocked read must not look like a hung server
         self._send = redis.register_script(_SEND)
         self._begin = redis.register_script(_BEGIN)
         self._change = redis.register_script(_CHANGE)
         self._settle = redis.register_script(_SETTLE)
 
     def begin(self, fence: Fence) -> bool:
-        """An attempt begins to answer: the question is running, and readers of an earlier attempt's text learn of it.
+        """Begins an attempt: marks the question as running, and tells readers to forget an earlier attempt's text.
 
-        Whether the answer is wanted. Raises GivenAway.
+        Returns whether the answer is still wanted. Raises GivenAway.
         """
         question_id = fence.target
         keys = [
@@ -108,36 +108,36 @@ class Answers:
             question_state_key(question_id),
             *_unwanted_keys(question_id),
         ]
-        pieces = _piece("state"), _piece("restart")
+        pieces = _encode_piece("state"), _encode_piece("restart")
         begun = self._run(self._begin, question_id, keys, [fence.token, *pieces, self._ttl_s, STATE_KNOWN_S])
         if begun < 0:
-            raise GivenAway(f"another attempt at {question_id} goes on with it, or has ended it")
+            raise GivenAway(f"another attempt at {question_id} has taken over, or has ended")
         return bool(begun)
 
     def change_state(self, question_id: str, state: QuestionState) -> None:
-        """Keeps how far an unsettled question is, and tells its readers of a change."""
+        """Stores the state of an unsettled question, and tells its readers if it changed."""
         keys = [_stream_key(question_id), question_state_key(question_id)]
-        self._run(self._change, question_id, keys, [state, _piece("state"), self._ttl_s, STATE_KNOWN_S])
+        self._run(self._change, question_id, keys, [state, _encode_piece("state"), self._ttl_s, STATE_KNOWN_S])
 
     def settle(self, question_id: str) -> None:
-        """The question's document is kept: nothing of it is due any more, and its readers learn of the end.
+        """Takes a question off the agenda after its document was stored, and tells its readers that it ended.
 
-        An attempt that wakes up later finds its fence taken.
+        The fence is closed, so an attempt that wakes up later changes nothing.
         """
         keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id), QUESTIONS, WAITING]
-        self._run(self._settle, question_id, keys, [question_id, _piece("done"), self._ttl_s, CLOSED, KNOWN_S])
+        self._run(self._settle, question_id, keys, [question_id, _encode_piece("done"), self._ttl_s, CLOSED, KNOWN_S])
 
     def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:
-        """Appends a piece of this attempt at a question; whether the rest is still wanted. Raises GivenAway."""
+        """Appends a piece of this attempt; returns whether the rest is still wanted. Raises GivenAway."""
         question_id = fence.target
         keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
-        sent = self._run(self._send, question_id, keys, [fence.token, _piece(kind, text), self._ttl_s, KNOWN_S])
+        sent = self._run(self._send, question_id, keys, [fence.token, _encode_piece(kind, text), self._ttl_s, KNOWN_S])
         if sent == 0:
-            raise GivenAway(f"another attempt at {question_id} goes on with it, or has ended it")
+            raise GivenAway(f"another attempt at {question_id} has taken over, or has ended")
         return sent == 1
 
     def _run(self, script: Script, question_id: str, keys: Sequence[str], args: Sequence[str | int]) -> int:
-        """What the script answers; a value that is none of ours is removed first."""
+        """Runs the script. If it meets a damaged value, removes the value and runs again."""
         try:
             with redis_errors():
                 return int(script(keys=keys, args=args))
@@ -147,7 +147,7 @@ class Answers:
                 return int(script(keys=keys, args=args))
 
     def _drop_damaged(self, question_id: str, error: DamagedState) -> None:
-        log.error("what Redis holds of the pieces of %s is removed: %s", question_id, error)
+        log.error("damaged values of answer %s in Redis are removed: %s", question_id, error)
         types = {
             _stream_key(question_id): b"stream",
             fence_key(question_id): b"string",
@@ -159,7 +159,7 @@ class Answers:
                     self._redis.delete(key)
 
     def announce(self, question_id: str, kind: PieceKind) -> None:
-        """Appends a piece that is nobody's attempt: the question changed its state."""
+        """Appends a piece that belongs to no attempt, such as a change of the question's state."""
         try:
             self._announce(question_id, kind)
         except DamagedState as error:
@@ -168,12 +168,12 @@ class Answers:
 
     def _announce(self, question_id: str, kind: PieceKind) -> None:
         with redis_errors(), self._redis.pipeline() as pipeline:
-            pipeline.xadd(_stream_key(question_id), {"piece": _piece(kind)})
+            pipeline.xadd(_stream_key(question_id), {"piece": _encode_piece(kind)})
             pipeline.expire(_stream_key(question_id), self._ttl_s)
             pipeline.execute()
 
     def read(self, question_id: str, cursor: str = "0", wait_s: float = 0.0) -> Iterator[Piece]:
-        """The pieces after `cursor`, waiting up to `wait_s` (or half a command's time-out) for the first of them."""
+        """Yields the pieces after `cursor`; waits up to `wait_s` (or half a command's time-out) for the first one."""
         block_ms = max(int(min(wait_s, self._longest_look_s) * 1000), 1)
         try:
             with redis_errors():
@@ -183,38 +183,38 @@ class Answers:
             return
         for _, entries in cast(_Streams, streams or ()):
             for entry_id, fields in entries:
-                piece = _parse(entry_id.decode(), fields)
+                piece = _parse_piece(entry_id.decode(), fields)
                 if piece is not None:
                     yield piece
 
     def cancel(self, question_id: str) -> None:
-        """Asks the reasoner to stop after the piece at hand."""
+        """Asks the reasoner to stop after its current piece."""
         with redis_errors():
             self._redis.set(_cancel_key(question_id), 1, ex=self._ttl_s)
 
     def is_wanted(self, question_id: str) -> bool:
-        """Whether nobody asked to stop, and the video was not deleted."""
+        """Returns False if the question was cancelled or its video deleted."""
         with redis_errors():
             return not self._redis.exists(*_unwanted_keys(question_id))
 
 
-def _piece(kind: PieceKind, text: str = "") -> str:
+def _encode_piece(kind: PieceKind, text: str = "") -> str:
     return json.dumps([kind, text])
 
 
-def _parse(cursor: str, fields: dict[bytes, bytes]) -> Piece | None:
+def _parse_piece(cursor: str, fields: dict[bytes, bytes]) -> Piece | None:
     try:
         kind, text = json.loads(fields[b"piece"])
         if kind not in get_args(PieceKind):
-            raise ValueError(f"no piece is a {kind!r}")
+            raise ValueError(f"unknown kind of piece {kind!r}")
         return Piece(cursor, kind, str(text))
     except (ValueError, KeyError, TypeError) as error:
-        log.error("a piece of an answer is damaged and is passed over: %s", error)
+        log.error("a damaged piece of an answer is skipped: %s", error)
         return None
 
 
 def _unwanted_keys(question_id: str) -> tuple[str, str]:
-    """Either of them there: nobody wants the answer any more."""
+    """If either key exists, nobody wants the answer any more."""
     return _cancel_key(question_id), deleted_key(video_of(question_id))
 
 

@@ -96,7 +96,7 @@ def test_a_session_with_the_service(say: Say, folder: Path) -> None:
     assert say("source", image, "-o", str(folder / "again.png"))
     assert (folder / "again.png").read_bytes() == picture.read_bytes()
 
-    assert "nothing to try again" in say("retry", video, code=1)
+    assert "nothing to retry" in say("retry", video, code=1)
     (folder / "text.mp4").write_text("this is no video")
     assert "not a video file" in say("add", "--wait", str(folder / "text.mp4"), code=1)
     failed = as_json(say("list", "--json"))[0]["id"]

@@ -1,4 +1,4 @@
-"""The whole service as real processes: API, all workers, two real Redis servers, the tiny checkpoint."""
+"""Runs the whole service as real processes: API, all workers, two real Redis servers, the tiny checkpoint."""
 
 import os
 import signal
@@ -54,13 +54,13 @@ class Service:
         process.wait()
 
     def submit(self, **body: str) -> str:
-        """Submits a video; its id."""
+        """Submits a video; returns its id."""
         response = self.http.post("/v1/videos", json=body)
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
 
     def settled(self, video_id: str) -> dict[str, Any]:
-        """The video once it is all encoded or has failed."""
+        """Waits until the video is completely encoded or has failed, and returns it."""
         video: dict[str, Any] = {}
 
         def look() -> bool:
@@ -115,7 +115,7 @@ def service(settings: Settings, tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder with a generated world in it, and the address at which it is served."""
+    """A folder with a video of a generated world, and the address that serves it."""
     folder = tmp_path_factory.mktemp("media")
     write_video(generate(7, WORLD_S), folder / "world.mp4", fps=5)
     handler = partial(_Quiet, directory=str(folder))
@@ -129,10 +129,10 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
-        """Nothing: the tests' output is for results."""
+        """Logs nothing: the tests' output is for results."""
 
     def do_GET(self) -> None:
-        """Serves files; /inward redirects to an address that is not listed as allowed."""
+        """Serves files. `/inward` redirects to an address that is not allowed."""
         if self.path == "/inward":
             self.send_response(302)
             self.send_header("location", "http://127.0.0.2:9/secret.mp4")

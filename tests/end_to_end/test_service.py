@@ -1,4 +1,4 @@
-"""The main job through real processes, undisturbed and disturbed: same tokens, same answers, or a clear error."""
+"""The whole service, undisturbed and disturbed, gives the same tokens and answers or a clear error."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ QUESTIONS = ("what place is this ?", "what is there now ?")
 Media = tuple[Path, str]
 
 
-def test_the_main_job_and_everything_that_may_befall_it(service: Service, media: Media) -> None:
+def test_disturbances_change_neither_tokens_nor_answers(service: Service, media: Media) -> None:
     folder, address = media
     video_id = service.submit(url=f"{address}/world.mp4")
     video = service.settled(video_id)
@@ -25,13 +25,13 @@ def test_the_main_job_and_everything_that_may_befall_it(service: Service, media:
     assert len(wanted_tokens) == WORLD_S
     assert all(answer["status"] == "done" and answer["answer"]["text"] for answer in wanted_answers)
 
-    _flushed_after(service, video_id, wanted_answers)
-    _the_same_bytes_again(service, video_id, folder)
-    service.http.delete(f"/v1/videos/{_duplicates(service, video_id)[0]}").raise_for_status()
+    _flush_and_compare(service, video_id, wanted_answers)
+    _submit_the_same_bytes(service, video_id, folder)
+    service.http.delete(f"/v1/videos/{_list_duplicates(service, video_id)[0]}").raise_for_status()
     service.http.delete(f"/v1/videos/{video_id}").raise_for_status()
     assert service.http.get(f"/v1/videos/{video_id}").status_code == 404
 
-    for disturb in (_encoder_killed, _flushed_in_the_middle, _two_encoders):
+    for disturb in (_kill_the_encoder, _flush_in_the_middle, _start_a_second_encoder):
         video_id = service.submit(url=f"{address}/world.mp4")
         disturb(service, video_id)
         assert service.settled(video_id)["status"] == "ready"
@@ -41,18 +41,18 @@ def test_the_main_job_and_everything_that_may_befall_it(service: Service, media:
         service.http.delete(f"/v1/videos/{video_id}").raise_for_status()
 
 
-def test_answers_stream_and_a_bad_source_says_why(service: Service, media: Media) -> None:
+def test_answers_stream_and_a_bad_source_fails_with_a_reason(service: Service, media: Media) -> None:
     folder, address = media
     video_id = service.submit(url=f"{address}/world.mp4")
     events = ask_streaming(service, video_id, "is there a red circle ?")
-    assert [name for name, _ in events][:2] == ["question", "waiting"]  # for frames, and it says so
+    assert [name for name, _ in events][:2] == ["question", "waiting"]  # the question waits for frames and says so
     final = json.loads(events[-1][1])
     assert "".join(data for name, data in events if name == "text") == final["answer"]["text"]
     assert final["answer"]["evidence"]
     picture = service.http.get(final["answer"]["evidence"][0]["picture"])
     assert picture.content.startswith(b"\xff\xd8")
 
-    (folder / "text.mp4").write_text("this is no video")
+    (folder / "text.mp4").write_text("this is not a video")
     whole = (folder / "world.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     problems = {"text.mp4": "source-unsupported", "inward": "source-refused", "nowhere.mp4": "source-unavailable"}
@@ -93,7 +93,7 @@ def encoded_frames(service: Service, video_id: str) -> int:
     return progress.frames_encoded if progress else 0
 
 
-def _flushed_after(service: Service, video_id: str, wanted: list[dict[str, Any]]) -> None:
+def _flush_and_compare(service: Service, video_id: str, wanted: list[dict[str, Any]]) -> None:
     flush(service.settings)
     wait_until(lambda: service.http.get("/readyz").status_code == 200, within_s=60)
     listed = service.http.get(f"/v1/videos/{video_id}/questions").json()["questions"]
@@ -104,38 +104,38 @@ def _flushed_after(service: Service, video_id: str, wanted: list[dict[str, Any]]
     assert [again["answer"]["text"] for again in answers(service, video_id)] == [a["answer"]["text"] for a in wanted]
 
 
-def _the_same_bytes_again(service: Service, video_id: str, folder: Path) -> None:
+def _submit_the_same_bytes(service: Service, video_id: str, folder: Path) -> None:
     with (folder / "world.mp4").open("rb") as file:
         uploaded = service.http.post("/v1/videos", files={"file": ("again.mp4", file)})
     assert (uploaded.status_code, uploaded.json()["id"]) == (200, video_id)
-    copy = service.submit(path=str(_allowed_copy(service, folder)))
+    copy = service.submit(path=str(_make_allowed_copy(service, folder)))
     assert service.settled(copy)["duplicate_of"] == video_id
     assert service.ask(copy, QUESTIONS[0])["status"] == "done"
     assert service.http.delete(f"/v1/videos/{video_id}").status_code == 409
 
 
-def _allowed_copy(service: Service, folder: Path) -> Path:
+def _make_allowed_copy(service: Service, folder: Path) -> Path:
     copy = service.config.with_name("copy.mp4")
     copy.write_bytes((folder / "world.mp4").read_bytes())
     return copy
 
 
-def _duplicates(service: Service, video_id: str) -> list[str]:
+def _list_duplicates(service: Service, video_id: str) -> list[str]:
     videos = service.http.get("/v1/videos").json()["videos"]
     return [video["id"] for video in videos if video["duplicate_of"] == video_id]
 
 
-def _encoder_killed(service: Service, video_id: str) -> None:
+def _kill_the_encoder(service: Service, video_id: str) -> None:
     wait_until(lambda: service.store.state.zcard("rq:wip:encode"), within_s=60, step_s=0.01)
     service.kill("encode")
     service.start("encode")
 
 
-def _flushed_in_the_middle(service: Service, video_id: str) -> None:
+def _flush_in_the_middle(service: Service, video_id: str) -> None:
     wait_until(lambda: encoded_frames(service, video_id), within_s=60, step_s=0.01)
     flush(service.settings)
 
 
-def _two_encoders(service: Service, video_id: str) -> None:
+def _start_a_second_encoder(service: Service, video_id: str) -> None:
     service.start("encode", "second encoder")
     wait_until(lambda: encoded_frames(service, video_id) > SEGMENT_SLOTS, within_s=60)

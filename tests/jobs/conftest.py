@@ -1,4 +1,4 @@
-"""Worker processes whose jobs write what they do into a folder."""
+"""Starts worker processes whose jobs write what they do into a folder."""
 
 import subprocess
 import sys
@@ -17,14 +17,14 @@ Spawn = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """A dead worker is noticed a little sooner: these tests wait for that often."""
+    """Settings that notice a dead worker sooner, because these tests often wait for that."""
     jobs = settings.jobs.model_copy(update={"worker_dead_after_s": 3, "heartbeat_interval_s": 0.3})
     return settings.model_copy(update={"jobs": jobs})
 
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
-    """Where the workers' jobs write what they do."""
+    """The folder into which the jobs write what they do."""
     folder = tmp_path / "notes"
     folder.mkdir()
     return folder
@@ -32,7 +32,7 @@ def notes(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def spawn(settings: Settings, notes: Path) -> Iterator[Spawn]:
-    """Starts worker processes; `logs` of theirs lie beside the notes."""
+    """Starts worker processes. Their logs (`log-0`, ...) lie beside the notes."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(threads: int = 1, chosen: Settings = settings, clock_off_s: float = 0.0) -> subprocess.Popen[bytes]:
@@ -56,7 +56,7 @@ def spawn(settings: Settings, notes: Path) -> Iterator[Spawn]:
 
 
 def add_segments(store: Store, *segments: int) -> Video:
-    """A video that is sampled, with these segments; none is due but by what a test puts into queues."""
+    """Adds a sampled video with these segments."""
     video = make_video(status="ready", frames_sampled=64 * len(segments))
     store.add_video(video)
     for segment in segments:

@@ -1,4 +1,4 @@
-"""Says in files that it was imported, or called: only something that follows names in Redis does either."""
+"""Leaves a file when it is imported or called. Only code that follows names in Redis would do either."""
 
 import os
 from pathlib import Path
@@ -8,5 +8,5 @@ if "LW_TEST_TRACES" in os.environ:
 
 
 def call(*_: object, **__: object) -> None:
-    """What Redis asks for."""
+    """Leaves a file. Poisoned jobs in Redis name this function."""
     (Path(os.environ["LW_TEST_TRACES"]) / "called").touch()

@@ -1,4 +1,4 @@
-"""Nothing that Redis names is imported, called or fetched, and nothing malformed there ends a worker's thread."""
+"""No name or address in Redis is imported, called or fetched, and no malformed value there ends a worker's thread."""
 
 import json
 import threading
@@ -20,12 +20,12 @@ from tests.jobs.test_worker import is_settled, read_failed, read_notes
 from tests.storage.making import list_keys
 from tests.waiting import wait_until
 
-SENTINEL = "tests.jobs.sentinel.call"  # a module that writes a file when it is imported, and another when called
+SENTINEL = "tests.jobs.sentinel.call"  # its module leaves one file when imported and another when called
 
 
 @pytest.fixture
 def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the sentinel module writes that it was imported or called."""
+    """The folder in which the sentinel module leaves its files."""
     folder = tmp_path / "traces"
     folder.mkdir()
     monkeypatch.setenv("LW_TEST_TRACES", str(folder))
@@ -34,7 +34,7 @@ def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def site() -> Iterator[tuple[str, list[str]]]:
-    """A server that nobody should ask, and what it was asked."""
+    """A server that nobody should contact: its URL, and the paths that were requested."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ def site() -> Iterator[tuple[str, list[str]]]:
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
-            """Nothing."""
+            """Logs nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -55,7 +55,7 @@ def site() -> Iterator[tuple[str, list[str]]]:
 
 
 def poison(store: Store, job_id: str, url: str, **fields: Any) -> None:
-    """A job whose every name leads to the sentinel, and every address to the site."""
+    """Adds a job in which every name leads to the sentinel and every address to the site."""
     hook = {
         "url": url,
         "events": ["finished", "failed", "stopped"],
@@ -95,12 +95,12 @@ def test_no_name_or_address_in_redis_is_followed(
     wait_until(lambda: store.state.zcard("rq:wip:encode") == 0)
     assert list(traces.iterdir()) == []
     assert asked == []
-    assert store.state.zcard("rq:failed:encode") == 1  # RQ's own clean-up, which would have emptied it, never ran
+    assert store.state.zcard("rq:failed:encode") == 1  # RQ's own clean-up would have emptied it, so it never ran
     assert "asks for 'tests.jobs.sentinel.call'" in (notes / "log-0").read_text()
 
 
-def test_the_sentinel_is_followed_by_rq_itself(store: Store, traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the test above proves nothing."""
+def test_rq_itself_follows_the_sentinel(store: Store, traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the test above proves nothing."""
     poison(store, "queued", "http://127.0.0.1:9/")
     job = Job.fetch("queued", connection=store.state, serializer=JSONSerializer)
     job.func()
@@ -123,7 +123,7 @@ JUNK: dict[str, Any] = {
 }
 
 
-def test_no_malformed_job_ends_a_thread(store: Store, notes: Path, spawn: Spawn) -> None:
+def test_no_malformed_job_ends_a_worker_thread(store: Store, notes: Path, spawn: Spawn) -> None:
     for name, fields in JUNK.items():
         job_id = f"junk-{name.replace(' ', '-')}"
         if fields == "list":
@@ -143,7 +143,7 @@ def test_no_malformed_job_ends_a_thread(store: Store, notes: Path, spawn: Spawn)
 
 
 @pytest.mark.parametrize("field", ["retries_left", "data"])
-def test_a_spoiled_job_of_ours_is_queued_anew(store: Store, notes: Path, spawn: Spawn, field: str) -> None:
+def test_a_damaged_job_is_queued_again(store: Store, notes: Path, spawn: Spawn, field: str) -> None:
     video = add_segments(store, 0)
     job_id = encode_job_id(video.id, 0)
     store.state.hset(f"rq:job:{job_id}", mapping={"data": b"x", field: "junk"})
@@ -154,7 +154,7 @@ def test_a_spoiled_job_of_ours_is_queued_anew(store: Store, notes: Path, spawn: 
     assert read_notes(notes) == ["begin 0", "end 0"]
 
 
-def test_junk_beside_a_running_job_does_not_stop_its_heart(store: Store, notes: Path, spawn: Spawn) -> None:
+def test_junk_in_redis_does_not_stop_the_heartbeats_of_running_jobs(store: Store, notes: Path, spawn: Spawn) -> None:
     for segment in (0, 1):
         (notes / f"hold-{segment}").touch()
     spawn(2)
@@ -164,7 +164,7 @@ def test_junk_beside_a_running_job_does_not_stop_its_heart(store: Store, notes: 
     for key in keys:
         store.state.delete(key)
         store.state.set(key, "junk")
-    threading.Event().wait(4)  # longer than a job may be silent
+    threading.Event().wait(4)  # longer than a job may go without a heartbeat
     for segment in (0, 1):
         (notes / f"hold-{segment}").unlink()
     wait_until(lambda: is_settled(store, video))
@@ -174,7 +174,7 @@ def test_junk_beside_a_running_job_does_not_stop_its_heart(store: Store, notes: 
     wait_until(lambda: is_settled(store, more))
 
 
-def test_commands_over_redis_are_not_taken(store: Store, notes: Path, spawn: Spawn) -> None:
+def test_workers_take_no_commands_through_redis(store: Store, notes: Path, spawn: Spawn) -> None:
     (notes / "hold-0").touch()
     process = spawn()
     video = add_segments(store, 0)

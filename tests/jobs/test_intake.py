@@ -1,4 +1,4 @@
-"""What users ask for: taken in at once, cancelled in each state, tried again, deleted."""
+"""Requests from users: started at once, cancelled in each state, retried, deleted."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def kinds(store: Store, question: Question) -> list[str]:
     return [piece.kind for piece in store.answers.read(question.id)]
 
 
-def test_a_video_is_begun_at_once(intake: Intake, store: Store) -> None:
+def test_the_first_job_of_a_video_is_queued_at_once(intake: Intake, store: Store) -> None:
     intake.add_video(make_video())
     intake.add_video(make_video(kind="path"))
     waiting = {name: count_waiting(store, name) for name in QUEUES}
@@ -33,7 +33,7 @@ def test_a_video_is_begun_at_once(intake: Intake, store: Store) -> None:
     assert intake.count_unsettled_videos() == 2
 
 
-def test_an_upload_that_is_there_already_is_that_video(intake: Intake, store: Store) -> None:
+def test_an_upload_with_known_content_returns_the_known_video(intake: Intake, store: Store) -> None:
     first, second = (make_video(kind="upload", location="", in_archive=True, sha256="ab") for _ in range(2))
     assert intake.claim_upload(first) is None
     intake.add_video(first)
@@ -58,12 +58,12 @@ def test_a_queued_question_is_cancelled_at_once_and_leaves_the_queue(intake: Int
     assert count_waiting(store, ANSWER) == 0
 
 
-def test_a_running_question_is_asked_to_stop_and_ends_by_its_worker(intake: Intake, store: Store) -> None:
+def test_a_running_question_is_asked_to_stop_and_its_worker_ends_it(intake: Intake, store: Store) -> None:
     question = intake.add_question(make_question(add_encoded(store, 64)))
     fence = store.fences.take(question.id)
     store.set_question_state(question.id, "running")
     assert intake.cancel_question(question.id).status == "running"
-    assert store.answers.send(fence, "text", "the piece at hand") is False
+    assert store.answers.send(fence, "text", "the current piece") is False
     store.settle_question(question.model_copy(update={"status": "cancelled"}), fence)
     assert store.read_question(question.id).status == "cancelled"
 
@@ -75,15 +75,15 @@ def test_a_settled_question_stays_as_it_is(intake: Intake, store: Store) -> None
     assert store.archive.read_question(question.id).status == "done"
 
 
-def test_an_attempt_that_begins_while_a_question_is_cancelled_counts_no_more(intake: Intake, store: Store) -> None:
+def test_an_attempt_that_begins_while_its_question_is_cancelled_does_not_count(intake: Intake, store: Store) -> None:
     question = intake.add_question(make_question(add_encoded(store, 64)))
-    early = store.fences.take(question.id)  # dequeued, but not yet known as running
+    early = store.fences.take(question.id)  # dequeued, but not yet marked as running
     assert intake.cancel_question(question.id).status == "cancelled"
     with pytest.raises(GivenAway):
         store.answers.send(early, "text", "x")
 
 
-def test_cancelling_gives_way_to_an_attempt_that_comes_later(
+def test_cancelling_leaves_the_end_to_an_attempt_that_begins_later(
     intake: Intake, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question = intake.add_question(make_question(add_encoded(store, 64)))
@@ -95,10 +95,10 @@ def test_cancelling_gives_way_to_an_attempt_that_comes_later(
 
     monkeypatch.setattr(Store, "settle_question", settle_late)
     assert not intake.cancel_question(question.id).settled
-    assert not store.answers.is_wanted(question.id)  # it ends as cancelled, by that attempt
+    assert not store.answers.is_wanted(question.id)  # that attempt ends it as cancelled
 
 
-def test_a_failed_video_is_tried_again(intake: Intake, store: Store) -> None:
+def test_a_failed_video_is_retried(intake: Intake, store: Store) -> None:
     problem = Problem(code="source-unavailable", message="x")
     video = make_video(status="failed", problem=problem, frames_sampled=0)
     store.add_video(video)
@@ -109,7 +109,7 @@ def test_a_failed_video_is_tried_again(intake: Intake, store: Store) -> None:
 
 
 @pytest.mark.parametrize("by_duplicate", [True, False])
-def test_segments_that_could_not_be_encoded_are_tried_again(intake: Intake, store: Store, by_duplicate: bool) -> None:
+def test_segments_that_could_not_be_encoded_are_retried(intake: Intake, store: Store, by_duplicate: bool) -> None:
     video = add_encoded(store, 128, encoded=1)
     copy = make_video(status="duplicate", duplicate_of=video.id)
     store.add_video(copy)
@@ -119,16 +119,16 @@ def test_segments_that_could_not_be_encoded_are_tried_again(intake: Intake, stor
     assert count_waiting(store, ENCODE) == 1
 
 
-def test_what_is_well_is_not_tried_again(intake: Intake, store: Store) -> None:
+def test_a_healthy_video_is_not_retried(intake: Intake, store: Store) -> None:
     video = add_encoded(store, 64)
-    with pytest.raises(Conflict, match="nothing to try again: it is ready"):
+    with pytest.raises(Conflict, match="nothing to retry: it is ready"):
         intake.retry_video(video.id)
     store.coverage.forget(video.id)
     with pytest.raises(StateRebuilding):
         intake.retry_video(video.id)
 
 
-def test_nothing_is_deleted_while_it_is_unknown_who_leans_on_it(intake: Intake, store: Store) -> None:
+def test_a_video_is_not_deleted_before_its_duplicates_are_known(intake: Intake, store: Store) -> None:
     video = add_encoded(store, 64)
     store.add_video(make_video(status="duplicate", duplicate_of=video.id))
     store.state.flushall()

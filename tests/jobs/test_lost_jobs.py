@@ -10,7 +10,7 @@ QUEUE, ON_ITS_WAY = "rq:queue:answer", "rq:queue:answer:intermediate"
 
 
 def take(store: Store, question_id: str) -> bytes:
-    """As a worker takes it."""
+    """Queues an answer job and takes it as a worker does; returns its id."""
     assert Queues(store.state).answer(question_id)
     job_id = store.state.lmove(QUEUE, ON_ITS_WAY, "LEFT", "RIGHT")
     assert isinstance(job_id, bytes)
@@ -21,7 +21,7 @@ def test_a_job_that_was_taken_and_never_begun_is_dropped(store: Store) -> None:
     job_id = take(store, f"{new_video_id()}_{new_video_id()}")
     reconciler = Reconciler(store, JobSettings())
     reconciler.run_once()
-    assert store.state.lrange(ON_ITS_WAY, 0, -1) == [job_id]  # its worker may just be beginning it
+    assert store.state.lrange(ON_ITS_WAY, 0, -1) == [job_id]  # its worker may be about to begin it
 
     reconciler.run_once()
     assert not store.state.keys("rq:*")
@@ -42,7 +42,7 @@ def test_a_job_that_was_queued_again_meanwhile_stays(store: Store) -> None:
 
 def test_a_job_that_was_queued_again_is_whole_when_its_dead_worker_is_found(store: Store) -> None:
     job_id = take(store, question_id := f"{new_video_id()}_{new_video_id()}").decode()
-    store.state.zadd("rq:wip:answer", {f"{job_id}:execution": 1})  # its worker began, and fell silent
+    store.state.zadd("rq:wip:answer", {f"{job_id}:execution": 1})  # its worker began it and fell silent
     queues = Queues(store.state)
     assert queues.answer(question_id)
 

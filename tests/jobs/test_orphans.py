@@ -1,4 +1,4 @@
-"""Bytes that never became a video are removed, however the process that took them in ended."""
+"""Bytes that never became a video are removed, however the process that received them ended."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def receive(store: Store, video: Video, folder: Path) -> None:
     store.archive.put_source(video.id, file)
 
 
-def test_an_upload_whose_api_died_before_it_was_a_video_is_removed(
+def test_an_upload_is_removed_if_the_api_died_before_it_became_a_video(
     settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "UNWRITTEN_S", 0.0)
@@ -42,7 +42,7 @@ def test_an_upload_whose_api_died_before_it_was_a_video_is_removed(
     receive(store, video, tmp_path)
 
     Reconciler(store, JobSettings(), orphan_after_s=3600).run_once()
-    assert store.archive.list_video_ids() == [video.id]  # somebody may be about to write its document
+    assert store.archive.list_video_ids() == [video.id]  # its document may be about to be written
     store.agenda.put(due.DELETIONS, video.id)
     Reconciler(store, JobSettings(), orphan_after_s=0).run_once()
     assert store.archive.list_video_ids() == []

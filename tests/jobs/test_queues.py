@@ -1,4 +1,4 @@
-"""Queues: each job at most once at a time, and none lost on its way to a worker."""
+"""Queues hold each job at most once, and none is lost on its way to a worker."""
 
 import threading
 import time
@@ -45,7 +45,7 @@ def test_a_job_is_queued_once(store: Store) -> None:
     }
 
 
-def test_a_job_is_queued_once_by_many_at_the_same_moment(store: Store, settings: Settings) -> None:
+def test_a_job_is_queued_once_if_many_processes_queue_it_at_the_same_moment(store: Store, settings: Settings) -> None:
     start = threading.Barrier(6)
     queued: list[bool] = []
 
@@ -64,7 +64,7 @@ def test_a_job_is_queued_once_by_many_at_the_same_moment(store: Store, settings:
     assert count_waiting(store, ANSWER) == 20
 
 
-def test_a_job_that_runs_is_not_queued_beside_itself(store: Store) -> None:
+def test_a_running_job_is_not_queued_again(store: Store) -> None:
     queues, job_id = Queues(store.state), encode_job_id(VIDEO_ID, 1)
     store.state.zadd("rq:wip:encode", {f"{job_id}:execution": time.time() + 60})
     queues.ensure([encode_call(VIDEO_ID, 1), encode_call(VIDEO_ID, 11)])
@@ -72,10 +72,10 @@ def test_a_job_that_runs_is_not_queued_beside_itself(store: Store) -> None:
         job_id,
         encode_job_id(VIDEO_ID, 11),
     }
-    assert count_waiting(store, ENCODE) == 1  # 11 is another than 1
+    assert count_waiting(store, ENCODE) == 1  # segment 11 is not segment 1
 
 
-def test_a_job_whose_worker_is_silent_is_named_once_and_queued_again(store: Store) -> None:
+def test_a_job_whose_worker_is_silent_is_reported_once_and_can_be_queued_again(store: Store) -> None:
     queues, job_id = Queues(store.state), ingest_job_id(VIDEO_ID)
     store.state.zadd("rq:wip:ingest", {f"{job_id}:dead": time.time() - 1, "ingest-live:x": time.time() + 60})
     assert queues.take_dead() == [job_id]
@@ -89,13 +89,13 @@ def test_a_job_lost_between_queue_and_worker_is_found_again(store: Store, settin
     store.add_video(video)
     reconciler = Reconciler(store, settings.jobs)
     reconciler.run_once()
-    assert store.state.lmove("rq:queue:ingest", "rq:queue:ingest:intermediate") is not None  # and the worker dies here
+    assert store.state.lmove("rq:queue:ingest", "rq:queue:ingest:intermediate") is not None  # the worker dies here
     store.state.zadd("lw:due:videos", {video.id: 0})  # `recheck_after_s` later
     reconciler.run_once()
     assert count_waiting(store, INGEST) == 1
 
 
-def test_a_withdrawn_job_is_gone_and_can_be_asked_for_again(store: Store) -> None:
+def test_a_withdrawn_job_is_gone_and_can_be_queued_again(store: Store) -> None:
     queues = Queues(store.state)
     for _ in range(2):
         queues.fuse(VIDEO_ID, REQUESTS)
@@ -125,8 +125,8 @@ def test_one_videos_jobs_never_flood_a_queue(store: Store, settings: Settings) -
     assert count_waiting(store, FUSE) == 0
 
 
-def test_nothing_of_a_spoiled_job_is_left_in_the_one_that_is_queued_anew(store: Store) -> None:
-    """One odd field is enough to keep RQ from ever reading a job."""
+def test_a_job_that_is_queued_again_keeps_nothing_of_its_damaged_predecessor(store: Store) -> None:
+    """A single malformed field would prevent RQ from ever reading the job."""
     key = f"rq:job:{ingest_job_id(VIDEO_ID)}"
     store.state.hset(key, mapping={"data": "x", "retries_left": "many", "success_callback_name": "os.abort"})
     assert Queues(store.state).ensure([ingest_call(VIDEO_ID)])

@@ -1,4 +1,4 @@
-"""The reconciler: brings back what is missing, one process at a time, and no item keeps another from its turn."""
+"""The reconciler brings back missing jobs, runs in one process at a time, and no item blocks the others."""
 
 import threading
 import time
@@ -47,14 +47,14 @@ def test_every_video_gets_the_job_it_needs(store: Store, settings: Settings) -> 
     reconciler.run_once()
     waiting = {name: count_waiting(store, name) for name in QUEUES}
     assert (waiting[FETCH], waiting[INGEST], waiting[ENCODE]) == (1, 2, 1)
-    assert store.state.zscore(due.VIDEOS, done.id) is None  # settled: it costs nothing from now on
+    assert store.state.zscore(due.VIDEOS, done.id) is None  # settled: no further inspections
     assert store.agenda.count(due.VIDEOS) == 4
 
 
 @pytest.mark.parametrize(
     "error", [ArchiveUnavailable("EIO"), LongwatchError("odd"), ValueError("junk"), KeyError("a bug"), RecursionError()]
 )
-def test_items_that_fail_keep_no_other_from_its_turn(
+def test_items_that_fail_do_not_block_the_others(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     bad = [make_video(kind="path") for _ in range(12)]
@@ -63,7 +63,7 @@ def test_items_that_fail_keep_no_other_from_its_turn(
         store.add_video(video)
         store.state.zadd(due.VIDEOS, {video.id: number})  # the bad ones are first
     for video in bad:
-        store.state.delete(f"lw:video:{video.id}")  # the archive has to be asked
+        store.state.delete(f"lw:video:{video.id}")  # only the archive has it now
     read = Store.read_video
 
     def read_or_fail(self: Store, video_id: str) -> Video:
@@ -77,10 +77,10 @@ def test_items_that_fail_keep_no_other_from_its_turn(
     for _ in range(3):
         reconciler.run_once()
     assert count_waiting(store, INGEST) == len(good)
-    assert store.agenda.count(due.VIDEOS) == len(bad + good)  # and the bad ones are not forgotten
+    assert store.agenda.count(due.VIDEOS) == len(bad + good)  # the bad ones are not forgotten
 
 
-def test_a_folder_that_cannot_be_read_keeps_no_other_from_its_turn(store: Store, settings: Settings) -> None:
+def test_a_folder_that_cannot_be_read_does_not_block_the_others(store: Store, settings: Settings) -> None:
     bad = [make_video(kind="path") for _ in range(5)]
     for video in bad:
         store.archive.files.write(f"{video.id}/video.json/odd", b"a folder in the place of the document")
@@ -127,7 +127,7 @@ def test_one_process_reconciles_at_a_time(store: Store, settings: Settings) -> N
     assert count_waiting(store, FETCH) == 1
 
 
-def test_after_an_outage_hearts_may_beat_before_anyone_is_taken_for_dead(
+def test_after_an_outage_workers_get_time_to_beat_before_they_are_taken_for_dead(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reconciler, passes = Reconciler(store, settings.jobs), list[bool]()
@@ -149,7 +149,7 @@ def test_after_an_outage_hearts_may_beat_before_anyone_is_taken_for_dead(
     assert store.state.zcard("rq:wip:ingest") == 1
 
 
-def test_a_question_waits_without_a_worker_and_is_woken_by_its_last_segment(store: Store, settings: Settings) -> None:
+def test_a_question_waits_without_a_worker_until_its_last_segment_is_encoded(store: Store, settings: Settings) -> None:
     video = add_encoded(store, 64 * 3, encoded=0)
     early = ask(store, settings, video, end_s=64.0)
     late = ask(store, settings, video)
@@ -167,7 +167,7 @@ def test_a_question_waits_without_a_worker_and_is_woken_by_its_last_segment(stor
     assert [piece.kind for piece in store.answers.read(late.id)] == ["state", "state"]
 
 
-def test_a_partial_question_does_not_wait_but_for_a_first_frame(store: Store, settings: Settings) -> None:
+def test_a_partial_question_waits_only_for_the_first_frames(store: Store, settings: Settings) -> None:
     video = add_encoded(store, 128, encoded=0)
     assert ask(store, settings, video, partial=True).status == "waiting"
     store.create_record(video.id, 0, make_record())
@@ -198,7 +198,7 @@ def test_eight_failed_segments_block_nothing(store: Store, settings: Settings) -
     assert store.state.zscore(due.VIDEOS, video.id) is None
 
 
-def test_another_model_makes_every_video_due_even_if_its_worker_died_on_the_way(
+def test_a_new_model_makes_every_video_due_even_if_its_worker_died_meanwhile(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos = [add_encoded(store, 10) for _ in range(3)]
@@ -220,7 +220,9 @@ def stop(*_: object, **__: object) -> None:
     raise RedisUnavailable("the process dies here")
 
 
-def test_a_duplicate_shares_its_holders_fate(store: Store, settings: Settings) -> None:
+def test_a_duplicate_fails_with_its_holder_and_is_sampled_if_the_holder_is_gone(
+    store: Store, settings: Settings
+) -> None:
     holder = add_encoded(store, 10)
     copies = [make_video(status="duplicate", duplicate_of=holder.id) for _ in range(2)]
     for copy in copies:
@@ -266,7 +268,7 @@ def test_a_deletion_whose_process_died_is_finished(
     assert store.agenda.count(due.DELETIONS) == store.agenda.count(due.VIDEOS) == 0
 
 
-def test_questions_of_what_is_gone_or_damaged_leave_the_agenda(store: Store, settings: Settings) -> None:
+def test_missing_and_damaged_questions_leave_the_agenda(store: Store, settings: Settings) -> None:
     video = make_video()
     store.add_video(video)
     gone, damaged = make_question(video), make_question(video)
@@ -279,7 +281,7 @@ def test_questions_of_what_is_gone_or_damaged_leave_the_agenda(store: Store, set
     assert damaged.id in store.index.list_unreadable()
 
 
-def test_of_the_questions_that_are_found_only_the_unsettled_become_due(store: Store, settings: Settings) -> None:
+def test_only_unsettled_questions_found_in_the_archive_become_due(store: Store, settings: Settings) -> None:
     video = add_encoded(store, 70)
     open_one, done = make_question(video), make_question(video, status="done")
     for question in (open_one, done):
@@ -292,7 +294,7 @@ def test_of_the_questions_that_are_found_only_the_unsettled_become_due(store: St
     assert store.state.zscore(due.WAITING, open_one.id) is not None
 
 
-def test_a_pass_looks_at_what_is_due_only(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_inspects_only_what_is_due(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(20):
         add_encoded(store, 10)
     reconciler = Reconciler(store, settings.jobs)

@@ -1,4 +1,4 @@
-"""What RQ keeps of threads does not outlive them for ever."""
+"""RQ's entries for threads of killed workers are removed."""
 
 from rq import Queue
 from rq.serializers import JSONSerializer
@@ -15,7 +15,7 @@ def test_a_thread_of_a_killed_worker_is_forgotten(settings: Settings, store: Sto
     killed, living = (JobThread(process, [queue], name) for name in ("killed", "living"))
     for thread in (killed, living):
         thread.register_birth()  # type: ignore[no-untyped-call]
-    process.redis.delete(killed.key)  # it expires once nobody beats for it
+    process.redis.delete(killed.key)  # as if it had expired: nobody beats for it
 
     living.run_maintenance_tasks()  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""One job at a time: counted when it begins, alone if it is suspect, and settled in the end."""
+"""A job is counted when it begins, runs alone if it is suspect, and is settled in the end."""
 
 import json
 import threading
@@ -70,7 +70,7 @@ def test_a_job_that_fails_again_and_again_is_given_up_with_its_message(store: St
         scene.run()
     assert scene.ran == settings.jobs.max_attempts
     assert scene.given_up == ["ValueError: odd pictures"]
-    assert scene.attempts.count(JOB_ID) == 0  # a retry begins anew
+    assert scene.attempts.count(JOB_ID) == 0  # a retry starts from zero
 
 
 def test_a_failed_job_pauses_longer_each_time(store: Store, settings: Settings) -> None:
@@ -91,7 +91,7 @@ def test_a_job_that_killed_its_workers_is_given_up_without_another_try(store: St
     assert scene.given_up == ["its worker died 3 times while working on it"]
 
 
-def test_a_job_that_cannot_kill_has_more_tries(store: Store, settings: Settings) -> None:
+def test_a_job_that_cannot_kill_a_worker_gets_more_attempts(store: Store, settings: Settings) -> None:
     scene = Scene(store, settings.jobs, lambda: None, alone_if_suspect=False)
     for _ in range(settings.jobs.max_fetch_attempts - 1):
         scene.attempts.begin(JOB_ID)
@@ -100,7 +100,7 @@ def test_a_job_that_cannot_kill_has_more_tries(store: Store, settings: Settings)
 
 
 @pytest.mark.parametrize("error", [ArchiveUnavailable("away"), RedisUnavailable("away")])
-def test_what_the_surroundings_do_is_not_counted(store: Store, settings: Settings, error: Exception) -> None:
+def test_a_fault_of_the_surroundings_is_not_counted(store: Store, settings: Settings, error: Exception) -> None:
     scene = Scene(store, settings.jobs, fail(error))
     for _ in range(3 * settings.jobs.max_attempts):
         scene.run()
@@ -134,7 +134,7 @@ def test_a_job_given_away_counts_unless_redis_was_away(store: Store, settings: S
     def work() -> None:
         if away:
             scene.runner.note_redis_away()
-        raise GivenAway("another goes on with it")
+        raise GivenAway("another attempt has taken over")
 
     scene._work = work
     scene.run()
@@ -188,8 +188,8 @@ def test_a_suspect_runs_alone_and_nobody_joins_it(store: Store, settings: Settin
     wait_until(lambda: runner._company._alone_wanted == 1)
     threads.append(run("third", encode_job_id(VIDEO_ID, 2)))
     threading.Event().wait(0.2)
-    assert running == ["first"]  # the suspect waits to be alone, and the third does not overtake it
-    assert Attempts(store.state).count(encode_job_id(VIDEO_ID, 2)) == 0  # who waits is not blamed
+    assert running == ["first"]  # the suspect waits to be alone; the third does not overtake it
+    assert Attempts(store.state).count(encode_job_id(VIDEO_ID, 2)) == 0  # a waiting job is not counted
     go["first"].set()
     wait_until(lambda: running == ["suspect"])
     go["suspect"].set()
@@ -223,7 +223,7 @@ def test_a_suspect_that_cannot_be_alone_is_put_back_uncounted(store: Store, sett
     assert scene.ran == 2
 
 
-def test_company_lets_many_in_or_one() -> None:
+def test_company_admits_many_jobs_or_one_alone() -> None:
     company = Company()
     with company.join(alone=False, wait_s=0) as one, company.join(alone=False, wait_s=0) as two:
         assert (one, two) == (True, True)
@@ -240,20 +240,20 @@ def test_company_lets_many_in_or_one() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"{}", b"[1, 2]", b'["os.rmdir", null, ["/x"], {}]', b"\x80\x04\x95", b"[" * 99_999]
 )
-def test_what_is_no_job_of_ours_is_dropped(store: Store, settings: Settings, data: bytes) -> None:
+def test_data_that_is_not_a_known_job_is_dropped(store: Store, settings: Settings, data: bytes) -> None:
     scene = Scene(store, settings.jobs, lambda: None)
     scene.runner.run(JOB_ID, data)
     assert scene.ran == 0
     assert store.state.keys("lw:attempts:*") == []
 
 
-def test_a_worker_is_given_known_jobs_only(store: Store, settings: Settings) -> None:
+def test_a_worker_may_bind_only_known_job_names(store: Store, settings: Settings) -> None:
     with pytest.raises(JobNotAllowed, match="nonsense"):
         Runner(store, settings.jobs, {"nonsense": Handler(print, print)})
 
 
 @pytest.mark.parametrize("junk", ["", "many", "-4", "1.5", "nan", "1e30", b"\xff"])
-def test_a_count_that_is_none_begins_anew(store: Store, junk: str | bytes) -> None:
+def test_a_damaged_count_starts_from_zero(store: Store, junk: str | bytes) -> None:
     attempts = Attempts(store.state)
     store.state.set("lw:attempts:job", junk)
     assert attempts.count("job") == 0
@@ -278,7 +278,7 @@ def test_a_job_given_back_is_due_at_once(store: Store, settings: Settings) -> No
     assert store.agenda.list_due(due.VIDEOS, 5) == [VIDEO_ID]
 
 
-def test_many_attempts_at_once_are_all_counted(store: Store, settings: Settings) -> None:
+def test_concurrent_attempts_are_all_counted(store: Store, settings: Settings) -> None:
     def begin() -> None:
         with Redis.from_url(settings.state_url) as redis:
             for _ in range(50):

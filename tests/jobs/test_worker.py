@@ -1,4 +1,4 @@
-"""Worker processes that die, hang, stop and meet outages: every job ends, and only the guilty one fails."""
+"""Worker processes die, hang, stop and meet outages: every job ends, and only the guilty one fails."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def read_failed(store: Store, video: Video) -> dict[int, str]:
 
 @pytest.fixture
 def supervised(spawn: Spawn) -> Iterator[None]:
-    """A worker process that is started anew whenever it dies, as `longwatch up` does."""
+    """A worker process that is restarted whenever it dies, as `longwatch up` does."""
     over = threading.Event()
 
     def supervise() -> None:
@@ -58,10 +58,10 @@ def supervised(spawn: Spawn) -> Iterator[None]:
     thread.join()
 
 
-def test_a_job_that_kills_its_worker_fails_after_three_times_and_no_other_with_it(
+def test_a_job_that_kills_its_worker_three_times_fails_and_no_other_job_does(
     store: Store, notes: Path, supervised: None
 ) -> None:
-    """Three threads: the guilty one dies each time among others, of which none may be blamed."""
+    """The process runs three jobs at once. The killer takes two others down with it, and neither may be blamed."""
     (notes / "company").touch()
     (notes / "kill-1").touch()
     for segment in (0, 2):
@@ -80,7 +80,7 @@ def test_a_job_that_kills_its_worker_fails_after_three_times_and_no_other_with_i
     assert (progress.frames_encoded, progress.frames_failed) == (128, 64)
 
 
-def test_a_killed_workers_job_is_done_by_another(store: Store, notes: Path, spawn: Spawn) -> None:
+def test_another_worker_does_the_job_of_a_killed_one(store: Store, notes: Path, spawn: Spawn) -> None:
     (notes / "hold-0").touch()
     first = spawn()
     video = add_segments(store, 0)
@@ -104,7 +104,7 @@ def test_a_failing_job_is_tried_three_times_and_then_settled_with_its_reason(
     assert read_failed(store, video) == {0: "ValueError: these pictures are odd"}
 
 
-def test_an_outage_is_not_the_jobs_fault_and_is_told(
+def test_an_outage_is_not_counted_against_the_job_and_is_reported(
     store: Store, settings: Settings, notes: Path, spawn: Spawn
 ) -> None:
     (notes / "away-0").touch()
@@ -129,7 +129,7 @@ def test_hosts_whose_clocks_are_an_hour_apart_do_not_take_each_other_for_dead(
     spawn(clock_off_s=3600)
     video = add_segments(store, 0, 1)
     wait_until(lambda: len(read_notes(notes)) == 2)
-    threading.Event().wait(4)  # longer than a job may be silent
+    threading.Event().wait(4)  # longer than a job may go without a heartbeat
     assert len(store.workers.list_alive()) == 2
     for segment in (0, 1):
         (notes / f"hold-{segment}").unlink()
@@ -137,7 +137,7 @@ def test_hosts_whose_clocks_are_an_hour_apart_do_not_take_each_other_for_dead(
     assert sorted(read_notes(notes)) == ["begin 0", "begin 1", "end 0", "end 1"]
 
 
-def test_a_worker_that_was_frozen_finds_its_job_done_by_another(store: Store, notes: Path, spawn: Spawn) -> None:
+def test_another_worker_does_the_job_of_a_frozen_one_that_wakes_later(store: Store, notes: Path, spawn: Spawn) -> None:
     (notes / "hold-0").touch()
     frozen = spawn()
     video = add_segments(store, 0, 1)
@@ -156,13 +156,13 @@ def test_a_worker_that_was_frozen_finds_its_job_done_by_another(store: Store, no
     assert no_job_is_left(store)
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_jobs_back_uncounted(
+def test_a_worker_that_is_told_to_stop_gives_its_jobs_back_without_counting_an_attempt(
     store: Store, settings: Settings, notes: Path, spawn: Spawn
 ) -> None:
     once = settings.model_copy(update={"jobs": settings.jobs.model_copy(update={"max_attempts": 1})})
     for segment in range(3):
         (notes / f"hold-{segment}").touch()
-    for _ in range(2):  # more often than a job may be tried here
+    for _ in range(2):  # one more attempt than the limit here
         process = spawn(2, once)
         if not read_notes(notes):
             video = add_segments(store, 0, 1, 2)
@@ -180,7 +180,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_jobs_back_uncounted(
     assert read_failed(store, video) == {}
 
 
-def test_a_flush_in_the_middle_of_a_job_harms_neither_worker_nor_work(store: Store, notes: Path, spawn: Spawn) -> None:
+def test_a_flush_during_a_job_harms_neither_the_worker_nor_the_job(store: Store, notes: Path, spawn: Spawn) -> None:
     (notes / "hold-0").touch()
     process = spawn(2)
     video = add_segments(store, 0, 1)
@@ -194,7 +194,7 @@ def test_a_flush_in_the_middle_of_a_job_harms_neither_worker_nor_work(store: Sto
     assert no_job_is_left(store)
 
 
-def test_threads_outlive_a_redis_that_hangs(settings: Settings, notes: Path, spawn: Spawn) -> None:
+def test_job_threads_survive_a_redis_that_hangs(settings: Settings, notes: Path, spawn: Spawn) -> None:
     (notes / "hold-0").touch()
     with running_redis() as url, Redis.from_url(url) as redis:
         jobs = settings.jobs.model_copy(update={"worker_dead_after_s": 2})
@@ -226,7 +226,7 @@ def test_a_long_job_of_a_live_worker_is_not_given_away(
     video = add_segments(store, 0)
     wait_until(lambda: "begin 0" in read_notes(notes))
     first = claimed_until(store)
-    wait_until(lambda: claimed_until(store) > first + settings.jobs.worker_dead_after_s)  # it lives past its claim
+    wait_until(lambda: claimed_until(store) > first + settings.jobs.worker_dead_after_s)  # beats extend the claim
     assert read_notes(notes) == ["begin 0"]
     (notes / "hold-0").unlink()
     wait_until(lambda: is_settled(store, video))
@@ -237,6 +237,6 @@ def claimed_until(store: Store) -> float:
 
 
 def no_job_is_left(store: Store) -> bool:
-    """Nothing is stuck between queue and worker."""
+    """Waits until the queue is empty; returns whether no job is stuck between queue and worker."""
     wait_until(lambda: not store.state.exists("rq:wip:encode", "rq:queue:encode", "rq:queue:encode:intermediate"))
     return list_keys(store.state, "rq:job:*") == [] and Queues(store.state).take_dead() == []

@@ -1,7 +1,8 @@
-"""A worker of its own process for the tests: its jobs write what they do into a folder.
+"""A worker process for the tests. Its jobs write what they do into a folder.
 
-A file `kill-n` there has the job of segment n kill the process, `hold-n` holds it until the file is gone, `fail-n`
-fails it, `away-n` has the archive be away. With `company` beside it, `kill-n` waits until two other jobs have begun.
+Files in the folder control the job of segment n: `kill-n` makes it kill the process, `hold-n` holds it until the file
+is gone, `fail-n` makes it fail, `away-n` makes the archive unavailable. If `company` exists too, `kill-n` waits until
+two other jobs have begun.
 """
 
 import os
@@ -23,7 +24,7 @@ from tests.storage.making import MODEL, make_record
 
 
 def main(settings_json: str, folder: str, threads: str, clock_off_s: str) -> None:
-    """Runs `encode_segment` jobs on a host whose clock is off by so many seconds."""
+    """Runs `encode_segment` jobs with a clock that is off by `clock_off_s` seconds."""
     true_time = time.time
     time.time = lambda: true_time() + float(clock_off_s)
     settings = Settings.model_validate_json(settings_json)

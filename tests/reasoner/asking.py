@@ -1,4 +1,4 @@
-"""Questions put and answered in this process."""
+"""Asks and answers questions in the test process."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ TEXT = "is there a red circle ?"
 
 
 def make_engine(model: LlavaMini, prompts: PromptBuilder, settings: Settings) -> Engine:
-    """An engine that keeps no prefix yet."""
+    """Makes an engine with an empty prefix cache."""
     chosen = settings.reasoner
     return Engine(
         model,
@@ -27,7 +27,7 @@ def make_engine(model: LlavaMini, prompts: PromptBuilder, settings: Settings) ->
 
 
 def ask(jobs: ReasonerJobs, store: Store, video: Video, **values: Any) -> Question:
-    """The question as it is once its job has run."""
+    """Adds a question, runs its job and returns the question afterwards."""
     question = new_question(video, **values)
     store.add_question(question)
     jobs.answer_question(question.id)
@@ -35,5 +35,5 @@ def ask(jobs: ReasonerJobs, store: Store, video: Video, **values: Any) -> Questi
 
 
 def make_gatherer(settings: Settings, store: Store, fingerprint: str, video: Video, masks: dict[int, int]) -> Gatherer:
-    """What a question about these frames of the video reads with."""
+    """Makes the gatherer of a question about these frames; its answer is always wanted."""
     return Gatherer(settings, store, fingerprint, video, masks, lambda: None)

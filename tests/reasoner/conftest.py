@@ -1,4 +1,4 @@
-"""A real model in both halves, a video of it encoded, and an encoder that works beside the test."""
+"""Both halves of a real model, a video that it encoded, and an encoder that works beside the test."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The engine by itself: what is shared between questions changes none of them, and all that is set is heeded."""
+"""The engine by itself: what questions share does not change their answers, and all settings take effect."""
 
 import threading
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def engine(model: LlavaMini, prompts: PromptBuilder, language: WatchedLanguage) 
 
 
 class Loads:
-    """A stretch of frames of nothing in particular; how often it was loaded."""
+    """A stretch of random frames that counts how often it is loaded."""
 
     def __init__(self, model: LlavaMini, prompts: PromptBuilder, frames: int, seed: int = 0) -> None:
         self.count = 0
@@ -63,7 +63,7 @@ def ask(
     prompt, outcome = engine.build_prompt([(text, None)]), Outcome()
 
     def fuse(places: Sequence[int]) -> Array:
-        """Its own for each choice of frames, as a fusion is."""
+        """Returns different rows for each choice of frames, as a real fusion does."""
         return model.embed(prompt.after).numpy() * np.float32(1 + np.mean(places) / 1000)
 
     return "".join(engine.answer(stretch, prompt, mode, options or Options(), fuse, outcome)), outcome
@@ -85,12 +85,12 @@ def test_the_second_question_over_a_stretch_makes_no_prefix(
         kept, fresh = ask(engine, model, loads.stretch, text), ask(forgetful, model, loads.stretch, text)
         assert_same(kept, fresh)
         assert language.count("prefill") == 1
-        assert loads.count == 1 + number  # the forgetful one loads it each time
+        assert loads.count == 1 + number  # the forgetful engine loads it each time
     ask(engine, model, Loads(model, prompts, 40, seed=1).stretch, RED)
-    assert language.count("prefill") == 2  # another stretch has its own
+    assert language.count("prefill") == 2  # another stretch has its own prefix
 
 
-def test_questions_at_once_are_answered_as_if_alone(
+def test_concurrent_questions_get_the_same_answers_as_alone(
     model: LlavaMini, prompts: PromptBuilder, engine: Engine, language: WatchedLanguage
 ) -> None:
     stretches = [Loads(model, prompts, frames, seed).stretch for seed, frames in enumerate((40, 64, 40, 20))]
@@ -101,10 +101,12 @@ def test_questions_at_once_are_answered_as_if_alone(
         together = list(threads.map(lambda each: ask(engine, model, *each), asked))
     for one, other in zip(alone, together, strict=True):
         assert_same(one, other)
-    assert language.count("prefill") == len(stretches)  # each prefix once, although three asked for it at once
+    assert language.count("prefill") == len(
+        stretches
+    )  # each prefix is made once, although three questions need it at once
 
 
-def test_a_long_prefix_is_made_in_turns_between_which_others_go_on(
+def test_other_questions_get_turns_while_a_long_prefix_is_made(
     model: LlavaMini, prompts: PromptBuilder, engine: Engine, language: WatchedLanguage, loads: Loads
 ) -> None:
     ask(engine, model, loads.stretch, RED)
@@ -124,7 +126,7 @@ def test_a_long_prefix_is_made_in_turns_between_which_others_go_on(
     assert "score" in names[: len(names) - 1 - names[::-1].index("prefill")]
 
 
-def test_a_question_whose_stretch_is_not_there_yet_holds_up_no_other(
+def test_a_question_that_waits_for_its_stretch_does_not_delay_others(
     model: LlavaMini, engine: Engine, loads: Loads
 ) -> None:
     arrived = threading.Event()
@@ -142,10 +144,10 @@ def test_a_question_whose_stretch_is_not_there_yet_holds_up_no_other(
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
-def test_memory_that_runs_out_once_costs_the_kept_prefixes_and_nothing_else(
+def test_running_out_of_memory_once_costs_only_the_kept_prefixes(
     call: int, model: LlavaMini, prompts: PromptBuilder, loads: Loads, engine: Engine, language: WatchedLanguage
 ) -> None:
-    """At the prefix, at each of the two looks, at a token: it is tried once more, from the state before."""
+    """The failing turn (the prefix, one of the two looks, a token) is run once more from the same state."""
     kept = Loads(model, prompts, 20)
     ask(engine, model, kept.stretch, RED)
     wanted = ask(Engine(model, prompts, LIMITS), model, loads.stretch, NOW)
@@ -154,23 +156,23 @@ def test_memory_that_runs_out_once_costs_the_kept_prefixes_and_nothing_else(
 
     def run_out(number: int) -> None:
         if number == call:
-            raise torch.OutOfMemoryError("as CUDA says it")
+            raise torch.OutOfMemoryError("as CUDA raises it")
 
     language.before = run_out
     assert_same(ask(engine, model, loads.stretch, NOW), wanted)
     failed = language.calls[call - 1]
     assert [name for name, _ in language.calls[:3]].count("prefill") == (2 if call == 1 else 1)
-    assert language.calls[call] == failed  # the same turn again
+    assert language.calls[call] == failed  # the same turn ran again
     prefixes = language.count("prefill")
     ask(engine, model, kept.stretch, RED)
-    assert language.count("prefill") == prefixes + 1  # what was kept before is gone
+    assert language.count("prefill") == prefixes + 1  # the prefix kept before is gone
 
 
-def test_memory_that_runs_out_twice_in_a_row_is_the_questions_end_and_not_the_engines(
+def test_running_out_of_memory_twice_in_a_row_ends_the_question_but_not_the_engine(
     model: LlavaMini, loads: Loads, engine: Engine, language: WatchedLanguage
 ) -> None:
     def run_out(number: int) -> None:
-        raise torch.OutOfMemoryError("as CUDA says it")
+        raise torch.OutOfMemoryError("as CUDA raises it")
 
     language.before = run_out
     with pytest.raises(torch.OutOfMemoryError):
@@ -179,22 +181,22 @@ def test_memory_that_runs_out_twice_in_a_row_is_the_questions_end_and_not_the_en
     assert ask(engine, model, loads.stretch, RED)[1].answer_tokens
 
 
-def test_what_is_known_of_a_question_is_not_fused_again(model: LlavaMini, loads: Loads, engine: Engine) -> None:
+def test_a_question_with_known_rows_is_not_fused_again(model: LlavaMini, loads: Loads, engine: Engine) -> None:
     text, first = ask(engine, model, loads.stretch, RED)
     assert first.rows is not None
     outcome = Outcome()
 
     def fuse(places: Sequence[int]) -> Array:
-        raise AssertionError("fused anew")
+        raise AssertionError("fused again")
 
     prompt = engine.build_prompt([(RED, None)])
-    known = first.fusion_frames, first.rows.astype(np.float16).astype(np.float32)  # as the cache gives it back
+    known = first.fusion_frames, first.rows.astype(np.float16).astype(np.float32)  # as the cache returns them
     pieces = engine.answer(loads.stretch, prompt, "focused", Options(), fuse, outcome, known)
     assert_same(("".join(pieces), outcome), (text, first))
     assert outcome.fusion_frames == first.fusion_frames > 16
 
 
-def test_a_focused_question_is_fused_half_over_a_sample_and_half_over_where_that_looks(
+def test_a_focused_question_averages_a_sample_and_the_frames_that_the_sample_attends_to(
     model: LlavaMini, loads: Loads, engine: Engine
 ) -> None:
     prompt, outcome = engine.build_prompt([(RED, None)]), Outcome()
@@ -216,7 +218,7 @@ def test_a_focused_question_is_fused_half_over_a_sample_and_half_over_where_that
     assert outcome.fusion_frames == len({*sample, *focus})
 
 
-def test_the_same_seed_says_the_same(model: LlavaMini, loads: Loads, engine: Engine) -> None:
+def test_the_same_seed_gives_the_same_answer(model: LlavaMini, loads: Loads, engine: Engine) -> None:
     options = [Options(temperature=2.0, seed=seed, max_tokens=5) for seed in (1, 1, 2, 3, 4)]
     texts = [ask(engine, model, loads.stretch, NOW, each)[0] for each in options]
     assert texts[0] == texts[1]
@@ -233,7 +235,7 @@ def test_an_answer_ends_at_its_limit_and_says_so(model: LlavaMini, loads: Loads,
     assert outcome.vision_tokens == len(outcome.scores) == 40
 
 
-def test_relative_to_itself_the_neutral_question_looks_nowhere(
+def test_the_neutral_question_scores_no_frame_above_its_own_baseline(
     model: LlavaMini, prompts: PromptBuilder, loads: Loads
 ) -> None:
     engine = Engine(model, prompts, replace(LIMITS, focus_baseline=True))

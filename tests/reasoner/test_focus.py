@@ -1,4 +1,4 @@
-"""Which frames are sampled, focused on and pooled."""
+"""The choice of frames to sample and focus on, and how they are averaged."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_the_focus_grows_with_the_stretch_up_to_its_limit(count: int, wanted: in
     assert focus_count(count, 16) == wanted
 
 
-def test_the_focus_is_where_the_scores_are_highest() -> None:
+def test_the_focus_is_on_the_frames_with_the_highest_scores() -> None:
     scores = np.array([0.1, 0.5, 0.1, 0.9, 0.5], np.float32)
     assert top_places(scores, 3) == [1, 3, 4]
     (first, share), (second, _) = evidence(scores, 2)
@@ -31,6 +31,6 @@ def test_the_focus_is_where_the_scores_are_highest() -> None:
     assert evidence(np.zeros(2, np.float32), 1) == [(0, 0.0)]
 
 
-def test_half_the_sample_and_half_the_focus() -> None:
+def test_sample_and_focus_count_half_each() -> None:
     sample, focus = np.random.default_rng(0).random((2, 3, 4)).astype(np.float32)
     np.testing.assert_allclose(halved(sample, focus), 0.5 * sample + 0.5 * focus)

@@ -1,4 +1,4 @@
-"""What a question needs of its video: read for little, ordered once, waited for, or missed with a reason."""
+"""A gatherer reads little, orders fusions once, waits for them, and says what is missing."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ FRAMES_ASKED = [Frame(slot, slot + 0.5) for slot in (0, 3, 63, 64, 99)]
 
 
 class Cost(NamedTuple):
-    """What somebody asked of both servers."""
+    """What the connections called `asker` cost both servers."""
 
     commands: int
     bytes_in: int  # from the servers to the asker
@@ -44,7 +44,7 @@ class Cost(NamedTuple):
 
 
 def count_cost(store: Store) -> Cost:
-    """By the servers' own count, of the connections called `asker`."""
+    """Adds up the servers' own counts for the connections called `asker`."""
     commands = bytes_in = 0
     for redis in (store.state, store.cache.redis):
         for client in redis.client_list():
@@ -56,7 +56,7 @@ def count_cost(store: Store) -> Cost:
 
 @pytest.fixture
 def asking(settings: Settings, engine: Engine, store: Store) -> ReasonerJobs:
-    """A reasoner whose connections the servers can tell from the others."""
+    """A reasoner with named connections, so that the servers count them separately."""
     urls = {
         "state_url": f"{settings.state_url}?client_name=asker",
         "cache_url": f"{settings.cache_url}?client_name=asker",
@@ -69,7 +69,7 @@ def asking(settings: Settings, engine: Engine, store: Store) -> ReasonerJobs:
 
 @pytest.fixture
 def hour(store: Store, pictures: tuple[bytes, ...], records: list[Record]) -> Video:
-    """An hour, at one frame a second: 56 segments that look alike."""
+    """An hour at one frame a second: 56 equal segments."""
     video = add_sampled(store, list(pictures[:64]) * 56)
     for segment in range(56):
         store.create_record(video.id, segment, records[0])
@@ -80,7 +80,7 @@ def hour(store: Store, pictures: tuple[bytes, ...], records: list[Record]) -> Vi
 def test_a_new_question_over_an_hour_reads_its_tokens_once_and_a_few_fusions(
     asking: ReasonerJobs, store: Store, hour: Video, video: Video
 ) -> None:
-    """And a repeated one neither: what it reads does not grow with the stretch."""
+    """A repeated question reads neither: its cost does not grow with the stretch."""
     ask(asking, store, video)  # opens the connections
 
     def measure(**values: str) -> Cost:
@@ -91,16 +91,16 @@ def test_a_new_question_over_an_hour_reads_its_tokens_once_and_a_few_fusions(
     tokens = 56 * 64 * 192 * 2
     fusions = 32 * 20 * 192 * 2  # of 32 frames, 20 rows each at most
     new, repeated, other = measure(), measure(), measure(text="what place is this ?")
-    assert new.commands <= 110  # fewer than two a segment
+    assert new.commands <= 110  # fewer than two per segment
     assert tokens < new.bytes_in <= tokens + fusions + 20_000
     assert repeated.commands <= 60
-    assert repeated.bytes_in <= 20 * 192 * 2 + 10_000  # the question's rows, and no array besides
+    assert repeated.bytes_in <= 20 * 192 * 2 + 10_000  # the question's rows and no other array
     assert other.commands <= 110
-    assert other.bytes_in <= fusions + 20_000  # the prefix is there
+    assert other.bytes_in <= fusions + 20_000  # the prefix is kept
 
 
 @pytest.mark.usefixtures("encoding")
-def test_a_repeated_question_wants_neither_encoder_nor_tokens_and_says_the_same(
+def test_a_repeated_question_needs_neither_encoder_nor_tokens_and_gets_the_same_answer(
     jobs: ReasonerJobs, store: Store, video: Video, model: object
 ) -> None:
     first = ask(jobs, store, video, start_s=20, end_s=80)
@@ -117,7 +117,7 @@ def test_a_repeated_question_wants_neither_encoder_nor_tokens_and_says_the_same(
     assert not [key for key in cast(list[bytes], cache.keys("*")) if b":tokens:" in key or b":fusion:" in key]
 
 
-def test_what_is_gathered_is_what_was_encoded(
+def test_gathered_tokens_and_rows_equal_a_fresh_encoding(
     settings: Settings, store: Store, video: Video, encoder: Encoder, encoding: Encoding, pictures: tuple[bytes, ...]
 ) -> None:
     gather = make_gatherer(settings, store, encoder.fingerprint, video, {0: 0b1 << 63, 1: 0b101})
@@ -129,10 +129,10 @@ def test_what_is_gathered_is_what_was_encoded(
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_the_anchor_is_the_first_segments_system_text_whatever_the_stretch(
+def test_the_anchor_is_the_system_text_over_the_whole_first_segment(
     cached: bool, settings: Settings, store: Store, video: Video, encoder: Encoder, records: list[Record]
 ) -> None:
-    """And it is read from the record: no encoder is asked."""
+    """It is read from the record, without an encoder."""
     if not cached:
         store.cache.redis.flushall()
     for masks, segment in (({0: 0b111, 1: 0b1}, 0), ({0: 1 << 63}, 0), ({1: 0b10}, 1)):
@@ -142,7 +142,7 @@ def test_the_anchor_is_the_first_segments_system_text_whatever_the_stretch(
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_whole_segments_system_text_is_pooled_from_records_by_their_sizes(
+def test_the_system_text_of_whole_segments_is_pooled_from_records_by_size(
     cached: bool, settings: Settings, store: Store, video: Video, encoder: Encoder, records: list[Record]
 ) -> None:
     if not cached:
@@ -163,7 +163,7 @@ def test_the_fusions_of_all_segments_are_one_job(
     assert count_waiting(store, FUSE) == 0
 
 
-def test_what_is_being_made_is_not_ordered_again_as_it_comes_in(
+def test_fusions_are_not_ordered_again_while_their_job_delivers_them(
     settings: Settings,
     store: Store,
     video: Video,
@@ -171,7 +171,7 @@ def test_what_is_being_made_is_not_ordered_again_as_it_comes_in(
     encoding: Encoding,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A long job brings its fusions one portion after the other: the rest of them is still the same job."""
+    """A long job delivers its fusions portion by portion. The remaining ones still belong to the same job."""
     gather = make_gatherer(settings, store, encoder.fingerprint, video, MASKS)
     ids, frames = [4, 20, 21, 22, 5], [Frame(slot, slot + 0.5) for slot in range(FRAMES)]
     seen, stop = set[str](), threading.Event()
@@ -186,7 +186,7 @@ def test_what_is_being_made_is_not_ordered_again_as_it_comes_in(
 
     def write_slowly(fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
         write(fusions, fingerprint)
-        time.sleep(1.5)  # longer than a look: the asker sees the first portion while the second is made
+        time.sleep(1.5)  # longer than LOOK_S: the gatherer sees the first portion while the second is made
 
     monkeypatch.setattr(cache, "write_fusions", write_slowly)
     watching.start()
@@ -200,7 +200,7 @@ def test_what_is_being_made_is_not_ordered_again_as_it_comes_in(
 
 
 @pytest.mark.parametrize("lost", ["cache", "state", "both"])
-def test_a_fusion_that_is_lost_on_its_way_is_made_again(
+def test_a_fusion_that_is_lost_before_it_is_read_is_made_again(
     lost: str, settings: Settings, store: Store, video: Video, encoder: Encoder, encoding: Encoding
 ) -> None:
     gather = make_gatherer(settings, store, encoder.fingerprint, video, MASKS)
@@ -228,13 +228,13 @@ def test_a_pooled_question_is_the_mean_over_its_frames_whatever_their_segments(
     np.testing.assert_allclose(gather.fuse(ids, 2, FRAMES_ASKED), wanted[2:], **HALF)
 
 
-def test_without_an_encoder_it_says_so_soon(settings: Settings, store: Store, video: Video, encoder: Encoder) -> None:
+def test_a_missing_encoder_is_reported_soon(settings: Settings, store: Store, video: Video, encoder: Encoder) -> None:
     gather = make_gatherer(settings, store, encoder.fingerprint, video, MASKS)
     with pytest.raises(EncoderMissing, match="longwatch worker encode"):
         gather.fuse([1, 2, 3], 1, FRAMES_ASKED)
 
 
-def test_an_encoder_that_does_not_deliver_is_told_from_a_missing_one(
+def test_an_encoder_that_does_not_deliver_is_distinguished_from_a_missing_one(
     settings: Settings, store: Store, video: Video, encoder: Encoder
 ) -> None:
     store.workers.announce(Worker("stuck", "encode", "here", 1, (FUSE, ENCODE)), 60)
@@ -247,7 +247,7 @@ def test_an_encoder_that_does_not_deliver_is_told_from_a_missing_one(
 def test_a_cache_that_keeps_nothing_ends_the_question_in_time(
     settings: Settings, store: Store, video: Video, encoder: Encoder, encoding: Encoding
 ) -> None:
-    """Made and lost, again and again: that is an end, too."""
+    """Fusions that are made and lost repeatedly end the question, too."""
     short = settings.reasoner.model_copy(update={"fusion_timeout_s": 1.5})
     gather = make_gatherer(settings.model_copy(update={"reasoner": short}), store, encoder.fingerprint, video, MASKS)
     stop = threading.Event()
@@ -268,7 +268,7 @@ def test_a_cache_that_keeps_nothing_ends_the_question_in_time(
         evicting.join()
 
 
-def test_frames_that_cannot_be_fused_end_the_question_with_the_reason(
+def test_frames_that_cannot_be_fused_end_the_question_with_a_reason(
     settings: Settings, store: Store, video: Video, encoder: Encoder, encoding: Encoding
 ) -> None:
     store.archive.files.write(f"{video.id}/000001/frames.zip", b"garbage")
@@ -278,7 +278,7 @@ def test_frames_that_cannot_be_fused_end_the_question_with_the_reason(
 
 
 @pytest.mark.parametrize("loss", ["damaged", "gone"])
-def test_a_lost_record_is_missed_by_name_and_encoded_anew(
+def test_a_lost_record_is_named_and_its_segment_is_encoded_again(
     loss: str, settings: Settings, store: Store, video: Video, encoder: Encoder
 ) -> None:
     path = f"{video.id}/000001/tokens-{encoder.fingerprint}.safetensors"
@@ -292,7 +292,7 @@ def test_a_lost_record_is_missed_by_name_and_encoded_anew(
     assert store.read_coverage(video, range(2), encoder.fingerprint).missing() == [1]
 
 
-def test_waiting_ends_once_nobody_wants_the_answer(
+def test_waiting_ends_when_nobody_wants_the_answer(
     settings: Settings, store: Store, video: Video, encoder: Encoder
 ) -> None:
     store.workers.announce(Worker("stuck", "encode", "here", 1, (FUSE, ENCODE)), 60)

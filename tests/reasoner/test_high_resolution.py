@@ -1,4 +1,4 @@
-"""LLaVA-Mini-HD's layout through the whole service: four sub-images, 64 tokens a frame, pictures of 672 px."""
+"""The whole service with LLaVA-Mini-HD's layout: four sub-images, 64 tokens per frame, pictures of 672 px."""
 
 import shutil
 from io import BytesIO
@@ -39,7 +39,7 @@ WORDS = 4
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of that layout, two layers, with the words of the bundled model."""
+    """A checkpoint of that layout: random weights, two layers, the vocabulary of the bundled model."""
     folder = tmp_path_factory.mktemp("hd")
     shape = with_config(
         SHAPE,
@@ -65,7 +65,7 @@ def settings(settings: Settings, checkpoint: Path, tmp_path: Path) -> Settings:
 
 
 def answer(settings: Settings, store: Store, video: Video, **values: Any) -> tuple[Video, Question]:
-    """Submits the video and a question about it at once, and lets real workers do the rest."""
+    """Submits the video together with a question, and lets real workers do the rest."""
     encoder, engine = load_encoder(settings), load_engine(settings)
     encoding, reasoning = EncoderJobs(settings, store, encoder), ReasonerJobs(settings, store, engine)
     encodes = {
@@ -88,7 +88,7 @@ def answer(settings: Settings, store: Store, video: Video, **values: Any) -> tup
 
 
 def say(checkpoint: Path, settings: Settings, model: LlavaMini, pixels: torch.Tensor, text: str) -> str:
-    """The model's own words about these frames."""
+    """Returns the answer of the model itself about these frames."""
     prompts = PromptBuilder.from_pretrained(checkpoint, system=settings.model.system_prompt)
     trace = model.trace(pixels, torch.tensor([prompts.build([(text, None)]).ids]), WORDS)
     ids = trace["generated_ids"].tolist()
@@ -107,7 +107,7 @@ def test_a_video_goes_through_the_whole_service_at_high_resolution(
     assert frames.shape == (3, 672, 672, 3)
     model = LlavaMini.from_pretrained(checkpoint)
     pixels = model.preprocess(frames)
-    assert pixels.shape[:2] == (3, 5)  # four sub-images and the whole
+    assert pixels.shape[:2] == (3, 5)  # four sub-images and the whole picture
     record = store.archive.read_record(video.id, 0, model.fingerprint)
     assert record is not None
     assert record.tokens.shape == (3, 64, 512)

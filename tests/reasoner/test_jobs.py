@@ -1,4 +1,4 @@
-"""Questions from the archive to their answers there, with a real model, real records and a real Redis."""
+"""Questions are answered from and into the archive, with a real model, real records and a real Redis."""
 
 import re
 import threading
@@ -70,7 +70,7 @@ def read_pieces(store: Store, question: Question) -> list[Piece]:
 
 
 def read_text(pieces: list[Piece]) -> str:
-    """What a reader shows at the end: what came after the last restart."""
+    """Returns the text that a reader shows in the end: everything after the last restart."""
     text = ""
     for piece in pieces:
         text = "" if piece.kind == "restart" else text + piece.text
@@ -81,7 +81,7 @@ def read_text(pieces: list[Piece]) -> str:
 def test_exact_fusion_is_the_model_itself(
     settings: Settings, jobs: ReasonerJobs, store: Store, video: Video, engine: Engine, pictures: tuple[bytes, ...]
 ) -> None:
-    """Over a stretch whose edges cut segments: the same rows go into the LLM, and the same answer comes out."""
+    """The stretch's edges cut segments. The same rows go into the LLM, and the same answer comes out."""
     asked = ask(jobs, store, video, fusion="exact", start_s=10, end_s=90, options=Options(max_tokens=8))
     assert asked.answer is not None
     model = LlavaMini.from_pretrained(TINY)
@@ -113,7 +113,7 @@ def test_exact_fusion_is_the_model_itself(
 
 
 def rows_in_cache(store: Store) -> list[tuple[bytes, Any]]:
-    """The pooled questions that are remembered: key and rows."""
+    """Returns key and rows of every pooled question in the cache."""
     keys = cast(list[bytes], store.cache.redis.keys("lw:rows:*"))
     found = []
     for key in keys:
@@ -125,7 +125,7 @@ def rows_in_cache(store: Store) -> list[tuple[bytes, Any]]:
 
 
 def attended(embeds: torch.Tensor, start: int, frames: int) -> np.ndarray[Any, Any]:
-    """Share of the question's attention per frame, from a full pass of eager attention over the model's own input."""
+    """Returns the question's attention share per frame, from a full eager pass over the model's own input."""
     eager = LlavaMini.from_pretrained(TINY, attention="eager", parts=("language",))
     with torch.no_grad():
         weights = eager.language.llm.model(inputs_embeds=embeds[None], output_attentions=True).attentions[1:]
@@ -135,8 +135,8 @@ def attended(embeds: torch.Tensor, start: int, frames: int) -> np.ndarray[Any, A
 
 
 @pytest.mark.usefixtures("encoding")
-def test_a_focus_on_all_frames_is_the_exact_mean(jobs: ReasonerJobs, store: Store, video: Video) -> None:
-    """Up to four frames are sampled whole and focused on whole."""
+def test_focused_fusion_of_four_frames_is_the_exact_mean(jobs: ReasonerJobs, store: Store, video: Video) -> None:
+    """Up to four frames are all sampled and all focused on."""
     focused, exact = (ask(jobs, store, video, fusion=mode, start_s=61, end_s=65) for mode in ("focused", "exact"))
     assert focused.answer is not None
     assert exact.answer is not None
@@ -147,7 +147,7 @@ def test_a_focus_on_all_frames_is_the_exact_mean(jobs: ReasonerJobs, store: Stor
 
 @pytest.mark.usefixtures("encoding")
 @pytest.mark.parametrize(("mode", "frames"), [("focused", (17, 28)), ("sampled", (16, 16)), ("exact", (100, 100))])
-def test_an_answer_says_what_it_rests_on(
+def test_an_answer_says_which_frames_it_is_based_on(
     mode: str, frames: tuple[int, int], jobs: ReasonerJobs, store: Store, video: Video
 ) -> None:
     asked = ask(jobs, store, video, fusion=mode)
@@ -172,7 +172,7 @@ def test_an_answer_says_what_it_rests_on(
 def test_a_focused_answer_points_at_the_frames_that_show_it(
     jobs: ReasonerJobs, store: Store, records: list[Record]
 ) -> None:
-    """Of a thing that is there for a few seconds of 64, most evidence shows it."""
+    """A thing is visible for 6 of 64 seconds, and most of the evidence shows it."""
     thing = Thing("red", "circle", 0, "left", ((40, 46),))
     world = World("street", 64, (thing,))
     video = add_sampled(store, [encode_jpeg(render(world, k + 0.5, 336), 90) for k in range(64)])
@@ -184,7 +184,7 @@ def test_a_focused_answer_points_at_the_frames_that_show_it(
 
 
 @pytest.mark.usefixtures("encoding")
-def test_a_video_with_a_wall_clock_is_answered_in_it(
+def test_answers_about_a_video_with_a_wall_clock_use_its_time(
     jobs: ReasonerJobs, store: Store, pictures: tuple[bytes, ...], records: list[Record]
 ) -> None:
     video = add_sampled(store, pictures[:64], recorded_at="2026-11-21T14:00:00Z")
@@ -199,7 +199,7 @@ def test_a_video_with_a_wall_clock_is_answered_in_it(
 
 
 @pytest.mark.usefixtures("encoding")
-def test_a_follow_up_knows_what_was_said(jobs: ReasonerJobs, store: Store, video: Video, engine: Engine) -> None:
+def test_a_follow_up_includes_the_earlier_turns(jobs: ReasonerJobs, store: Store, video: Video, engine: Engine) -> None:
     first = ask(jobs, store, video)
     second = ask(jobs, store, video, previous_question_id=first.id, text="what place is this ?")
     third = ask(jobs, store, video, previous_question_id=second.id, text="what is there now ?")
@@ -223,8 +223,10 @@ def test_a_settled_question_is_left_alone(jobs: ReasonerJobs, store: Store, vide
 
 
 @pytest.mark.usefixtures("encoding")
-def test_its_end_is_kept_before_anyone_learns_of_it(jobs: ReasonerJobs, store: Store, video: Video) -> None:
-    """Whoever reads `done` finds the answer, with all of its text."""
+def test_a_settled_question_is_stored_before_its_end_is_announced(
+    jobs: ReasonerJobs, store: Store, video: Video
+) -> None:
+    """A reader of `done` finds the whole answer."""
     question = new_question(video)
     store.add_question(question)
     found: list[Question] = []
@@ -249,7 +251,7 @@ def test_its_end_is_kept_before_anyone_learns_of_it(jobs: ReasonerJobs, store: S
 # waiting
 
 
-def test_a_question_waits_for_its_stretch_and_holds_nobody(
+def test_a_question_waits_for_its_stretch_without_occupying_a_thread(
     reasoning: WorkerThreads,
     intake: Intake,
     store: Store,
@@ -257,16 +259,16 @@ def test_a_question_waits_for_its_stretch_and_holds_nobody(
     records: list[Record],
     encoding: Encoding,
 ) -> None:
-    """Three wait for more than is encoded; both threads of the reasoner are free for a fourth."""
+    """Three questions wait for missing segments. Both threads of the reasoner are free for a fourth."""
     video = new_video(status="sampling", frames_expected=FRAMES)
     store.add_video(video)
     put_frames(store, video, pictures[:64])
     store.create_record(video.id, 0, records[0])
     waiting = [submit(intake, video, end_s=end_s) for end_s in (90, None, 100)]
     assert [question.status for question in waiting] == ["waiting"] * 3
-    over_what_is_there = wait_settled(store, submit(intake, video, end_s=60))
-    assert over_what_is_there.answer is not None
-    assert (over_what_is_there.answer.frames, over_what_is_there.answer.video_complete) == (60, False)
+    early = wait_settled(store, submit(intake, video, end_s=60))
+    assert early.answer is not None
+    assert (early.answer.frames, early.answer.video_complete) == (60, False)
     assert [store.read_question(question.id).status for question in waiting] == ["waiting"] * 3
     assert count_waiting(store, ANSWER) == 0
 
@@ -278,7 +280,7 @@ def test_a_question_waits_for_its_stretch_and_holds_nobody(
     assert read_pieces(store, settled[0])[0].kind == "state"
 
 
-def test_with_partial_it_is_answered_at_once_over_what_is_there(
+def test_a_partial_question_is_answered_at_once_from_the_encoded_frames(
     reasoning: WorkerThreads,
     intake: Intake,
     store: Store,
@@ -287,7 +289,7 @@ def test_with_partial_it_is_answered_at_once_over_what_is_there(
     settings: Settings,
     encoder: Encoder,
 ) -> None:
-    """No segment is encoded meanwhile: the second one's encoder never comes."""
+    """The worker here only fuses, so the second segment is never encoded."""
     video = new_video(status="sampling", frames_expected=FRAMES)
     store.add_video(video)
     put_frames(store, video, pictures)
@@ -305,7 +307,7 @@ def fusing_only(settings: Settings, store: Store, encoder: Encoder) -> Any:
     return working(settings, store, "encode", [Pool((FUSE,), 1)], handlers, encoder.fingerprint)
 
 
-def test_partial_over_nothing_yet_waits_for_the_first_frames(
+def test_a_partial_question_without_any_frames_waits_for_the_first_ones(
     reasoning: WorkerThreads, intake: Intake, store: Store, pictures: tuple[bytes, ...], encoding: Encoding
 ) -> None:
     video = new_video(status="sampling", frames_expected=FRAMES)
@@ -321,15 +323,15 @@ def test_partial_over_nothing_yet_waits_for_the_first_frames(
     assert answer.frames == 64
 
 
-def test_without_an_encoder_a_question_waits_and_is_answered_once_there_is_one(
+def test_a_question_waits_for_an_encoder_and_is_answered_when_one_starts(
     reasoning: WorkerThreads, intake: Intake, store: Store, video: Video, settings: Settings, encoder: Encoder
 ) -> None:
     asked = submit(intake, video)
     wait_until(lambda: store.read_question(asked.id).status == "running")
     wait_until(lambda: store.read_question(asked.id).status == "waiting")
-    wait_until(lambda: not reasoning.running)  # it holds no thread
+    wait_until(lambda: not reasoning.running)  # it occupies no thread
     with fusing_only(settings, store, encoder):
-        store.agenda.put("lw:due:questions", asked.id)  # as within recheck_after_s
+        store.agenda.put("lw:due:questions", asked.id)  # happens by itself after recheck_after_s
         assert wait_settled(store, asked).status == "done"
 
 
@@ -339,14 +341,16 @@ def test_a_lost_record_is_made_again_while_the_question_waits(
     wanted = wait_settled(store, submit(intake, video, fusion="sampled", end_s=90))
     store.cache.redis.flushall()
     store.archive.files.write(f"{video.id}/000001/tokens-{encoder.fingerprint}.safetensors", b"garbage")
-    asked = wait_settled(store, submit(intake, video, fusion="sampled", end_s=95))  # another stretch: no prefix yet
+    asked = wait_settled(
+        store, submit(intake, video, fusion="sampled", end_s=95)
+    )  # another stretch, which has no prefix yet
     assert wanted.answer is not None
     assert asked.answer is not None
     assert (asked.answer.frames, asked.answer.frames_missing) == (95, 0)
     assert store.archive.read_record(video.id, 1, encoder.fingerprint) is not None
 
 
-def test_what_could_not_be_encoded_is_missing_and_the_answer_says_so(
+def test_an_answer_counts_the_frames_that_could_not_be_encoded(
     reasoning: WorkerThreads, intake: Intake, store: Store, pictures: tuple[bytes, ...], encoding: Encoding
 ) -> None:
     video = add_sampled(store, [*pictures[:64], *([b"garbage"] * 64), *pictures[:10]])
@@ -364,10 +368,10 @@ def test_what_could_not_be_encoded_is_missing_and_the_answer_says_so(
     assert (progress.complete, progress.frames_encoded, progress.frames_failed) == (True, 74, 64)
 
 
-def test_while_the_cache_is_away_a_question_waits_and_then_goes_on(
+def test_a_question_waits_during_an_outage_of_the_cache_and_is_answered_after_it(
     reasoning: WorkerThreads, intake: Intake, store: Store, video: Video, encoding: Encoding, settings: Settings
 ) -> None:
-    """A cache that refuses every command, as one that is loading or out of memory does."""
+    """The cache refuses reads and writes, like one that is loading or out of memory."""
     redis: Any = store.cache.redis
     commands = ("get", "set", "mget")
     redis.acl_setuser("default", enabled=True, nopass=True, commands=[f"-{command}" for command in commands])
@@ -377,7 +381,7 @@ def test_while_the_cache_is_away_a_question_waits_and_then_goes_on(
         assert not store.read_question(asked.id).settled
     finally:
         redis.acl_setuser("default", enabled=True, nopass=True, commands=[f"+{command}" for command in commands])
-    store.agenda.put("lw:due:questions", asked.id)  # as within surroundings_retry_after_s
+    store.agenda.put("lw:due:questions", asked.id)  # happens by itself after surroundings_retry_after_s
     assert wait_settled(store, asked).status == "done"
     wait_until(lambda: reasoning.runner.trouble is None)
 
@@ -385,7 +389,7 @@ def test_while_the_cache_is_away_a_question_waits_and_then_goes_on(
 # cancelled, deleted, given away
 
 
-def test_cancelling_keeps_what_was_said(
+def test_cancelling_keeps_the_text_so_far(
     reasoning: WorkerThreads, intake: Intake, store: Store, video: Video, encoding: Encoding, language: WatchedLanguage
 ) -> None:
     released = slow_down(language, after=2)
@@ -412,7 +416,7 @@ def engine(model: LlavaMini, prompts: PromptBuilder, settings: Settings, languag
 
 
 def slow_down(language: WatchedLanguage, after: int) -> threading.Event:
-    """From the second token on each takes long: until the event is set, and 50 ms from then on."""
+    """Makes each step from number `after` on wait for the returned event and then for 50 ms."""
     released = threading.Event()
 
     def wait(call: int) -> None:
@@ -424,20 +428,20 @@ def slow_down(language: WatchedLanguage, after: int) -> threading.Event:
     return released
 
 
-def test_a_question_that_waits_for_fusions_can_be_cancelled_and_takes_its_orders_back(
+def test_a_question_that_waits_for_fusions_can_be_cancelled_and_withdraws_its_orders(
     reasoning: WorkerThreads, intake: Intake, store: Store, video: Video
 ) -> None:
     store.workers.announce(Worker("stuck", "encode", "here", 1, (FUSE, ENCODE)), 60)
     asked = submit(intake, video)
     wait_until(lambda: count_waiting(store, FUSE))
-    assert intake.cancel_question(asked.id).status == "running"  # it ends after its next look
+    assert intake.cancel_question(asked.id).status == "running"  # it ends at its next check
     settled = wait_settled(store, asked)
     assert (settled.status, settled.answer) == ("cancelled", None)
     wait_until(lambda: read_pieces(store, asked)[-1].kind == "done")
     wait_until(lambda: count_waiting(store, FUSE) == 0)
 
 
-def test_a_question_that_waits_for_frames_or_for_its_turn_is_cancelled_at_once(
+def test_a_waiting_or_queued_question_is_cancelled_at_once(
     intake: Intake, store: Store, video: Video, jobs: ReasonerJobs
 ) -> None:
     unsampled = new_video(status="sampling")
@@ -445,14 +449,14 @@ def test_a_question_that_waits_for_frames_or_for_its_turn_is_cancelled_at_once(
     for asked in (submit(intake, unsampled), submit(intake, video)):
         assert intake.cancel_question(asked.id).status == "cancelled"
         assert read_pieces(store, asked)[-1].kind == "done"
-        jobs.answer_question(asked.id)  # a job that was taken at that moment
+        jobs.answer_question(asked.id)  # its job may have been taken just before
         assert store.read_question(asked.id).status == "cancelled"
     assert count_waiting(store, ANSWER) == 0
     assert store.agenda.count(due.QUESTIONS) == 0
 
 
 def test_a_cancelled_question_is_never_begun(jobs: ReasonerJobs, store: Store, video: Video) -> None:
-    """The wish came between the queue and the worker."""
+    """The request to cancel arrives between the queue and the worker."""
     question_id = new_question_id(video.id)
     store.answers.cancel(question_id)
     asked = ask(jobs, store, video, id=question_id)
@@ -461,7 +465,7 @@ def test_a_cancelled_question_is_never_begun(jobs: ReasonerJobs, store: Store, v
 
 
 @pytest.mark.parametrize("moment", ["fusing", "answering"])
-def test_a_video_deleted_in_the_middle_stays_deleted_and_readers_learn_of_the_end(
+def test_a_video_deleted_during_an_answer_stays_deleted_and_readers_see_the_end(
     moment: str,
     reasoning: WorkerThreads,
     intake: Intake,
@@ -492,10 +496,10 @@ def test_a_video_deleted_in_the_middle_stays_deleted_and_readers_learn_of_the_en
 
 @pytest.mark.usefixtures("encoding")
 @pytest.mark.parametrize("broken_off", [False, True])
-def test_the_answers_about_a_deleted_video_are_gone_with_it(
+def test_deleting_a_video_deletes_the_answers_about_it(
     broken_off: bool, intake: Intake, jobs: ReasonerJobs, store: Store, video: Video, settings: Settings
 ) -> None:
-    """Also if the process that deletes it dies in the middle: any worker finishes it."""
+    """If the deleting process dies in the middle, any worker finishes the deletion."""
     asked = ask(jobs, store, video)
     if broken_off:
         store.index.mark_deleted(video.id)
@@ -510,7 +514,7 @@ def test_the_answers_about_a_deleted_video_are_gone_with_it(
     assert store.index.list_videos(None, 10) == store.archive.list_video_ids() == []
 
 
-def test_an_attempt_that_was_given_away_is_heard_no_more(
+def test_an_attempt_that_lost_its_job_changes_nothing_any_more(
     jobs: ReasonerJobs,
     store: Store,
     video: Video,
@@ -520,7 +524,7 @@ def test_an_attempt_that_was_given_away_is_heard_no_more(
     model: LlavaMini,
     prompts: PromptBuilder,
 ) -> None:
-    """The first is thought dead in the middle of its answer; the stream and the archive hold the second one's."""
+    """The first attempt is taken for dead in the middle. Stream and archive keep the second one's answer."""
     released = slow_down(language, after=2)
     question = new_question(video, text=TALK, options=LONG)
     store.add_question(question)
@@ -549,7 +553,7 @@ def test_an_attempt_that_was_given_away_is_heard_no_more(
     assert read_text(pieces) == settled.answer.text != ""
 
 
-# what cannot be answered
+# impossible questions
 
 
 @pytest.mark.usefixtures("encoding")
@@ -570,7 +574,7 @@ def test_an_attempt_that_was_given_away_is_heard_no_more(
         ),
     ],
 )
-def test_what_cannot_be_answered_says_why(
+def test_an_impossible_question_fails_and_says_why(
     values: dict[str, Any], code: str, says: str, jobs: ReasonerJobs, store: Store, video: Video
 ) -> None:
     asked = ask(jobs, store, video, **values)
@@ -590,7 +594,7 @@ def test_a_question_about_a_video_that_failed_says_why(reasoning: WorkerThreads,
     assert settled.problem.message == f"the video has no frames here: {problem.message}"
 
 
-def test_a_question_that_waits_for_a_video_that_then_fails_ends(
+def test_a_question_ends_when_the_video_that_it_waits_for_fails(
     reasoning: WorkerThreads, intake: Intake, store: Store
 ) -> None:
     video = new_video(status="fetching")
@@ -603,7 +607,7 @@ def test_a_question_that_waits_for_a_video_that_then_fails_ends(
     assert "the server is gone" in settled.problem.message
 
 
-def test_what_nobody_foresaw_is_tried_again_and_then_said(
+def test_an_unexpected_error_is_retried_and_then_reported(
     reasoning: WorkerThreads, intake: Intake, store: Store, video: Video, encoding: Encoding, language: WatchedLanguage
 ) -> None:
     def fail(call: int) -> None:
@@ -626,7 +630,7 @@ def test_a_deleted_question_is_no_error(jobs: ReasonerJobs, store: Store, video:
         store.archive.read_question(question_id)
 
 
-def test_a_duplicate_is_answered_from_its_owners_frames(
+def test_questions_about_a_duplicate_use_its_owners_frames(
     reasoning: WorkerThreads, intake: Intake, store: Store, video: Video, encoding: Encoding
 ) -> None:
     again = new_video(status="duplicate", duplicate_of=video.id)
@@ -637,10 +641,10 @@ def test_a_duplicate_is_answered_from_its_owners_frames(
     assert settled.answer.evidence[0].picture.startswith(f"/v1/videos/{again.id}/")
 
 
-def test_a_question_outlives_the_owner_of_its_videos_frames(
+def test_a_question_survives_the_deletion_of_its_videos_owner(
     intake: Intake, store: Store, video: Video, jobs: ReasonerJobs
 ) -> None:
-    """The owner was deleted at the wrong moment: the question waits until its own video is sampled."""
+    """If the owner is deleted at the wrong moment, the question waits until its own video is sampled."""
     again = new_video(status="duplicate", duplicate_of="20261121-020851123-4f2a9c")
     store.add_video(again)
     asked = submit(intake, again)

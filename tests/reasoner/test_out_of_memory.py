@@ -1,4 +1,4 @@
-"""Memory of the reasoner: what failed or ended is let go of, and no question holds its stretch twice."""
+"""The reasoner frees the memory of failed and finished work, and no question holds its stretch twice."""
 
 import threading
 import time
@@ -50,7 +50,7 @@ def ask(engine: Engine, model: LlavaMini, stretch: TokenSource) -> Iterator[str]
     return engine.answer(stretch, prompt, "focused", Options(), fuse, Outcome())
 
 
-def test_what_a_failed_turn_had_made_is_freed_while_its_error_is_handled() -> None:
+def test_the_tensors_of_a_failed_turn_are_freed_while_its_error_is_handled() -> None:
     thread = ModelThread()
     made: list[weakref.ref[torch.Tensor]] = []
 
@@ -78,11 +78,11 @@ def test_an_idle_thread_holds_neither_a_turn_nor_its_result() -> None:
     del cache
     deadline = time.monotonic() + 5
     while alive() is not None and time.monotonic() < deadline:
-        time.sleep(0.01)  # it lets go just after the result is there
+        time.sleep(0.01)  # the thread drops the turn just after it sets the result
     assert alive() is None
 
 
-def test_a_question_that_runs_out_of_memory_halfway_is_tried_again_and_answered_the_same(
+def test_a_question_that_runs_out_of_memory_halfway_still_gets_the_same_answer(
     model: LlavaMini, prompts: PromptBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stretch = make_stretch(model, prompts, "s")
@@ -92,7 +92,7 @@ def test_a_question_that_runs_out_of_memory_halfway_is_tried_again_and_answered_
 
     def run_out(hidden: torch.Tensor) -> torch.Tensor:
         lengths.append(hidden.shape[1])
-        if len(lengths) in (2, 4):  # the first look and the answer; 1 is the prefix, 3 the second try
+        if len(lengths) in (2, 4):  # the first look and the answer; pass 1 is the prefix, 3 and 5 are second tries
             raise torch.OutOfMemoryError("CUDA out of memory")
         result: torch.Tensor = plain(hidden)
         return result
@@ -118,10 +118,10 @@ def test_a_question_holds_its_stretch_once(
     monkeypatch.setattr(model.language, "score", score)
     assert "".join(ask(Engine(model, prompts, LIMITS), model, make_stretch(model, prompts, "s")))
     assert len(held) == 2
-    assert max(held) <= model.language.count_cache_bytes(FRAMES + 40)  # and its text
+    assert max(held) <= model.language.count_cache_bytes(FRAMES + 40)  # 40: its text
 
 
-def test_a_stretch_that_waits_for_encoders_holds_up_no_other(model: LlavaMini, prompts: PromptBuilder) -> None:
+def test_a_question_that_waits_for_encoders_does_not_delay_others(model: LlavaMini, prompts: PromptBuilder) -> None:
     engine, begun, encoded = Engine(model, prompts, LIMITS), threading.Event(), threading.Event()
     first, second = make_stretch(model, prompts, "first"), make_stretch(model, prompts, "second")
 

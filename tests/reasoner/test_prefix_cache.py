@@ -1,4 +1,4 @@
-"""The prefix cache: bounded before a prefix is made, least recently used goes first."""
+"""The prefix cache makes room before a prefix is made, and evicts the least recently used one first."""
 
 import weakref
 from typing import Any
@@ -12,7 +12,7 @@ from reasoner.prefix_cache import PrefixCache
 
 
 class Maker:
-    """Makes prefixes of zeros as the engine does, and knows how many bytes are alive."""
+    """Makes prefixes of zeros as the engine does, and counts the bytes that are alive."""
 
     def __init__(self, model: LlavaMini, limit_positions: int) -> None:
         self._language = model.language
@@ -29,7 +29,7 @@ class Maker:
         size_bytes = self._language.count_cache_bytes(positions)
         self.cache.make_room(size_bytes)
         if size_bytes <= self.limit_bytes:
-            assert self.count_alive_bytes() + size_bytes <= self.limit_bytes  # room was made before
+            assert self.count_alive_bytes() + size_bytes <= self.limit_bytes  # room was made first
         self.made.append(name)
         made = self._language.prefill(torch.zeros(positions, self._width))
         layers: Any = made.layers
@@ -43,7 +43,7 @@ class Maker:
         return sum(tensor.nbytes for tensor in self._alive.values())
 
 
-def test_room_is_made_before_a_prefix_is(model: LlavaMini) -> None:
+def test_room_is_made_before_the_prefix(model: LlavaMini) -> None:
     maker = Maker(model, limit_positions=8)
     for name in ("a", "b", "a", "c", "a", "b"):
         maker.ask(name, 4)
@@ -71,7 +71,7 @@ def test_a_prefix_above_the_limit_is_made_but_not_kept_and_displaces_nothing(mod
     assert maker.count_alive_bytes() == model.language.count_cache_bytes(4)
 
 
-def test_what_is_cleared_is_freed_and_its_room_is_free_again(model: LlavaMini) -> None:
+def test_clearing_frees_the_prefixes_and_their_room(model: LlavaMini) -> None:
     maker = Maker(model, limit_positions=8)
     maker.ask("a", 4)
     maker.ask("b", 4)
@@ -91,7 +91,7 @@ def test_keeping_a_prefix_twice_counts_it_once(model: LlavaMini) -> None:
 
 
 @pytest.mark.parametrize("use", ["advance", "score"])
-def test_what_is_appended_to_one_copy_is_not_seen_in_the_next(use: str, model: LlavaMini) -> None:
+def test_rows_appended_to_one_copy_do_not_appear_in_the_next(use: str, model: LlavaMini) -> None:
     maker = Maker(model, limit_positions=8)
     maker.ask("a", 4)
     copy, rows = maker.ask("a", 4), torch.zeros(3, model.config.hidden_size)

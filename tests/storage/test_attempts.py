@@ -1,4 +1,4 @@
-"""Fences, answers and locks: only the newest attempt at a target counts, also across a flush."""
+"""Fences, answers, locks and the agenda: only the newest attempt at a target counts, even across a flush."""
 
 import threading
 
@@ -17,7 +17,7 @@ def kinds(store: Store, question_id: str) -> list[tuple[str, str]]:
     return [(piece.kind, piece.text) for piece in store.answers.read(question_id)]
 
 
-def test_pieces_of_an_attempt_that_was_given_away_never_arrive(store: Store) -> None:
+def test_readers_get_no_pieces_of_an_attempt_that_lost_its_job(store: Store) -> None:
     question_id = new_question_id(new_video_id())
     first = store.fences.take(question_id)
     assert store.answers.send(first, "text", "a red")
@@ -29,7 +29,7 @@ def test_pieces_of_an_attempt_that_was_given_away_never_arrive(store: Store) -> 
     assert kinds(store, question_id) == [("text", "a red"), ("restart", ""), ("text", "a blue")]
 
 
-def test_a_given_away_attempt_cannot_settle(store: Store) -> None:
+def test_an_attempt_that_lost_its_job_cannot_settle_it(store: Store) -> None:
     video, question = add_question(store)
     first, second = store.fences.take(question.id), store.fences.take(question.id)
     with pytest.raises(GivenAway):
@@ -52,14 +52,14 @@ def test_an_attempt_that_wakes_after_the_end_changes_nothing(store: Store) -> No
         store.answers.send(late, "text", "late")
     with pytest.raises(GivenAway):
         store.settle_question(question.model_copy(update={"status": "failed"}), late)
-    store.state.flushall()  # the fence is gone, the end is not
+    store.state.flushall()  # the fence is gone, the settled document is not
     with pytest.raises(GivenAway):
         store.settle_question(question.model_copy(update={"status": "failed"}), late)
     assert store.archive.read_question(question.id).status == "done"
     assert before[-1] == ("done", "")
 
 
-def test_after_a_flush_the_attempt_that_works_goes_on(store: Store) -> None:
+def test_a_running_attempt_continues_after_a_flush(store: Store) -> None:
     _, question = add_question(store)
     first = store.fences.take(question.id)
     store.answers.send(first, "text", "a")
@@ -70,7 +70,7 @@ def test_after_a_flush_the_attempt_that_works_goes_on(store: Store) -> None:
     assert kinds(store, question.id) == [("text", "b"), ("done", "")]
 
 
-def test_whoever_reads_of_the_end_finds_the_answer(store: Store) -> None:
+def test_readers_of_the_end_find_the_answer(store: Store) -> None:
     _, question = add_question(store)
     found: list[str] = []
 
@@ -96,7 +96,7 @@ def test_a_cancelled_or_deleted_answer_is_not_wanted(store: Store) -> None:
     assert store.answers.is_wanted(question.id)
     store.answers.cancel(question.id)
     assert not store.answers.is_wanted(question.id)
-    assert store.answers.send(fence, "text", "the piece at hand") is False
+    assert store.answers.send(fence, "text", "the current piece") is False
     other = make_question(video)
     store.add_question(other)
     store.index.mark_deleted(video.id)
@@ -115,7 +115,7 @@ def test_reading_waits_for_the_first_piece_and_no_longer(store: Store) -> None:
     sender.join()
 
 
-def test_a_piece_that_is_none_of_ours_is_passed_over(store: Store) -> None:
+def test_a_malformed_piece_is_skipped(store: Store) -> None:
     question_id = new_question_id(new_video_id())
     for junk in (b"x", b'["run", "this"]', b"[]", b'{"text": 1}', b"\xff"):
         store.state.xadd(f"lw:pieces:{question_id}", {"piece": junk})
@@ -124,7 +124,7 @@ def test_a_piece_that_is_none_of_ours_is_passed_over(store: Store) -> None:
     assert kinds(store, question_id) == [("text", "ours")]
 
 
-def test_one_holds_a_lock_at_a_time_and_a_lost_one_ends(store: Store) -> None:
+def test_only_one_process_holds_a_lock_and_an_abandoned_lock_expires(store: Store) -> None:
     with store.locks.hold("x", hold_s=30) as one:
         assert one
         with store.locks.hold("x", hold_s=30) as other:
@@ -134,7 +134,7 @@ def test_one_holds_a_lock_at_a_time_and_a_lost_one_ends(store: Store) -> None:
         assert after
 
 
-def test_a_lock_lasts_longer_if_it_is_renewed_and_a_lost_one_cannot_be(store: Store) -> None:
+def test_renewing_a_lock_extends_it_unless_it_is_lost(store: Store) -> None:
     with store.locks.hold("x", hold_s=30) as held:
         assert held
         store.state.pexpire("lw:lock:x", 5000)
@@ -144,7 +144,7 @@ def test_a_lock_lasts_longer_if_it_is_renewed_and_a_lost_one_cannot_be(store: St
         assert not held.renew()
 
 
-def test_a_lock_that_would_last_for_ever_is_none_of_ours(store: Store) -> None:
+def test_a_foreign_lock_without_an_expiry_is_removed(store: Store) -> None:
     store.state.set("lw:lock:x", "junk")
     with store.locks.hold("x", hold_s=30) as got:
         assert not got
@@ -152,13 +152,13 @@ def test_a_lock_that_would_last_for_ever_is_none_of_ours(store: Store) -> None:
         assert got
 
 
-def test_what_is_due_comes_in_the_order_of_waiting(store: Store) -> None:
+def test_the_longest_overdue_item_comes_first(store: Store) -> None:
     store.agenda.put("lw:due:videos", "later", in_s=60)
     store.agenda.put("lw:due:videos", "b", "c")
     store.agenda.put("lw:due:videos", "a", in_s=-5)
     assert store.agenda.list_due("lw:due:videos", 2)[0] == "a"
     assert set(store.agenda.list_due("lw:due:videos", 10)) == {"a", "b", "c"}
-    store.agenda.put("lw:due:videos", "a", in_s=60)  # what is due does not become less so
+    store.agenda.put("lw:due:videos", "a", in_s=60)  # `put` never makes an item due later
     assert "a" in store.agenda.list_due("lw:due:videos", 10)
     store.agenda.postpone("lw:due:videos", "a", in_s=60)
     store.agenda.remove("lw:due:videos", "b")
@@ -177,7 +177,7 @@ def test_questions_wait_for_their_last_segment_only(store: Store) -> None:
     assert store.agenda.list_waiting("video", 0) == []
 
 
-def test_no_race_admits_more_questions_than_set(store: Store) -> None:
+def test_concurrent_questions_never_exceed_the_limits(store: Store) -> None:
     limits = Limits(in_work=3, waiting_per_video=3, waiting=5)
     one, two = new_video_id(), new_video_id()
     asked = [(video_id, waits) for video_id, waits in ((one, True), (two, True), (one, False)) for _ in range(8)]
@@ -205,7 +205,7 @@ def test_a_question_that_was_settled_meanwhile_is_not_counted_as_waiting(store: 
     store.agenda.wait(video.id, question.id, None)
     assert store.agenda.count(due.WAITING) == 1
     store.settle_question(question.model_copy(update={"status": "cancelled"}))
-    store.agenda.wait(video.id, question.id, None)  # a look that began before
+    store.agenda.wait(video.id, question.id, None)  # an inspection that began earlier
     assert store.agenda.count(due.WAITING) == 0
 
 
