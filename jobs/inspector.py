@@ -122,7 +122,10 @@ class Inspector:
             self._store.index.stop_leaning(video.id, holder.id)
             changes = {"status": "failed", "duplicate_of": None, "problem": problem}
             self._store.update_video(video.model_copy(update=changes))
-        elif holder.settled:
+            return
+        for question_id in self._store.agenda.list_waiting(video.id, None):
+            self.inspect_question(question_id)
+        if holder.settled:
             self._store.agenda.remove(due.VIDEOS, video.id)
 
     # questions
@@ -141,6 +144,8 @@ class Inspector:
             self._store.index.report_unreadable(question_id, str(error))
             self._store.agenda.remove(due.QUESTIONS, question_id)
             return
+        if question.video_id != holder.id:  # it may have waited before its video was known as a duplicate
+            self._store.agenda.stop_waiting(question.video_id, [question_id])
         if question.settled:
             self._store.agenda.remove(due.QUESTIONS, question_id)
             self._store.agenda.stop_waiting(holder.id, [question_id])

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -194,6 +194,43 @@ def test_a_late_attempt_changes_nothing(jobs: IngestJobs, settings: Settings, st
     assert store.archive.read_video(video.id) == done
     assert read_tree(store, video) == tree
     assert store.coverage.count_sampled(video.id) == 150
+
+
+class OvertakenStore(Store):
+    """Another attempt ends while this one begins: between two of its commands."""
+
+    def __init__(self, settings: Settings, end_other: Callable[[], None]) -> None:
+        super().__init__(settings)
+        self._end_other = end_other
+
+    def read_video(self, video_id: str) -> Video:
+        video = super().read_video(video_id)
+        self._end_other()
+        return video
+
+
+def test_an_attempt_that_is_overtaken_while_it_begins_does_not_fail_the_finished_video(
+    intake: Intake, settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    """It once read the video, then the other attempt settled it and removed the source."""
+    video = upload(store, intake, write_video(tmp_path / "video.mp4", steady(150, fps=5)))
+    slow = SlowStore(settings)
+
+    def ingest_first() -> None:
+        with suppress(GivenAway):
+            IngestJobs(settings, slow).ingest_video(video.id)
+
+    first = threading.Thread(target=ingest_first)
+    first.start()
+    assert slow.reached.wait(30)
+
+    def end_first() -> None:
+        slow.released.set()
+        first.join(30)
+
+    IngestJobs(settings, OvertakenStore(settings, end_first)).ingest_video(video.id)
+    done = store.archive.read_video(video.id)
+    assert (done.status, done.problem, store.coverage.count_sampled(video.id)) == ("ready", None, 150)
 
 
 # duplicates

@@ -220,6 +220,22 @@ def stop(*_: object, **__: object) -> None:
     raise RedisUnavailable("the process dies here")
 
 
+@pytest.mark.parametrize("encoded", [0, 1])
+def test_a_question_asked_before_its_video_was_known_as_a_duplicate_waits_for_the_holders_frames(
+    encoded: int, store: Store, settings: Settings
+) -> None:
+    holder, copy = add_encoded(store, 10, encoded=encoded), make_video()
+    store.add_video(copy)
+    question = ask(store, settings, copy)
+    assert store.agenda.list_waiting(copy.id, None) == [question.id]
+    store.update_video(copy.model_copy(update={"status": "duplicate", "duplicate_of": holder.id}))
+    Reconciler(store, settings.jobs).inspector.inspect_video(copy.id)
+    assert store.agenda.list_waiting(copy.id, None) == []
+    assert store.agenda.list_waiting(holder.id, None) == ([] if encoded else [question.id])
+    assert store.read_question(question.id).status == ("queued" if encoded else "waiting")
+    assert store.agenda.count(due.WAITING) == (0 if encoded else 1)
+
+
 def test_a_duplicate_fails_with_its_holder_and_is_sampled_if_the_holder_is_gone(
     store: Store, settings: Settings
 ) -> None:
