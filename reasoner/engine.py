@@ -22,6 +22,7 @@ from reasoner.focus import Array, as_float, even_sample, focus_count, halved, to
 from reasoner.prefix_cache import PrefixCache
 from reasoner.scheduler import ModelThread
 from storage.documents import FusionMode, Options
+from storage.records import Half
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class TokenSource:
 
     key: Hashable  # equal if the frames are equal and the system rows are made in the same way
     count: int
-    load: Callable[[], tuple[Array, Array]]  # system rows (L,D) and tokens (n,C,D); called if the prefix is not kept
+    load: Callable[[], tuple[Array, Half]]  # system rows (L,D) and tokens (n,C,D); called if the prefix is not kept
 
 
 @dataclass
@@ -136,19 +137,24 @@ class Engine:
             kept = self._thread.run(lambda: self._prefixes.find(source.key))
             return self._make_prefix(source, system, tokens) if kept is None else kept
 
-    def _make_prefix(self, source: TokenSource, system: Array, tokens: Array) -> DynamicCache:
-        rows = torch.from_numpy(np.concatenate([system, tokens.reshape(-1, tokens.shape[-1])]))
-        size_bytes = self._model.language.count_cache_bytes(len(rows))
+    def _make_prefix(self, source: TokenSource, system: Array, tokens: Half) -> DynamicCache:
+        rows = tokens.reshape(-1, tokens.shape[-1])
+        size_bytes = self._model.language.count_cache_bytes(len(system) + len(rows))
         self._thread.run(lambda: self._prefixes.make_room(size_bytes))
-        cache = self._try_twice(partial(self._prefill, rows))
+        cache = self._try_twice(partial(self._prefill, system, rows))
         self._thread.run(lambda: self._prefixes.keep(source.key, cache, size_bytes))
         return fork(cache)
 
-    def _prefill(self, rows: Tensor) -> DynamicCache:
-        """Grows one cache in place, turn by turn: two copies of a long prefix would not fit."""
-        cache = self._model.language.make_cache()
-        for part in torch.split(rows, TURN_POSITIONS):
-            self._thread.run(partial(self._model.language.prefill, part, cache))
+    def _prefill(self, system: Array, rows: Half) -> DynamicCache:
+        """Grows one cache in place, turn by turn: two copies of a long prefix would not fit.
+
+        The rows, a gigabyte for a day of video, become wider than float16 a turn at a time.
+        """
+        cache, beside = self._model.language.make_cache(), max(TURN_POSITIONS - len(system), 0)
+        rest = range(beside, len(rows), TURN_POSITIONS)
+        parts = [np.concatenate([system, as_float(rows[:beside])]), *(rows[k : k + TURN_POSITIONS] for k in rest)]
+        for part in parts:
+            self._thread.run(partial(self._model.language.prefill, torch.from_numpy(part), cache))
         return cache
 
     def _run_turn(self, turn: Callable[[], Result]) -> Result:

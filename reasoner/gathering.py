@@ -64,8 +64,8 @@ class Gatherer:
         self._missing_after_s = settings.reasoner.encoder_missing_after_s
         self._ordered: dict[str, list[FusionRequest]] = {}
 
-    def load_tokens(self) -> Array:
-        """Returns the stretch's tokens (n,C,D) in float32; raises RecordLost."""
+    def load_tokens(self) -> Half:
+        """Returns the stretch's tokens (n,C,D) in float16, as they are kept; raises RecordLost."""
         found = self._store.read_tokens(self._holder.id, list(self._masks), self._fingerprint)
         rows = []
         for segment, wanted in self._masks.items():
@@ -73,7 +73,7 @@ class Gatherer:
             if kept is None:
                 raise RecordLost(f"the record of segment {segment} of {self._holder.id} is gone; it is encoded again")
             rows.append(select_tokens(kept[1], kept[0], wanted))
-        return as_float(np.concatenate(rows))
+        return np.concatenate(rows)
 
     def load_anchor(self, system: Sequence[int]) -> Array:
         """Returns the system prompt's rows (L,D): the mean over the whole first segment (docs/design.md, anchors)."""

@@ -21,7 +21,7 @@ from storage.documents import Answer, Evidence, Problem, Question, Timings, Toke
 from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
 from storage.fences import Fence
 from storage.progress import describe_progress
-from storage.records import text_id
+from storage.records import Half, text_id
 from storage.store import Store
 from storage.stretch import Stretch, find_stretch
 from storage.timeline import Grid, slots_in
@@ -183,7 +183,7 @@ class ReasonerJobs:
         holder_id, system = asked.stretch.holder.id, prompt.before
         exact = mode == "exact"
 
-        def load() -> tuple[Array, Array]:
+        def load() -> tuple[Array, Half]:
             rows = gather.load_system(system) if exact else gather.load_anchor(system)
             return rows, gather.load_tokens()
 

@@ -55,7 +55,7 @@ class Examinee:
         prompts = [self._prompts.build([(question, None)]) for question in questions]
         texts = [prompts[0].before, *(prompt.text for prompt in prompts)]
         encoded = self._model.encode(self._model.preprocess(frames), texts, batch_frames=16)
-        tokens = encoded.tokens.numpy().astype(np.float16).astype(np.float32)
+        tokens = encoded.tokens.numpy().astype(np.float16)
         anchor, whole = pool(encoded.fused[0][:SEGMENT_SLOTS]).numpy(), pool(encoded.fused[0]).numpy()
         extending = TokenSource((path.name, "anchor"), len(tokens), lambda: (anchor, tokens))
         exact = TokenSource((path.name, "all"), len(tokens), lambda: (whole, tokens))

@@ -15,6 +15,7 @@ from llava_mini.prompt import PromptBuilder
 from reasoner.engine import NEUTRAL_QUESTION, TURN_POSITIONS, Engine, Limits, Outcome, TokenSource
 from reasoner.focus import Array
 from storage.documents import FusionMode, Options
+from storage.records import Half
 from tests.waiting import wait_until
 from tests.watched import WatchedLanguage, with_language
 
@@ -37,10 +38,10 @@ class Loads:
 
     def __init__(self, model: LlavaMini, prompts: PromptBuilder, frames: int, seed: int = 0) -> None:
         self.count = 0
-        tokens = np.random.default_rng(seed).normal(size=(frames, 1, model.config.hidden_size)).astype(np.float32)
+        tokens = np.random.default_rng(seed).normal(size=(frames, 1, model.config.hidden_size)).astype(np.float16)
         system = model.embed(prompts.build([("", None)]).before).numpy()
 
-        def load() -> tuple[Array, Array]:
+        def load() -> tuple[Array, Half]:
             self.count += 1
             return system, tokens
 
@@ -131,7 +132,7 @@ def test_a_question_that_waits_for_its_stretch_does_not_delay_others(
 ) -> None:
     arrived = threading.Event()
 
-    def load() -> tuple[Array, Array]:
+    def load() -> tuple[Array, Half]:
         assert arrived.wait(60)
         return loads.stretch.load()
 

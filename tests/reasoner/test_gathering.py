@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
@@ -21,6 +22,7 @@ from storage.documents import Video
 from storage.errors import NotFound
 from storage.records import Half, Record
 from storage.store import Store
+from storage.timeline import FULL_MASK
 from storage.workers import Worker
 from tests.reasoner.asking import FRAMES, ask, make_gatherer
 from tests.reasoner.conftest import Encoding
@@ -304,3 +306,21 @@ def test_waiting_ends_when_nobody_wants_the_answer(
     gather._still_wanted = refuse
     with pytest.raises(NotFound):
         gather.fuse([1, 2, 3], 1, FRAMES_ASKED)
+
+
+def test_the_tokens_of_a_stretch_are_in_memory_twice_at_most(
+    settings: Settings, store: Store, video: Video, encoder: Encoder
+) -> None:
+    masks = dict.fromkeys(range(200), FULL_MASK)
+    tokens = np.zeros((64, 1, 512), np.float16)
+    for segment in masks:
+        store.cache.write_record(video.id, segment, Record(encoder.fingerprint, FULL_MASK, tokens, "s", tokens[0]))
+    gather = make_gatherer(settings, store, encoder.fingerprint, video, masks)
+    tracemalloc.start()
+    try:
+        loaded = gather.load_tokens()
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert loaded.shape == (200 * 64, 1, 512)
+    assert peak_bytes < 2.5 * loaded.nbytes  # what Redis sent, and the whole

@@ -18,6 +18,7 @@ from reasoner.engine import Engine, Limits, Outcome, TokenSource
 from reasoner.focus import Array
 from reasoner.scheduler import ModelThread
 from storage.documents import Options
+from storage.records import Half
 from tests.tiny import TINY
 
 LIMITS = Limits(sample_frames=16, focus_frames=16, focus_baseline=False, max_tokens=12, prefix_cache_bytes=0)
@@ -35,7 +36,7 @@ def prompts() -> PromptBuilder:
 
 
 def make_stretch(model: LlavaMini, prompts: PromptBuilder, key: Hashable) -> TokenSource:
-    tokens = np.random.default_rng(0).normal(size=(FRAMES, 1, model.config.hidden_size)).astype(np.float32)
+    tokens = np.random.default_rng(0).normal(size=(FRAMES, 1, model.config.hidden_size)).astype(np.float16)
     system = model.embed(prompts.build([("", None)]).before).float().numpy()
     return TokenSource(key, FRAMES, lambda: (system, tokens))
 
@@ -125,7 +126,7 @@ def test_a_question_that_waits_for_encoders_does_not_delay_others(model: LlavaMi
     engine, begun, encoded = Engine(model, prompts, LIMITS), threading.Event(), threading.Event()
     first, second = make_stretch(model, prompts, "first"), make_stretch(model, prompts, "second")
 
-    def wait() -> tuple[Array, Array]:
+    def wait() -> tuple[Array, Half]:
         begun.set()
         assert encoded.wait(60)
         return first.load()
