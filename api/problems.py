@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:longwatch:problem:"  # followed by a code; docs/api.md lists them
 
-# Code -> status and title. Titles are spelled out, because HTTPStatus words some differently across Python versions.
+# Code -> status and title. Titles are written out, because HTTPStatus words some differently across Python versions.
 KINDS = {
     "bad-request": (400, "Bad request"),
     "source-refused": (403, "Source refused"),
