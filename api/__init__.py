@@ -1,1 +1,1 @@
-"""The HTTP service and the command line. Never loads torch."""
+"""The HTTP service. Never loads torch."""

@@ -12,8 +12,8 @@ from configs.privacy import keep_files_private
 from configs.settings import Settings
 from storage.store import Store
 
-FILES_A_CONNECTION = 2  # its socket, and one to Redis or to a file
-OTHER_FILES = 2 * ACCEPTED_AT_ONCE  # what comes while what makes room is not closed yet, and our own
+FILES_A_CONNECTION = 2  # its socket, and one for Redis or a file
+OTHER_FILES = 2 * ACCEPTED_AT_ONCE  # connections accepted before others are closed to make room, and our own files
 
 
 def run(settings: Settings) -> None:
@@ -21,7 +21,7 @@ def run(settings: Settings) -> None:
     keep_files_private(settings.data_dir)
     raise_file_limit(settings.api.max_connections * FILES_A_CONNECTION + OTHER_FILES)
     server = uvicorn.Server(server_config(create_app(settings, Store.open(settings)), settings.api))
-    with suppress(KeyboardInterrupt):  # which the server sends itself again once it has stopped
+    with suppress(KeyboardInterrupt):  # the server raises the signal again once it has stopped
         server.run()
 
 

@@ -17,13 +17,13 @@ from storage.store import Store
 
 DESCRIPTION = (
     "Answers questions about hours of video. Submit a video, watch it being encoded, ask about any stretch. "
-    f"Every error is {problems.MEDIA_TYPE} (RFC 9457); its `type` is stable, `detail` says what to do."
+    f"Every error is {problems.MEDIA_TYPE} (RFC 9457); its `type` is stable, and `detail` says what to do."
 )
-MOST_LISTENERS = 256  # answers followed at once without delay; each takes a sleeping thread
+MOST_LISTENERS = 256  # answers streamed at once without delay; each occupies a sleeping thread
 
 
 def create_app(settings: Settings, store: Store) -> FastAPI:
-    """The service over an opened store."""
+    """Creates the service over an opened store."""
     api = settings.api
     app = FastAPI(
         title="Longwatch",
@@ -31,7 +31,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=lambda route: route.name,  # what generated clients call their functions
+        generate_unique_id_function=lambda route: route.name,  # names the functions of generated clients
     )
     app.state.service = Service(
         settings, store, Intake(store, settings), CapacityLimiter(MOST_LISTENERS), CapacityLimiter(api.max_uploads)

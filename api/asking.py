@@ -1,4 +1,4 @@
-"""Turns a request into a question that is kept, or says why it cannot be answered."""
+"""Turns a request into a stored question, or says why it cannot be answered."""
 
 from api.context import Service
 from api.moments import find_stretch_s
@@ -14,7 +14,7 @@ from storage.stretch import Stretch, find_stretch
 
 
 def keep_question(video_id: str, wanted: QuestionRequest, service: Service) -> Question:
-    """The question, kept: queued, or waiting for frames. Raises NotFound, BadRequest, Conflict, TooMany."""
+    """Stores the question, queued or waiting for frames. Raises NotFound, BadRequest, Conflict, TooMany."""
     settings, store = service.settings, service.store
     if len(wanted.question) > settings.api.max_question_chars:
         most = settings.api.max_question_chars
@@ -63,15 +63,15 @@ def _describe_limit(met: Full, limits: ApiSettings) -> str:
         return f"{most} questions are queued or being answered (api.max_unsettled_questions): try again later"
     if met == "video":
         most = limits.max_waiting_questions_per_video
-        waiting = f"{most} questions wait for frames of this video (api.max_waiting_questions_per_video)"
+        waiting = f"{most} questions are waiting for frames of this video (api.max_waiting_questions_per_video)"
     else:
         most = limits.max_waiting_questions
-        waiting = f"{most} questions wait for frames (api.max_waiting_questions)"
-    return f"{waiting}: ask about what is encoded already (`partial`), or try again once more of it is"
+        waiting = f"{most} questions are waiting for frames (api.max_waiting_questions)"
+    return f"{waiting}: ask about what is already encoded (`partial`), or try again once more of it is"
 
 
 def _require_frames(store: Store, holder: Video, start_s: float, end_s: float | None) -> None:
-    """Raises Conflict or BadRequest if no frame will ever be there to ask about."""
+    """Raises Conflict or BadRequest if the stretch will never have a frame."""
     if end_s is not None and not holder.grid.slots_between(start_s, end_s):
         raise BadRequest(f"no frame lies between {start_s:g} and {end_s:g} s: ask about a longer stretch")
     if not holder.settled:
@@ -92,4 +92,4 @@ def _require_answered(previous_id: str, video_id: str, store: Store) -> None:
     except NotFound as error:
         raise BadRequest(f"previous_question_id: {error}") from error
     if previous.video_id != video_id or previous.status != "done":
-        raise BadRequest("previous_question_id must be an answered question about the same video")
+        raise BadRequest("previous_question_id must be the id of an answered question about the same video")

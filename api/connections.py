@@ -1,4 +1,4 @@
-"""Bounds on connections: nobody holds one by sending half a header, or by reading no answer."""
+"""Limits on connections: a client cannot hold one by sending half a header or by not reading the answer."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from api.problems import MEDIA_TYPE, problem_body
 from configs.settings import ApiSettings
 
-ACCEPTED_AT_ONCE = 128  # asyncio takes so many before any of them is looked at: each holds a file until then
+ACCEPTED_AT_ONCE = 128  # asyncio accepts this many before it looks at any of them; each holds a file meanwhile
 
 
 def server_config(app: FastAPI, settings: ApiSettings, **more: Any) -> Config:
-    """How the server runs `app`: bounded connections, no web sockets."""
+    """The server's configuration for `app`: limited connections, no web sockets."""
     given: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
@@ -41,9 +41,9 @@ def bounded_protocol(settings: ApiSettings) -> type[H11Protocol]:
 
 
 class _BoundedProtocol(H11Protocol):
-    """While no request is in hand, a timer runs that no byte extends: then a header, or the rest of a body, is due.
+    """Runs a timer while it handles no request. Within that time a complete header, or the rest of a body, must arrive.
 
-    A connection over the limit takes the place of the one that has been due longest. If all are busy it stays:
+    If there are too many connections, a new one replaces the one that has waited longest. If all are busy, it stays:
     `RequestLimit` answers its request.
     """
 
@@ -53,7 +53,7 @@ class _BoundedProtocol(H11Protocol):
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts the timer, and makes room."""
+        """Starts the timer, and makes room if there are too many connections."""
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self.limits.max_connections:
@@ -66,34 +66,34 @@ class _BoundedProtocol(H11Protocol):
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Stops the timer once a header is whole."""
+        """Stops the timer once a header is complete."""
         super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Starts the timer anew, unless the next request is in hand already."""
+        """Starts the timer again, unless the next request is already being handled."""
         super().on_response_complete()
         self._stop_waiting()
         self._watch()
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than we write: gives it a time to go on."""
+        """The client reads more slowly than we write: aborts unless it catches up in time."""
         super().pause_writing()
         self._stalled = self.loop.call_later(self.limits.send_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """The client has caught up: cancels the abort."""
         super().resume_writing()
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is answered with a problem too."""
+        """Answers invalid HTTP with a problem too."""
         self._answer("bad-request", msg)
 
     def give_up(self, detail: str) -> None:
-        """Closes a connection that is due; says why if half a header came."""
+        """Closes a connection whose time is up; says why if part of a header came."""
         self._stop_waiting()
         if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
             self._answer("timed-out", detail)
@@ -108,7 +108,7 @@ class _BoundedProtocol(H11Protocol):
         elif self._due is None:
             self.due_since = time.monotonic()
             limit_s = self.limits.header_timeout_s
-            detail = f"no whole request came in {limit_s:g} s (api.header_timeout_s)"
+            detail = f"no complete request came within {limit_s:g} s (api.header_timeout_s)"
             self._due = self.loop.call_later(limit_s, self.give_up, detail)
 
     def _stop_waiting(self) -> None:
@@ -125,7 +125,7 @@ class _BoundedProtocol(H11Protocol):
         ]
         if others:
             _, longest = min(others, key=lambda other: other[0])
-            longest.give_up("others came while your request was not whole (api.max_connections)")
+            longest.give_up("closed for another connection: your request was still incomplete (api.max_connections)")
 
     def _answer(self, code: str, detail: str) -> None:
         problem: dict[str, Any] = problem_body(code, detail)

@@ -1,4 +1,4 @@
-"""What every route is handed: the settings, the store and the intake of this process."""
+"""What every route receives: the settings, the store and the intake of this process."""
 
 from typing import Annotated, NamedTuple
 
@@ -16,12 +16,12 @@ class Service(NamedTuple):
     settings: Settings
     store: Store
     intake: Intake
-    listeners: CapacityLimiter  # threads that wait for pieces of answers: other routes never wait for these
-    uploads: CapacityLimiter  # files that may be received at once
+    listeners: CapacityLimiter  # threads that wait for pieces of answers; separate, so that other routes never wait
+    uploads: CapacityLimiter  # uploads received at once
 
 
 def service_of(request: Request) -> Service:
-    """The service that the request came to."""
+    """The service that handles the request."""
     service: Service = request.app.state.service
     return service
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description: what its routes share stands once, among the components."""
+"""The OpenAPI description. What routes share is defined once, among the components."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ Described = dict[str, Any]
 
 
 class WrongField(BaseModel):
-    """One field of a request that is not as it should be."""
+    """An invalid field of a request."""
 
     at: str
     message: str
 
 
 class MissingPart(BaseModel):
-    """One part of the service that is not there."""
+    """A missing part of the service."""
 
     part: str
     message: str
@@ -30,41 +30,41 @@ class MissingPart(BaseModel):
 class Problem(BaseModel):
     """An error (RFC 9457), of media type application/problem+json."""
 
-    type: str = Field(description="Stable: decide by this.")
+    type: str = Field(description="Stable: programs should decide by it.")
     title: str
     status: int
     detail: str = Field(description="For people: what failed, where, and what to do.")
-    errors: list[WrongField] | None = Field(None, description="Of `invalid`: each wrong field.")
-    missing: list[MissingPart] | None = Field(None, description="Of `not-ready`: each part that is not there.")
+    errors: list[WrongField] | None = Field(None, description="Only with `invalid`: each wrong field.")
+    missing: list[MissingPart] | None = Field(None, description="Only with `not-ready`: each missing part.")
 
 
-# What a stream sends, by component: each event's name with the schema that its data has, or None for bare text.
+# What each stream sends, by component: event -> (schema of its data, or None for plain text; description).
 STREAMS: dict[str, dict[str, tuple[str | None, str]]] = {
     "QuestionEvents": {
-        "question": ("QuestionView", "The question with its id, first of all."),
-        "waiting": ("QuestionView", "The question while it waits, at each change: `waiting` says for what."),
-        "text": (None, "The next characters of the answer, as they are."),
-        "restart": (None, "Nothing: another worker begins anew; forget the text so far."),
-        "answer": ("QuestionView", "The end: the question, done or cancelled."),
-        "error": ("QuestionView", "The end: the question, failed, with its problem."),
-        "problem": ("Problem", "The end: the stream cannot go on."),
+        "question": ("QuestionView", "The question with its id; always the first event."),
+        "waiting": ("QuestionView", "The waiting question, at each change: `waiting` says for what."),
+        "text": (None, "The next characters of the answer, verbatim."),
+        "restart": (None, "No data: another worker starts over; discard the text so far."),
+        "answer": ("QuestionView", "The last event: the question, done or cancelled."),
+        "error": ("QuestionView", "The last event: the failed question with its problem."),
+        "problem": ("Problem", "The last event: the stream cannot continue."),
     },
     "VideoEvents": {
         "progress": ("VideoView", "The video, at each change."),
-        "problem": ("Problem", "The end: the stream cannot go on."),
+        "problem": ("Problem", "The last event: the stream cannot continue."),
     },
 }
 HEADERS: dict[str, Described] = {
     "Retry-After": {"description": "Seconds until it is worth trying again.", "schema": {"type": "integer"}},
     "Location": {"description": "Where the video or question is.", "schema": {"type": "string"}},
-    "Preference-Applied": {"description": "How long was waited for at most.", "schema": {"type": "string"}},
+    "Preference-Applied": {"description": "The limit of the wait that was applied.", "schema": {"type": "string"}},
     "ETag": {"description": "For `If-None-Match`.", "schema": {"type": "string"}},
     "Allow": {"description": "The methods of this path.", "schema": {"type": "string"}},
 }
 
 
 def describe(app: FastAPI) -> None:
-    """Has `app` describe itself with the components that its routes refer to."""
+    """Completes the description of `app` with the components that its routes refer to."""
     plain = app.openapi
 
     def described() -> Described:
@@ -78,7 +78,7 @@ def describe(app: FastAPI) -> None:
 
 
 def responses(*codes: str) -> dict[int | str, Described]:
-    """The problems, named by code, that a route can answer with; any route can have the ones of every request."""
+    """The problems that a route can answer with, by code; `default` stands for those that any request can cause."""
     described: dict[int | str, Described] = {"default": {"description": "Any other error", **_problem_content()}}
     for code in (*codes, "internal"):
         status, title = KINDS[code]
@@ -96,13 +96,13 @@ def headers(*names: str) -> dict[str, Described]:
 
 
 def event_stream(component: str, *, beside_json: bool = False) -> Described:
-    """The content of a response that is a stream of events; generated clients take the kind that comes first."""
+    """The content of a response that is a stream of events; generated clients use the first media type."""
     json: Described = {"application/json": {}} if beside_json else {}  # FastAPI adds the schema of the route's model
     return json | {EVENT_STREAM: {"schema": reference(component)}}
 
 
 def reference(component: str) -> Described:
-    """A schema that stands among the components."""
+    """A reference to a schema among the components."""
     return {"$ref": f"#/components/schemas/{component}"}
 
 

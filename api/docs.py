@@ -1,4 +1,4 @@
-"""The page at /docs, from files of this package alone: it works offline, and no other host learns of it."""
+"""Serves the page at /docs from this package's own files, so it works offline and contacts no other host."""
 
 from pathlib import Path
 
@@ -20,13 +20,13 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs")
 def page() -> FileResponse:
-    """The page."""
+    """Serves the page."""
     return FileResponse(FOLDER / "index.html", headers=HEADERS, media_type="text/html")
 
 
 @router.get("/docs/{name}")
 def part(name: str) -> FileResponse:
-    """What the page is made of."""
+    """Serves a script or the style sheet of the page."""
     if name not in FILES:
         raise NotFound(f"/docs has no file {name!r}")
     return FileResponse(FOLDER / name, headers=HEADERS, media_type=FILES[name])

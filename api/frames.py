@@ -1,4 +1,4 @@
-"""Routes of what was sampled from a video: segments, pictures, the original of an image."""
+"""Routes for what was sampled from a video: segments, pictures, the original of an image."""
 
 from typing import Annotated, Any, Literal
 
@@ -31,7 +31,7 @@ IfNoneMatch = Annotated[str | None, Header()]
 def list_segments(
     video_id: str, service: ServiceNeeded, start: QueryMoment = None, end: QueryMoment = None
 ) -> SegmentList:
-    """The segments that have frames in a stretch."""
+    """Lists the segments that have frames in a stretch."""
     store = service.store
     video, holder = store.read_video(video_id), store.read_holder(video_id)
     start_s, end_s = find_stretch_s(video, start, end)
@@ -47,7 +47,7 @@ def list_segments(
     "/frames/{slot}.jpg",
     responses={
         200: {"content": {"image/jpeg": BINARY}, "description": "The picture", "headers": headers("ETag")},
-        304: {"description": "As in If-None-Match"},
+        304: {"description": "The picture has not changed"},
         **responses("not-found", "invalid", *STORAGE),
     },
     response_class=Response,
@@ -56,12 +56,12 @@ def read_frame(
     video_id: str,
     slot: Slot,
     service: ServiceNeeded,
-    kind: Annotated[Literal["view", "model"], Query(description="For people, or as the model sees it.")] = "view",
+    kind: Annotated[Literal["view", "model"], Query(description="For people, or what the model sees.")] = "view",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The frame in a slot. `view` is the model's picture if there is none for people."""
+    """Returns the frame in a slot. If it has no picture for people, `view` returns the model's."""
     holder = service.store.read_holder(video_id)
-    etag = f'"{holder.id}-{slot}-{kind}"'  # a segment is written once
+    etag = f'"{holder.id}-{slot}-{kind}"'  # never changes: a segment is written once
     if _is_known(etag, if_none_match):
         return Response(status_code=304, headers={**FOREVER, "etag": etag})
     segment, place = locate(slot)
@@ -75,7 +75,7 @@ def read_frame(
     "/frame",
     status_code=307,
     responses={
-        307: {"description": "Where the picture is", "headers": headers("Location")},
+        307: {"description": "Redirects to the picture", "headers": headers("Location")},
         **responses("bad-request", "not-found", "invalid", *STORAGE),
     },
     response_class=RedirectResponse,
@@ -83,7 +83,7 @@ def read_frame(
 def find_frame(
     video_id: str, service: ServiceNeeded, at: Annotated[str, Query(max_length=64, description=TEXT)]
 ) -> RedirectResponse:
-    """Leads to the picture on display at a time."""
+    """Redirects to the picture on display at a given time."""
     store = service.store
     t_s = find_second(store.read_video(video_id), at, "at")
     slot = _find_slot(store, store.read_holder(video_id), t_s)
@@ -99,10 +99,10 @@ def find_frame(
     response_class=Response,
 )
 def read_source(video_id: str, service: ServiceNeeded) -> Response:
-    """The bytes that were submitted; kept of images only."""
+    """Returns an image as it was submitted. The sources of videos are not kept."""
     holder = service.store.read_holder(video_id)
     if holder.media != "image":
-        raise NotFound(f"the source of {video_id} is not kept: only those of images are")
+        raise NotFound(f"the source of {video_id} is not kept: only images keep theirs")
     content = service.store.archive.read_source(holder.id)
     kind = next((kind for start, kind in KINDS_OF_IMAGES.items() if content.startswith(start)), None)
     return Response(content, media_type=kind or "application/octet-stream", headers=FOREVER)

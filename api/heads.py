@@ -1,16 +1,16 @@
-"""Answers HEAD as GET without the body, on every route: a client may ask for the header of whatever it can fetch."""
+"""Answers HEAD like GET without the body, on every route: clients can ask for the headers of anything they can GET."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """ASGI middleware: routes see GET. A stream ends at once: to it the client is gone, for its answer is complete."""
+    """ASGI middleware: routes see GET. Streams end at once: they take the complete answer for a lost client."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on; of HEAD, the answer's header alone is sent back."""
+        """Passes the request on; for HEAD, sends back only the headers."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return

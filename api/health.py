@@ -1,4 +1,4 @@
-"""Whether the service is alive, and whether all its parts are."""
+"""Says whether the service is alive, and whether all its parts work."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +24,7 @@ KINDS = ("ingest", "encode", "reason")  # of workers: `longwatch worker KIND`
 
 
 class Condition(NamedTuple):
-    """How the service is: what is missing (part -> what to do), live workers of each kind, and what needs a look."""
+    """The state of the service: missing parts (part -> what to do), live workers by kind, and what needs attention."""
 
     missing: dict[str, str]
     workers: dict[str, int]
@@ -33,15 +33,15 @@ class Condition(NamedTuple):
 
 @router.get("/healthz")
 async def check_alive() -> Health:
-    """This process answers."""
+    """Answers if this process is alive."""
     return Health()
 
 
 @router.get("/readyz", responses=responses("not-ready"), response_model=Health)
 async def check_ready(service: ServiceNeeded) -> Health | Response:
-    """All parts are there; else 503 whose `missing` names each that is not.
+    """Answers 200 if all parts work; otherwise 503, and `missing` names each part that does not.
 
-    The parts: state, cache, archive, ingest, encode, reason.
+    The parts are state, cache, archive, ingest, encode and reason.
     """
     condition = await find_condition(service)
     if condition.missing:
@@ -51,7 +51,7 @@ async def check_ready(service: ServiceNeeded) -> Health | Response:
 
 
 async def find_condition(service: Service) -> Condition:
-    """Looks at all parts at once: one that hangs keeps none of the others from its turn."""
+    """Checks all parts at once, so that one that hangs does not hold up the others."""
     store, faults = service.store, dict[str, str]()
     seen: list[Condition] = []
 
@@ -69,7 +69,7 @@ async def find_condition(service: Service) -> Condition:
         group.start_soon(look, "archive", _look_at_archive)
     state = seen[0] if seen else Condition({}, {}, [])
     missing = {part: faults[part] for part in ("state", "cache", "archive") if part in faults} | state.missing
-    notes = [*state.notes, *_notes_on(service)]
+    notes = [*state.notes, *_list_notes(service)]
     return Condition(missing, state.workers, [escape_controls(note) for note in notes])
 
 
@@ -81,11 +81,11 @@ def _look_at_state(store: Store) -> Condition:
         kind: f"no {kind} worker is alive: start `longwatch worker {kind}`" for kind in KINDS if not counted[kind]
     }
     if not store.index.is_ready():
-        missing = {"state": "the state is being read from the archive: wait; it takes a live worker"} | missing
+        missing = {"state": "the state is being rebuilt from the archive: wait; this needs a live worker"} | missing
     notes = [f"{worker.kind} worker on {worker.host}: {worker.trouble}" for worker in workers if worker.trouble]
     models = list_fingerprints(workers)
     if len(models) > 1:
-        notes.append(f"workers run different models ({', '.join(models)}): stop those of the old one")
+        notes.append(f"workers run different models ({', '.join(models)}): stop the workers of the old one")
     notes += [f"{path}: {reason}" for path, reason in store.index.list_unreadable().items()]
     return Condition(missing, {kind: counted[kind] for kind in KINDS}, notes)
 
@@ -98,7 +98,7 @@ def _look_at_archive(store: Store) -> None:
     store.check_archive()
 
 
-def _notes_on(service: Service) -> list[str]:
+def _list_notes(service: Service) -> list[str]:
     settings = service.settings
     if same_server(settings.state_url, settings.cache_url):
         return ["state and cache are one Redis server: it must not evict, or jobs and locks are lost"]

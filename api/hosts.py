@@ -1,4 +1,4 @@
-"""Refuses requests for another host, and changes asked for by another site's page: a browser may be on both."""
+"""Refuses requests for other host names, and changes requested by pages of other sites in the user's browser."""
 
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ from api.problems import problem
 from configs.settings import ApiSettings
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-OWN_SITE = ("same-origin", "none")  # none: the user's own doing, such as an address typed in
+OWN_SITE = ("same-origin", "none")  # none: the user's own action, such as typing the address
 
 
 class HostCheck:
@@ -44,13 +44,13 @@ def allowed_hosts(settings: ApiSettings) -> frozenset[str]:
     except ValueError:
         names.add(settings.host.lower())
     else:
-        if not address.is_unspecified:  # 0.0.0.0 listens everywhere and is nobody's name
+        if not address.is_unspecified:  # 0.0.0.0 means every address, and names no host
             names.add(f"[{address}]" if address.version == 6 else str(address))
     return frozenset(names)
 
 
 def host_name(host: str) -> str:
-    """The name in a `Host` header, without its port, in lower case; nothing when it is none."""
+    """The name in a `Host` header, without its port, in lower case; empty if the header is invalid."""
     name, bracket, rest = host.lower().rpartition("]")
     if not bracket:
         name, _, rest = host.lower().partition(":")
@@ -59,9 +59,9 @@ def host_name(host: str) -> str:
 
 
 def from_own_site(headers: Headers) -> bool:
-    """Whether no page, or a page of this service, sent the request. Clients that are no browsers send neither header.
+    """Whether the request came from a page of this service, or from no page: only browsers send these headers.
 
-    `Sec-Fetch-Site` decides; browsers send it to loopback and https. Else `Origin` must name the host asked.
+    `Sec-Fetch-Site` decides; browsers send it to loopback and https. Without it, `Origin` must match `Host`.
     A page on another port of this host is another site.
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
@@ -69,5 +69,5 @@ def from_own_site(headers: Headers) -> bool:
         return site in OWN_SITE
     try:
         return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
-    except ValueError:  # a bracket that is never closed
+    except ValueError:  # an unclosed bracket
         return False

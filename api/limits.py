@@ -1,4 +1,4 @@
-"""Bounds on requests: how many at once, and how large and how slow a body may be, before it is read whole."""
+"""Limits on requests: how many at once, and how large and how slow a body may be, checked while it is read."""
 
 import time
 
@@ -14,30 +14,30 @@ MULTIPART_SLACK_BYTES = 64 * 1024  # boundaries, headers and fields around an up
 
 
 class RequestLimit:
-    """ASGI middleware: up to `most` requests at once, long answers included."""
+    """ASGI middleware: allows up to `most` requests at once, streams included."""
 
     def __init__(self, app: ASGIApp, *, most: int) -> None:
         self._app = app
         self._most = most
-        self._in_hand = 0
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 503."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif self._in_hand >= self._most:
-            detail = f"{self._most} requests are in hand (api.max_connections); try again later"
+        elif self._running >= self._most:
+            detail = f"the service already handles {self._most} requests (api.max_connections); try again later"
             await problem("overloaded", detail)(scope, receive, send)
         else:
-            self._in_hand += 1
+            self._running += 1
             try:
                 await self._app(scope, receive, send)
             finally:
-                self._in_hand -= 1
+                self._running -= 1
 
 
 class BodyLimit:
-    """ASGI middleware: bodies up to a size and a time; multipart bodies posted to `upload_path` may be uploads."""
+    """ASGI middleware: limits the size and the time of bodies. Forms with files for `upload_path` count as uploads."""
 
     def __init__(self, app: ASGIApp, *, settings: ApiSettings, upload_path: str) -> None:
         self._app = app
@@ -50,7 +50,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        limit, setting = self._limit(scope["path"], headers)
+        limit, setting = self._find_limit(scope["path"], headers)
         refusal = f"the body is larger than {limit} bytes ({setting})"
         promised = headers.get(b"content-length", b"")
         if promised.isdigit() and int(promised) > limit:
@@ -64,14 +64,14 @@ class BodyLimit:
 
         await self._app(scope, body.receive, watched)
 
-    def _limit(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str]:
+    def _find_limit(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str]:
         if path == self._upload_path and is_multipart(headers.get(b"content-type", b"").decode("latin-1")):
             return self._settings.max_upload_bytes + MULTIPART_SLACK_BYTES, "api.max_upload_bytes"
         return self._settings.max_body_bytes, "api.max_body_bytes"
 
 
 class _Body:
-    """A body as it comes: counted, and its sender's time measured; the time that we take is not."""
+    """A body as it arrives. Counts its bytes, and the time spent waiting for the sender but not our own."""
 
     def __init__(self, receive: Receive, settings: ApiSettings, limit_bytes: int, refusal: str) -> None:
         self._receive = receive
@@ -84,7 +84,7 @@ class _Body:
         self.answering = False
 
     async def receive(self) -> Message:
-        """The next message. Raises HTTPException, the one kind that FastAPI lets through from reading a body."""
+        """The next message. Raises HTTPException: FastAPI passes on no other error from reading a body."""
         if self._whole:
             return await self._receive()
         allowed_s = self._settings.body_timeout_s + self._received / self._settings.min_body_bytes_per_s
@@ -92,7 +92,7 @@ class _Body:
         with move_on_after(allowed_s - self._waited_s) as scope:
             message = await self._receive()
         if scope.cancelled_caught:
-            if self.answering:  # nobody reads the body any more: the client counts as gone
+            if self.answering:  # the body is no longer read: the client counts as gone
                 return {"type": "http.disconnect"}
             limits = "api.body_timeout_s, api.min_body_bytes_per_s"
             raise HTTPException(408, f"only {self._received} bytes of the body came in {allowed_s:.0f} s ({limits})")
@@ -105,14 +105,16 @@ class _Body:
 
 
 def require_json(request: Request) -> None:
-    """Raises UnsupportedMediaType if the body is not said to be JSON."""
+    """Raises UnsupportedMediaType if the content type is not JSON."""
     sent = media_type(request.headers.get("content-type", ""))
     if sent != "application/json":
-        raise UnsupportedMediaType(f"send the body as application/json, not as {sent or 'what no header names'}")
+        raise UnsupportedMediaType(
+            f"send the body as application/json, not {f'as {sent}' if sent else 'without a type'}"
+        )
 
 
 def is_multipart(content_type: str) -> bool:
-    """Whether a header of this value announces a form with files."""
+    """Whether this is the content type of a form with files."""
     return media_type(content_type) == "multipart/form-data"
 
 

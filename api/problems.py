@@ -1,4 +1,4 @@
-"""Every error of the API as problem+json (RFC 9457), with a `type` that stays the same."""
+"""Answers every error of the API as problem+json (RFC 9457), with a stable `type`."""
 
 import logging
 from http import HTTPStatus
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:longwatch:problem:"  # followed by a code; docs/api.md lists them
 
-# Code -> status and title. Spelled out, because HTTPStatus words some of them anew from one Python to the next.
+# Code -> status and title. Titles are written out, because HTTPStatus words some differently across Python versions.
 KINDS = {
     "bad-request": (400, "Bad request"),
     "source-refused": (403, "Source refused"),
@@ -45,7 +45,7 @@ KINDS = {
     "not-ready": (503, "Not ready"),
     "disk-full": (507, "Disk full"),
 }
-RETRY_AFTER_S = {429: 5, 503: 5, 507: 60}  # by status: what passes by itself, and when to look again
+RETRY_AFTER_S = {429: 5, 503: 5, 507: 60}  # by status: these conditions pass by themselves
 HTTP_CODES = {  # raised as HTTPException, by Starlette or BodyLimit
     400: "bad-request",
     404: "not-found",
@@ -58,19 +58,19 @@ METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 class TooLarge(LongwatchError):
-    """The request carries more than the settings allow."""
+    """The request is larger than the settings allow."""
 
     code = "too-large"
 
 
 class TooMany(LongwatchError):
-    """As many as the settings allow are in hand."""
+    """There are already as many as the settings allow."""
 
     code = "too-many"
 
 
 class UnsupportedMediaType(LongwatchError):
-    """The body is of a kind that this route does not take."""
+    """This route does not accept bodies of this media type."""
 
     code = "unsupported-media-type"
 
@@ -82,15 +82,15 @@ class SourceRefused(LongwatchError):
 
 
 class WorkDirUnavailable(LongwatchError):
-    """An upload cannot be written to the folder that ingest reads."""
+    """An upload cannot be written to the working folder."""
 
     code = "work-dir-unavailable"
 
 
 def problem_body(code: str, detail: str, **more: Any) -> dict[str, Any]:
-    """The members of a problem; an unknown code is one of ours that should not have come this far.
+    """The members of a problem. An unknown code counts as an internal error: it should not have come this far.
 
-    Details quote file names and answers of servers: what could steer a terminal is spelled out.
+    Details can quote file names and servers' answers, so control characters are escaped.
     """
     status, title = KINDS.get(code, KINDS["internal"])
     return {"type": TYPE_PREFIX + code, "title": title, "status": status, "detail": escape_controls(detail), **more}
@@ -108,17 +108,17 @@ def retry_header(status: int) -> dict[str, str]:
 
 
 def install(app: FastAPI) -> None:
-    """Has all errors of `app` answered as problems."""
+    """Makes `app` answer all errors as problems."""
 
     @app.exception_handler(LongwatchError)
-    async def ours(_: Request, error: LongwatchError) -> JSONResponse:
+    async def answer_own_error(_: Request, error: LongwatchError) -> JSONResponse:
         response = problem(error.code, str(error))
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("%s: %s", error.code, escape_controls(str(error)))
         return response
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def answer_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
         errors = [
             {"at": ".".join(map(str, item["loc"])), "message": item["msg"].removeprefix("Value error, ")}
             for item in error.errors()
@@ -127,7 +127,7 @@ def install(app: FastAPI) -> None:
         return problem("invalid", detail, errors=errors)
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
+    async def answer_http_error(request: Request, error: HTTPException) -> JSONResponse:
         bare = error.detail == HTTPStatus(error.status_code).phrase
         detail = f"{request.method} {request.url.path}: see /docs for the routes" if bare else str(error.detail)
         response = problem(HTTP_CODES.get(error.status_code, "internal"), detail)
@@ -137,23 +137,23 @@ def install(app: FastAPI) -> None:
         return response
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, _: ClientDisconnect) -> JSONResponse:
+    async def answer_disconnect(request: Request, _: ClientDisconnect) -> JSONResponse:
         path = escape_controls(request.url.path)
-        log.info("%s %s: the client went away before its body was complete", request.method, path)
+        log.info("%s %s: the client disconnected before its body was complete", request.method, path)
         return problem("bad-request", "the body ended early")
 
     @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+    async def answer_unexpected_error(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, escape_controls(request.url.path), exc_info=error)
-        return problem("internal", "something went wrong here; the log of `serve` says what")
+        return problem("internal", "internal error; the log of `serve` says what went wrong")
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """All methods that some route takes at the request's path; Starlette names those of one route only."""
+    """All methods that any route accepts at the request's path; Starlette names those of one route only."""
     scope = {key: request.scope[key] for key in ("type", "path", "root_path")}
 
-    def taken(method: str) -> bool:
-        method = "GET" if method == "HEAD" else method  # as HeadAsGet has it
+    def is_accepted(method: str) -> bool:
+        method = "GET" if method == "HEAD" else method  # as HeadAsGet does
         return any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
 
-    return [method for method in METHODS if taken(method)]
+    return [method for method in METHODS if is_accepted(method)]

@@ -1,4 +1,4 @@
-"""Routes of questions: ask, wait or stream, look up, cancel."""
+"""Routes for questions: ask, wait or stream, look up, cancel."""
 
 from typing import Annotated
 
@@ -54,8 +54,8 @@ async def ask_question(
 ) -> Response:
     """Asks a question about a stretch of a video; it waits until the stretch is encoded, unless it is `partial`.
 
-    With `Accept: text/event-stream` the answer is streamed; with `Prefer: wait=N` it is waited for, up to N seconds;
-    else 202 with where to look.
+    With `Accept: text/event-stream` the answer is streamed. With `Prefer: wait=N` the request waits for it, up to
+    N seconds. Otherwise it returns 202, and `Location` says where to look.
     """
     question = await run_sync(keep_question, video_id, wanted, service)
     location = {"location": f"{router.prefix}/questions/{question.id}"}
@@ -64,7 +64,7 @@ async def ask_question(
     wait_s = preferred_wait_s(prefer, service.settings.api.max_wait_s)
     question = await wait_settled(service, question, wait_s or 0.0)
     applied = {} if wait_s is None else {"preference-applied": f"wait={wait_s:g}"}
-    return await _answered(question, service, 200 if question.settled else 202, location | applied)
+    return await _respond(question, service, 200 if question.settled else 202, location | applied)
 
 
 @router.get(
@@ -74,11 +74,11 @@ async def ask_question(
 def list_questions(
     video_id: str, service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None, prefix: Prefix = ""
 ) -> QuestionPage:
-    """Questions about a video, newest first."""
+    """Lists the questions about a video, newest first."""
     store, size = service.store, limit or service.settings.api.page_size
     check_page(store, cursor, QUESTION_ID)
     video = store.read_video(video_id)
-    store.count_video(video)  # lists its questions, if Redis has lost them
+    store.count_video(video)  # restores the list of its questions if Redis lost it
     ids, behind = cut_page(store.index.list_questions(video_id, cursor, size + 1, prefix), size)
     views = [view_question(store, question, video) for question in store.read_questions(ids)]
     return QuestionPage(questions=views, next_cursor=behind)
@@ -96,16 +96,16 @@ def list_questions(
     response_model=QuestionView,
 )
 async def read_question(question_id: str, request: Request, service: ServiceNeeded) -> Response:
-    """A question with its answer; with `Accept: text/event-stream` its stream, from the beginning."""
+    """Returns a question with its answer; with `Accept: text/event-stream`, streams it from the beginning."""
     question = await run_sync(service.store.read_question, question_id)
     if EVENT_STREAM in request.headers.get("accept", ""):
         return answer_stream(service, question)
-    return await _answered(question, service, 200, {})
+    return await _respond(question, service, 200, {})
 
 
 @router.delete("/questions/{question_id}", responses=responses("origin-refused", "not-found", *STORAGE))
 def cancel_question(question_id: str, service: ServiceNeeded) -> QuestionView:
-    """Stops a question after the piece at hand; one that still waits ends at once. A settled one stays as it is."""
+    """Cancels a question. A running one stops after the current piece, any other ends at once; a settled one stays."""
     return view_question(service.store, service.intake.cancel_question(question_id))
 
 
@@ -119,6 +119,6 @@ def preferred_wait_s(prefer: str | None, most_s: float) -> float | None:
     return None
 
 
-async def _answered(question: Question, service: Service, status: int, more: dict[str, str]) -> Response:
+async def _respond(question: Question, service: Service, status: int, more: dict[str, str]) -> Response:
     view = await run_sync(view_question, service.store, question)
     return Response(as_json(view), status, more, "application/json")

@@ -1,4 +1,4 @@
-"""What goes into the API."""
+"""The requests that the API accepts."""
 
 from typing import Annotated, Literal
 
@@ -19,12 +19,12 @@ from api.moments import TEXT, Clock
 from storage.documents import FusionMode
 from storage.text import escape_controls
 
-LEAST_TEMPERATURE = 0.01  # logits divided by less overflow 16-bit floats
+LEAST_TEMPERATURE = 0.01  # dividing logits by less overflows 16-bit floats
 SamplingMode = Literal["exact", "keyframes"]
 
 
 def _one_error(value: object, validate: ValidatorFunctionWrapHandler) -> float | str:
-    """One message for a time that is neither a number nor text, instead of one for each kind."""
+    """Gives one message for an invalid time, instead of one for each accepted type."""
     try:
         moment: float | str = validate(value)
     except ValidationError as error:
@@ -39,7 +39,7 @@ RequestMoment = Annotated[
 
 def _one_line(title: str) -> str:
     if escape_controls(title) != title:
-        raise ValueError("control characters are not shown: leave them out")
+        raise ValueError("leave out control characters: they cannot be shown")
     return title.strip()
 
 
@@ -58,7 +58,7 @@ class Request(BaseModel):
 
 
 class UploadFields(Request):
-    """A file to watch, sent as a form."""
+    """A video file, sent as a form."""
 
     mode: SamplingMode | None = Field(None, description="Empty: as configured.")
     recorded_at: Clock | None = Field(None, description="The wall-clock time of the video's start.")
@@ -66,12 +66,12 @@ class UploadFields(Request):
 
 
 class VideoRequest(UploadFields):
-    """A video to watch: an address, or a file that this machine has below `ingest.allowed_roots`."""
+    """A video to ingest: an address, or the path of a file below `ingest.allowed_roots`."""
 
     model_config = shown(examples.VIDEO_REQUEST)
 
     url: str | None = Field(None, max_length=4096, description="http or https.")
-    path: str | None = Field(None, max_length=4096, description="A path on the machine of the ingest worker.")
+    path: str | None = Field(None, max_length=4096, description="A path on the ingest worker's machine.")
 
     @model_validator(mode="after")
     def _one_source(self) -> "VideoRequest":

@@ -20,20 +20,20 @@ from storage.text import escape_controls
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0  # how long a look waits for a piece; then Redis is asked how the question is
-ARCHIVE_LOOK_S = 10.0  # the archive is asked, in case Redis forgot the end
+LOOK_S = 1.0  # how long one read waits for a piece; then Redis is asked for the question's state
+ARCHIVE_LOOK_S = 10.0  # how often the archive is asked, in case Redis lost the end
 
 
 def answer_stream(
     service: Service, question: Question, headers: Mapping[str, str] | None = None
 ) -> EventSourceResponse:
-    """`question` first, `waiting`, `text` pieces, `restart` if another attempt begins, then `answer` or `error`."""
-    return EventSourceResponse(_ended_by_problem(_answer_events(service, question)), headers=headers)
+    """Streams `question`, `waiting`, `text`, `restart` if another attempt begins, then `answer` or `error`."""
+    return EventSourceResponse(_end_with_problem(_answer_events(service, question)), headers=headers)
 
 
 def progress_stream(service: Service, video_id: str) -> EventSourceResponse:
-    """`progress` with the whole video at every change, until it is complete."""
-    return EventSourceResponse(_ended_by_problem(_progress_events(service, video_id)))
+    """Streams `progress` with the whole video at every change, until it is complete."""
+    return EventSourceResponse(_end_with_problem(_progress_events(service, video_id)))
 
 
 async def wait_settled(service: Service, question: Question, wait_s: float) -> Question:
@@ -47,14 +47,14 @@ async def wait_settled(service: Service, question: Question, wait_s: float) -> Q
 
 
 async def _answer_events(service: Service, question: Question) -> AsyncIterator[ServerSentEvent]:
-    """However much of the pieces Redis lost, those sent since the last `restart` are the answer's text in the end."""
-    shown = await _shown(service, question)
+    """Even if Redis loses pieces, those sent since the last `restart` add up to the answer's text."""
+    shown = await _view_as_json(service, question)
     yield _event("question", shown)
     sent = ""
     async for found in _follow(service, question):
         if isinstance(found, Question):
             question = found
-            view = await _shown(service, question)
+            view = await _view_as_json(service, question)
             if question.status == "waiting" and view != shown:
                 yield _event("waiting", view)
             shown = view
@@ -71,7 +71,7 @@ async def _answer_events(service: Service, question: Question) -> AsyncIterator[
 
 
 async def _follow(service: Service, question: Question) -> AsyncIterator[Piece | Question]:
-    """The pieces of an answer, and the question whenever it may have changed; ends once it was settled."""
+    """The pieces of an answer, and the question whenever it may have changed; ends once it is settled."""
     store, cursor, asked_s = service.store, "0", time.monotonic()
 
     def look() -> list[Piece]:
@@ -87,14 +87,14 @@ async def _follow(service: Service, question: Question) -> AsyncIterator[Piece |
             thoroughly = is_done or time.monotonic() - asked_s > ARCHIVE_LOOK_S
             asked_s = time.monotonic() if thoroughly else asked_s
             question = await run_sync(_read_again, store, question, thoroughly)
-            if question.settled:  # pieces may have come between the look and the end
-                for piece in await run_sync(_rest, store, question.id, cursor):
+            if question.settled:  # pieces may have come after the last read
+                for piece in await run_sync(_read_rest, store, question.id, cursor):
                     yield piece
             yield question
 
 
 def _read_again(store: Store, question: Question, thoroughly: bool) -> Question:
-    """The question as it is now, from Redis; from the archive if asked to, or if its video is being deleted."""
+    """The question as it is now, from Redis; from the archive if `thoroughly`, or if its video is being deleted."""
     (settled,) = store.cache.read_settled([question.id])
     if settled is not None:
         return settled
@@ -103,11 +103,11 @@ def _read_again(store: Store, question: Question, thoroughly: bool) -> Question:
     return store.index.with_states([question])[0]
 
 
-def _rest(store: Store, question_id: str, cursor: str) -> list[Piece]:
+def _read_rest(store: Store, question_id: str, cursor: str) -> list[Piece]:
     return list(store.answers.read(question_id, cursor))
 
 
-async def _shown(service: Service, question: Question) -> str:
+async def _view_as_json(service: Service, question: Question) -> str:
     return as_json(await run_sync(view_question, service.store, question))
 
 
@@ -115,7 +115,7 @@ async def _progress_events(service: Service, video_id: str) -> AsyncIterator[Ser
     shown = ""
     while True:
         view = await run_sync(_view_progress, service.store, video_id)
-        without_estimate = view.model_dump_json(exclude={"progress": {"eta_s"}})  # which changes all the time
+        without_estimate = view.model_dump_json(exclude={"progress": {"eta_s"}})  # the estimate changes all the time
         if without_estimate != shown:
             yield _event("progress", as_json(view))
             shown = without_estimate
@@ -128,8 +128,8 @@ def _view_progress(store: Store, video_id: str) -> VideoView:
     return view_videos(store, [store.read_video(video_id)])[0]
 
 
-async def _ended_by_problem(events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
-    """The events; if storage fails or the video is deleted meanwhile, a last one `problem` with the reason."""
+async def _end_with_problem(events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
+    """Passes on the events. If storage fails or the video is deleted, the last one is `problem` with the reason."""
     try:
         async for event in events:
             yield event

@@ -1,4 +1,4 @@
-"""Takes videos in: by address or path, or as an upload, which the archive keeps until it is ingested."""
+"""Accepts videos by address, by path, or as an upload, which the archive keeps until it is ingested."""
 
 import json
 import logging
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 
 
 def require_room(service: Service) -> None:
-    """Raises TooMany, DiskFull, RedisUnavailable: nothing is taken in that could not be queued or worked on."""
+    """Raises TooMany, DiskFull or RedisUnavailable, so that nothing is accepted that cannot be queued and processed."""
     most = service.settings.api.max_unsettled_videos
     if service.intake.count_unsettled_videos() >= most:
-        raise TooMany(f"{most} videos are queued or in work (api.max_unsettled_videos): wait until some are ready")
+        raise TooMany(f"{most} videos are queued or in progress (api.max_unsettled_videos): wait until some are ready")
     require_free_disk(service.settings.data_dir, service.settings.api)
 
 
 async def take_request(request: Request, service: Service) -> Video:
-    """The new video of a JSON body. Raises RequestValidationError, and as `from_request`."""
+    """Creates a video from a JSON body. Raises RequestValidationError, and what `from_request` raises."""
     try:
         wanted = VideoRequest.model_validate_json(await request.body())
     except ValidationError as error:
@@ -43,9 +43,9 @@ async def take_request(request: Request, service: Service) -> Video:
 
 
 async def take_upload(request: Request, service: Service) -> tuple[Video, bool]:
-    """The video of a form with a file, and whether it is new: its content may be there already.
+    """Receives a form with a file: the video, and whether it is new. Another video may already have its content.
 
-    Raises RequestValidationError, and as `receive`.
+    Raises RequestValidationError, and what `receive` raises.
     """
     video_id = new_video_id()
     path = service.settings.work_file(video_id)
@@ -58,7 +58,7 @@ async def take_upload(request: Request, service: Service) -> tuple[Video, bool]:
     except ValidationError as error:
         raise _invalid(error) from error
     finally:
-        path.unlink(missing_ok=True)  # by then the archive holds it, or nobody wants it
+        path.unlink(missing_ok=True)  # by now the archive holds it, or it was refused
 
 
 def _keep(video: Video, path: Path, service: Service) -> tuple[Video, bool]:
@@ -75,11 +75,11 @@ def _keep(video: Video, path: Path, service: Service) -> tuple[Video, bool]:
 
 
 def _withdraw(video: Video, service: Service) -> None:
-    """Removes what was kept of a video that could not be taken in: its client was told so."""
+    """Removes what was stored of a video that could not be accepted; its client gets the error."""
     try:
         delete_video(service.store, video.id)
     except LongwatchError as error:
-        log.warning("what was received of %s stays until the archive is swept: %s", video.id, error)
+        log.warning("cannot remove what was received of %s; it stays until the archive is swept: %s", video.id, error)
 
 
 def _invalid(error: ValidationError) -> RequestValidationError:

@@ -1,4 +1,4 @@
-"""Receives an uploaded file as it arrives, hashed on the way, straight into the folder that ingest reads."""
+"""Writes an uploaded file to the working folder as it arrives, and hashes it on the way."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ from api.problems import TooLarge, TooMany, WorkDirUnavailable
 from configs.settings import ApiSettings
 from storage.errors import BadRequest
 
-CHUNK_BYTES = 1 << 20  # written at once, in a thread of its own
+CHUNK_BYTES = 1 << 20  # written in one go, in a worker thread
 LONGEST_FIELD_BYTES, MOST_FIELDS = 1024, 8
 LONGEST_NAME_CHARS = 200
 
 
 class Upload(NamedTuple):
-    """What arrived: the file's name as the client calls it, its hash, and the form's other fields."""
+    """A received file: the client's name for it, its hash, and the form's other fields."""
 
     name: str
     sha256: str
@@ -47,25 +47,25 @@ def upload_slot(slots: CapacityLimiter) -> Iterator[None]:
 
 
 async def receive(request: Request, into: Path, settings: ApiSettings) -> Upload:
-    """Writes the form's file (field `file`) to `into`; if it raises, nothing is left behind.
+    """Writes the form's file (field `file`) to `into`; leaves nothing behind if it raises.
 
     Raises TooLarge, DiskFull, BadRequest, WorkDirUnavailable, and Starlette's ClientDisconnect and HTTPException.
     """
     boundary = parse_options_header(request.headers.get("content-type", ""))[1].get(b"boundary")
     if not boundary:
         raise BadRequest("the content-type has no boundary: let the HTTP client set it")
-    with _translated(into.parent):
+    with _translate_errors(into.parent):
         into.parent.mkdir(parents=True, exist_ok=True)
         require_free_disk(into.parent, settings, int(request.headers.get("content-length", 0)))
         with into.open("xb") as file:
             try:
-                return await _received(request, _Form(file, boundary, settings))
+                return await _receive_form(request, _Form(file, boundary, settings))
             except BaseException:
                 into.unlink()
                 raise
 
 
-async def _received(request: Request, form: "_Form") -> Upload:
+async def _receive_form(request: Request, form: "_Form") -> Upload:
     pending = bytearray()
     async for chunk in request.stream():
         pending += chunk
@@ -77,17 +77,17 @@ async def _received(request: Request, form: "_Form") -> Upload:
 
 
 @contextmanager
-def _translated(folder: Path) -> Iterator[None]:
+def _translate_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except FormParserError as error:
         raise BadRequest(f"the multipart body cannot be read: {error}") from error
     except OSError as error:
-        raise WorkDirUnavailable(f"cannot write to {folder}: {error}; check data_dir and its space") from error
+        raise WorkDirUnavailable(f"cannot write to {folder}: {error}; check data_dir and its free space") from error
 
 
 class _Form:
-    """The parts of a multipart body as they come: one file, which is written through, and short fields."""
+    """Parses a multipart body as it arrives: writes its file to disk, and collects its short fields."""
 
     def __init__(self, file: BinaryIO, boundary: bytes, settings: ApiSettings) -> None:
         self._file = file
@@ -96,7 +96,7 @@ class _Form:
         self._size = 0
         self._file_name: str | None = None
         self._fields: dict[str, bytearray] = {}
-        self._field: bytearray | None = None  # None while the part at hand is the file
+        self._field: bytearray | None = None  # None while the current part is the file
         self._header_name, self._header_value, self._disposition = b"", b"", b""
         self._ended = False
         self._parser = MultipartParser(
@@ -112,16 +112,16 @@ class _Form:
         )
 
     def write(self, body: bytes) -> None:
-        """Takes the next bytes of the body."""
+        """Parses the next bytes of the body."""
         self._parser.write(body)
         require_free_disk(Path(self._file.name).parent, self._settings)
 
     def finish(self) -> Upload:
-        """What arrived, once it is on the disk; raises BadRequest where it is not whole."""
+        """Returns what arrived, once it is on disk; raises BadRequest if it is incomplete."""
         if not self._ended:
             raise BadRequest("the multipart body ended early")
         if self._file_name is None or not self._size:
-            raise BadRequest("the multipart body has no file in its field `file`, or an empty one")
+            raise BadRequest("the multipart body has no file, or an empty one, in its field `file`")
         self._file.flush()
         os.fsync(self._file.fileno())
         fields = {name: value.decode(errors="replace") for name, value in self._fields.items()}
@@ -149,7 +149,7 @@ class _Form:
             self._field = None
         else:
             if name in self._fields or len(self._fields) == MOST_FIELDS:
-                raise BadRequest(f"the field {name!r} is one too many")
+                raise BadRequest(f"the field {name!r} occurs twice, or there are more than {MOST_FIELDS} fields")
             self._field = self._fields[name] = bytearray()
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
@@ -170,6 +170,6 @@ class _Form:
 
 
 def shown_name(name: str) -> str:
-    """The last part of a file's name as a client spells it, fit to be shown."""
+    """The last part of a client's file name, without unprintable characters."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(letter for letter in last if letter.isprintable())[:LONGEST_NAME_CHARS] or "upload"

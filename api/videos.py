@@ -1,4 +1,4 @@
-"""Routes of videos: submit, list, look at, try again, delete."""
+"""Routes for videos: submit, list, read, retry, delete."""
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
@@ -47,7 +47,7 @@ BODIES = {
     responses={
         200: {
             "model": VideoView,
-            "description": "The upload's content is there already: this video has it",
+            "description": "This video already has the upload's content",
             "headers": headers("Location"),
         },
         202: {"headers": headers("Location")},
@@ -58,7 +58,7 @@ BODIES = {
 async def submit_video(request: Request, service: ServiceNeeded) -> Response:
     """Submits a video or an image: JSON with `url` or `path`, or an upload as multipart field `file`.
 
-    Answers 202 with the new video, or 200 if an upload's content is there already.
+    Answers 202 with the new video, or 200 with the video that already has an upload's content.
     """
     content_type = request.headers.get("content-type", "")
     if not is_multipart(content_type) and media_type(content_type) != "application/json":
@@ -68,12 +68,12 @@ async def submit_video(request: Request, service: ServiceNeeded) -> Response:
         video, is_new = await take_upload(request, service)
     else:
         video, is_new = await take_request(request, service), True
-    return await _answered(video, service, 202 if is_new else 200)
+    return await _respond(video, service, 202 if is_new else 200)
 
 
 @router.get("", responses=responses("bad-request", "invalid", "state-rebuilding", *STORAGE))
 def list_videos(service: ServiceNeeded, cursor: Cursor = None, limit: Limit = None, prefix: Prefix = "") -> VideoPage:
-    """Videos, newest first."""
+    """Lists videos, newest first."""
     store, size = service.store, limit or service.settings.api.page_size
     check_page(store, cursor, VIDEO_ID)
     ids, behind = cut_page(store.index.list_videos(cursor, size + 1, prefix), size)
@@ -82,7 +82,7 @@ def list_videos(service: ServiceNeeded, cursor: Cursor = None, limit: Limit = No
 
 @router.get("/{video_id}", responses=responses("not-found", *STORAGE))
 def read_video(video_id: str, service: ServiceNeeded) -> VideoView:
-    """One video with its progress."""
+    """Returns a video with its progress."""
     return view_videos(service.store, [service.store.read_video(video_id)])[0]
 
 
@@ -96,15 +96,15 @@ def read_video(video_id: str, service: ServiceNeeded) -> VideoView:
     },
 )
 async def retry_video(video_id: str, service: ServiceNeeded) -> Response:
-    """Has a failed video ingested anew, and segments that could not be encoded tried again."""
-    return await _answered(await run_sync(service.intake.retry_video, video_id), service, 202)
+    """Ingests a failed video again, and retries segments that could not be encoded."""
+    return await _respond(await run_sync(service.intake.retry_video, video_id), service, 202)
 
 
 @router.delete("/{video_id}", status_code=204, responses=responses("origin-refused", "not-found", "conflict", *STORAGE))
 def delete_video(video_id: str, service: ServiceNeeded) -> Response:
-    """Removes a video with all that belongs to it, and ends its answers.
+    """Deletes a video with everything that belongs to it, and ends its answers.
 
-    409 while other videos of the same content lean on its frames: delete these first.
+    409 while other videos with the same content use its frames: delete those first.
     """
     service.intake.delete_video(video_id)
     return Response(status_code=204)
@@ -119,12 +119,12 @@ def delete_video(video_id: str, service: ServiceNeeded) -> Response:
     response_class=EventSourceResponse,
 )
 async def follow_video(video_id: str, service: ServiceNeeded) -> EventSourceResponse:
-    """Progress as server-sent events: `progress` with the video at every change, until it is complete."""
+    """Streams server-sent events: `progress` with the video at every change, until it is complete."""
     await run_sync(service.store.read_video, video_id)
     return progress_stream(service, video_id)
 
 
-async def _answered(video: Video, service: Service, status: int) -> Response:
+async def _respond(video: Video, service: Service, status: int) -> Response:
     (view,) = await run_sync(view_videos, service.store, [video])
     location = {"location": f"{router.prefix}/{video.id}"}
     return Response(as_json(view), status, location, "application/json")

@@ -1,4 +1,4 @@
-"""What comes out of the API, and what is looked up for it."""
+"""What the API returns, and how it is looked up."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,7 +24,7 @@ class Failure(BaseModel):
 
 
 class VideoView(BaseModel):
-    """A video as the API shows it: without where it was fetched from, which may hold a password."""
+    """A video as the API shows it, without the address it was fetched from, which may contain a password."""
 
     model_config = shown(examples.VIDEO)
 
@@ -46,7 +46,7 @@ class VideoView(BaseModel):
     duplicate_of: str | None
     truncated: str | None
     problem: Failure | None
-    progress: Progress | None = Field(description="Empty while it is being counted anew.")
+    progress: Progress | None = Field(description="Empty while it is being counted again.")
 
 
 class VideoPage(BaseModel):
@@ -71,7 +71,7 @@ class SegmentView(BaseModel):
 
 
 class SegmentList(BaseModel):
-    """Segments in the order of time."""
+    """Segments in order of time."""
 
     segments: list[SegmentView]
 
@@ -117,24 +117,24 @@ class QuestionPage(BaseModel):
 
 
 class Health(BaseModel):
-    """What works."""
+    """The state of the service."""
 
     status: Literal["ok"] = "ok"
     workers: dict[str, int] = Field(default_factory=dict, description="Live workers of each kind.")
-    notes: list[str] = Field(default_factory=list, description="What works, yet needs a look.")
+    notes: list[str] = Field(default_factory=list, description="What works but needs attention.")
 
 
 def view_videos(store: Store, videos: Sequence[Video]) -> list[VideoView]:
-    """The views of videos, their progress by one look."""
+    """The views of videos; reads the progress of all in one go."""
     shown_fields = set(VideoView.model_fields)
     return [
-        VideoView.model_validate(_safe(video).model_dump(include=shown_fields) | {"progress": progress})
+        VideoView.model_validate(_escape(video).model_dump(include=shown_fields) | {"progress": progress})
         for video, progress in zip(videos, store.read_progress(videos), strict=True)
     ]
 
 
 def as_json(view: BaseModel) -> str:
-    """The view as it is sent."""
+    """The view as JSON."""
     return view.model_dump_json(by_alias=True)
 
 
@@ -147,7 +147,7 @@ def view_question(store: Store, question: Question, video: Video | None = None) 
         "end_at": None if question.end_s is None else video.grid.clock(question.end_s),
         "waiting": _find_waiting(store, question) if question.status == "waiting" else None,
     }
-    return QuestionView.model_validate(_safe(question).model_dump(include=set(QuestionView.model_fields)) | more)
+    return QuestionView.model_validate(_escape(question).model_dump(include=set(QuestionView.model_fields)) | more)
 
 
 def _find_waiting(store: Store, question: Question) -> Waiting:
@@ -162,8 +162,8 @@ def _find_waiting(store: Store, question: Question) -> Waiting:
     )
 
 
-def _safe(document: Shown) -> Shown:
-    """The document with what may quote a server or a file spelled out, if it could steer a terminal."""
+def _escape(document: Shown) -> Shown:
+    """The document with control characters escaped in fields that may quote a server or a file."""
     changes: dict[str, object] = {}
     if document.problem is not None:
         message = escape_controls(document.problem.message)

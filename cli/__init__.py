@@ -1,1 +1,1 @@
-"""The command line, `longwatch`: speaks HTTP to a running service, starts one on this machine, and examines it."""
+"""The `longwatch` command line: talks HTTP to a running service, starts one on this machine, and checks it."""

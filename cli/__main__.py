@@ -1,4 +1,4 @@
-"""`python -m cli`: the same as `longwatch`, by this very Python."""
+"""`python -m cli`: the same as `longwatch`, with the current Python."""
 
 from cli.main import main
 

@@ -1,4 +1,4 @@
-"""Speaks to a running Longwatch over HTTP."""
+"""Talks to a running Longwatch over HTTP."""
 
 import json
 from collections.abc import Iterator
@@ -12,28 +12,28 @@ from cli.errors import Busy, ServiceError, Unreachable
 from cli.event_stream import parse_events, split_lines
 from configs.settings import Settings
 
-QUICK = httpx.Timeout(4.0)  # what a service that lives answers at once: a person hears within 5 s that it hangs
-ORDINARY = httpx.Timeout(4.0, read=60.0)  # an archive elsewhere can take its time
-STREAM = httpx.Timeout(4.0, read=40.0)  # never silent for longer than 15 s: the service pings
-SLOW = httpx.Timeout(4.0, read=None, write=60.0)  # an upload is in the archive, or all is deleted, before the answer
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - listening everywhere: reached on this machine
+QUICK = httpx.Timeout(4.0)  # for what a live service answers at once: the user learns within 5 s that it hangs
+ORDINARY = httpx.Timeout(4.0, read=60.0)  # a remote archive can be slow
+STREAM = httpx.Timeout(4.0, read=40.0)  # the service pings at least every 15 s
+SLOW = httpx.Timeout(4.0, read=None, write=60.0)  # the answer waits for an upload or a deletion to be complete
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a service that listens everywhere is reached locally
 RETRY_AFTER_S = 5.0  # if a busy service does not say
 
 
 class Client:
-    """The routes that the command line uses; raises ServiceError with the problem's own words."""
+    """The routes that the command line uses; raises ServiceError with the problem's detail."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         try:
             self._http = httpx.Client(base_url=base_url, timeout=ORDINARY, trust_env=False)
         except httpx.InvalidURL as error:
-            raise ServiceError(f"{base_url!r} is no address: {error}") from error
+            raise ServiceError(f"{base_url!r} is not a valid address: {error}") from error
         self._alive = False  # once it has answered anything
 
     @classmethod
     def of(cls, settings: Settings, url: str | None = None) -> Self:
-        """A client of the service at `url`; without one, of the service that `settings` configure on this machine."""
+        """A client for the service at `url`, or else for the one that `settings` configure on this machine."""
         host = ANYWHERE.get(settings.api.host, settings.api.host)
         return cls(url or f"http://{f'[{host}]' if ':' in host else host}:{settings.api.port}")
 
@@ -45,10 +45,10 @@ class Client:
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         """The answer's JSON; None if it is empty."""
-        return self._read(self._ask(method, path, **request))
+        return self._read(self._send(method, path, **request))
 
     def pages(self, path: str, name: str) -> Iterator[dict[str, Any]]:
-        """Everything of a list, page by page; `name` is the list's own in the answer."""
+        """All items of a list, read page by page; `name` is the list's field in the answer."""
         cursor: str | None = None
         while True:
             page = self.call("GET", path, params={"cursor": cursor} if cursor else None)
@@ -58,26 +58,26 @@ class Client:
                 return
 
     def upload(self, path: Path, fields: dict[str, str]) -> tuple[Any, bool]:
-        """Submits a file of this machine: the video, and whether its content is new."""
+        """Uploads a local file; returns the video, and whether its content is new."""
         try:
             with path.open("rb") as file:
-                response = self._ask("POST", "/v1/videos", files={"file": (path.name, file)}, data=fields)
+                response = self._send("POST", "/v1/videos", files={"file": (path.name, file)}, data=fields)
         except OSError as error:
             raise ServiceError(f"cannot read {path}: {error}") from error
         return self._read(response), response.status_code != httpx.codes.OK
 
     def download(self, path: str, params: dict[str, str] | None = None) -> tuple[bytes, httpx.URL, str]:
-        """(content, the address it came from in the end, media type) of a picture."""
-        with self._translated():
+        """(content, final address after redirects, media type) of a picture."""
+        with self._translate_errors():
             self._require_answers()
             response = self._http.get(path, params=params, follow_redirects=True)
         _raise_problem(response)
         return response.content, response.url, response.headers.get("content-type", "").partition(";")[0]
 
     def events(self, method: str, path: str, **request: Any) -> Iterator[tuple[str, str]]:
-        """(event, data) of a stream of server-sent events; an event `problem` is raised."""
+        """(event, data) of a stream of server-sent events; raises ServiceError for an event `problem`."""
         headers = {"accept": "text/event-stream"}
-        with self._translated():
+        with self._translate_errors():
             self._require_answers()
             with self._http.stream(method, path, headers=headers, timeout=STREAM, **request) as response:
                 if response.is_error:
@@ -89,8 +89,8 @@ class Client:
                     yield event, data
 
     def missing_parts(self) -> dict[str, str]:
-        """What the service says it lacks: part -> what to do. Raises Unreachable if it does not answer soon."""
-        with self._translated():
+        """The missing parts of the service: part -> what to do. Raises Unreachable if it does not answer soon."""
+        with self._translate_errors():
             response = self._http.get("/readyz", timeout=QUICK)
         if not response.is_error:
             return {}
@@ -100,9 +100,9 @@ class Client:
             _raise_problem(response)
             raise
 
-    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """The answer, which is no problem."""
-        with self._translated():
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Sends a request; raises ServiceError if the answer is a problem."""
+        with self._translate_errors():
             self._require_answers()
             timeout = ORDINARY if method == "GET" else SLOW
             response = self._http.request(method, path, timeout=timeout, **request)
@@ -118,14 +118,14 @@ class Client:
             raise ServiceError(f"{self.base_url} does not answer in JSON: is this Longwatch?") from error
 
     def _require_answers(self) -> None:
-        """Raises TimeoutException soon if the service hangs: what it is asked for next may rightly take long."""
+        """Raises TimeoutException soon if the service hangs; the request that follows may rightly take long."""
         if not self._alive:
             self._http.get("/healthz", timeout=QUICK)
             self._alive = True
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Translates httpx's errors at this seam; after one, the service is to show anew that it answers."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Translates httpx's errors. After one, the service must show again that it answers."""
         try:
             yield
         except httpx.HTTPError as error:
@@ -134,7 +134,7 @@ class Client:
 
     def _translate(self, error: httpx.HTTPError) -> ServiceError:
         if isinstance(error, httpx.UnsupportedProtocol):
-            return ServiceError(f"{self.base_url!r} is no address: {error}")
+            return ServiceError(f"{self.base_url!r} is not a valid address: {error}")
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return Unreachable(
                 f"no service answers at {self.base_url} ({str(error) or 'timed out'}); start it with `longwatch up`, "
@@ -143,10 +143,10 @@ class Client:
         if isinstance(error, httpx.TimeoutException):
             return Unreachable(
                 f"the service at {self.base_url} does not answer in time: it hangs or is overloaded; "
-                "its log says why; if that lasts, restart it"
+                "its log says why; if this persists, restart it"
             )
         return Unreachable(
-            f"the service at {self.base_url} broke off ({error or type(error).__name__}); its log says why"
+            f"the service at {self.base_url} closed the connection ({error or type(error).__name__}); its log says why"
         )
 
 

@@ -1,4 +1,4 @@
-"""Says on `up`'s terminal which process died, how, and its last words: `python -m cli.deaths LOGS`.
+"""Reports on `up`'s terminal which process died, how, and what it printed last: `python -m cli.deaths LOGS`.
 
 supervisord runs it as an event listener: events come in on stdin, stdout acknowledges them, stderr is the terminal.
 """
@@ -13,21 +13,21 @@ from storage.text import escape_controls
 
 SUPERVISOR_LOG = "supervisord.log"
 EVENTS = ("PROCESS_STATE_EXITED", "PROCESS_STATE_BACKOFF")  # died; died within `startsecs` of its start
-TAIL_BYTES = 16 * 1024  # more than a last line, however long a traceback above it is
+TAIL_BYTES = 16 * 1024  # more than enough for the last line
 
 
 def describe_death(name: str, logs: Path) -> str:
-    """One line: how `name` died as supervisord logged it, and the last line that it printed itself."""
+    """One line: how `name` died according to supervisord's log, and the last line that it printed."""
     how = None
     for line in _read_tail(logs / SUPERVISOR_LOG):
         how = re.search(rf"exited: {re.escape(name)} \((.*?)(?:; not expected|; expected)?\)$", line) or how
     said = [line.strip() for line in _read_tail(logs / f"{name}.log") if line.strip()]
-    last = said[-1] if said else "it said nothing"
-    return escape_controls(f"{name} died ({how[1] if how else 'unknown why'}) and is started again: {last}")
+    last = said[-1] if said else "it printed nothing"
+    return escape_controls(f"{name} died ({how[1] if how else 'unknown cause'}) and is being restarted: {last}")
 
 
 def _read_tail(log: Path) -> list[str]:
-    """The last lines of a log; none if there is no such file yet."""
+    """The last lines of a log; empty if the file does not exist yet."""
     try:
         with log.open("rb") as file:
             file.seek(max(file.seek(0, 2) - TAIL_BYTES, 0))

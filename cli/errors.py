@@ -1,11 +1,11 @@
-"""What can go wrong between the command line and the service, and how a command says it.
+"""The errors of the command line, and how commands report them.
 
 LongwatchError
  ├─ ServiceError        the service answers with a problem
- │   ├─ Unreachable     the service does not answer, or broke off: it may be starting
- │   └─ Busy            the service has enough to do for now; says when to try again
- ├─ NoMatch             an id or its beginning fits nothing, or too much
- └─ CannotWrite         a file of this machine cannot be written
+ │   ├─ Unreachable     the service does not answer, or closed the connection: it may be starting
+ │   └─ Busy            the service is busy; says when to try again
+ ├─ NoMatch             an id or its beginning matches nothing, or several items
+ └─ CannotWrite         a local file cannot be written
 """
 
 import sys
@@ -24,11 +24,11 @@ class ServiceError(LongwatchError):
 
 
 class Unreachable(ServiceError):
-    """The service does not answer, or broke off: it may be starting."""
+    """The service does not answer, or closed the connection: it may be starting."""
 
 
 class Busy(ServiceError):
-    """The service has enough to do for now."""
+    """The service is busy."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -36,24 +36,24 @@ class Busy(ServiceError):
 
 
 class NoMatch(LongwatchError):
-    """An id or its beginning fits nothing, or too much."""
+    """An id or its beginning matches nothing, or several items."""
 
     code = "no-match"
 
 
 class CannotWrite(LongwatchError):
-    """A file of this machine cannot be written."""
+    """A local file cannot be written."""
 
     code = "cannot-write"
 
 
 def say_error(error: Exception) -> None:
-    """One error on stderr, as every command says it."""
+    """Prints an error on stderr, in the format of all commands."""
     print(f"longwatch: {escape_lines(str(error))}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def run_each(items: Iterable[str], act: Callable[[str], None]) -> None:
-    """Does all of them, says which failed, and fails if any did; a service that is away ends it at once."""
+    """Acts on each item, reports those that failed, and then fails if any did. Stops at once on Unreachable."""
     failed = False
     for item in items:
         try:

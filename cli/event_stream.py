@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """(event, data) from the lines of an event stream; comments are left out."""
+    """(event, data) from the lines of an event stream; skips comments."""
     event, data = "message", list[str]()
     for line in lines:
         name, _, value = line.partition(":")
@@ -20,7 +20,7 @@ def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def split_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Whole lines, ended by a newline as in an event stream; httpx would also split at separators inside a text."""
+    """Complete lines, split at newlines only; httpx would also split at separators inside a text, such as U+2028."""
     rest = ""
     for text in texts:
         *lines, rest = (rest + text).split("\n")

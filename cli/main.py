@@ -17,7 +17,7 @@ from storage.errors import LongwatchError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for group in (videos, questions, pictures, programs):
-    app.add_typer(group.app)  # beside the others, not below a name
+    app.add_typer(group.app)  # as top-level commands, not as a named group
 
 
 def _print_version(wanted: bool) -> None:
@@ -35,7 +35,7 @@ def configure(
     ] = False,
 ) -> None:
     """Longwatch answers questions about hours of video."""
-    context.obj = partial(load_settings, config)  # read when needed: help is there even if a setting is wrong
+    context.obj = partial(load_settings, config)  # read when needed: --help works even if a setting is wrong
     if config:
         os.environ[CONFIG_VARIABLE] = str(find_config(config))  # for the processes that this one becomes or starts
 
@@ -43,7 +43,7 @@ def configure(
 @app.command()
 def up(
     context: typer.Context,
-    procfile: Annotated[Path | None, typer.Option(help="What to run; empty: the project's own Procfile.")] = None,
+    procfile: Annotated[Path | None, typer.Option(help="What to run; default: the project's own Procfile.")] = None,
 ) -> None:
     """Run everything on this machine: both Redis servers (unless configured), API and workers."""
     from cli.up import run
@@ -64,7 +64,7 @@ def doctor(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """The console script: errors are one clear line, and a reader that leaves early is none."""
+    """The console script. Errors are one clear line; a reader that closes the pipe early is not an error."""
     try:
         try:
             app(prog_name="longwatch")
@@ -74,5 +74,5 @@ def main() -> None:
         say_error(error)
         sys.exit(1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discards what Python flushes at exit
         sys.exit(1)

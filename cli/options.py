@@ -29,16 +29,16 @@ def _wall_clock(text: str) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
-VIDEO_HELP = "A video's id, or enough of its beginning."
+VIDEO_HELP = "A video's id, or a unique beginning of it."
 VideoId = Annotated[str, typer.Argument(metavar="ID", help=VIDEO_HELP)]
-VideoIds = Annotated[list[str], typer.Argument(metavar="ID", help="Videos' ids, or enough of their beginnings.")]
-QuestionId = Annotated[str, typer.Argument(metavar="QUESTION_ID", help="A question's id, or enough of its beginning.")]
+VideoIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of videos, or unique beginnings of them.")]
+QuestionId = Annotated[str, typer.Argument(metavar="QUESTION_ID", help="A question's id, or a unique beginning of it.")]
 ApiUrl = Annotated[
-    str | None, typer.Option("--api-url", metavar="URL", help="Where Longwatch answers; empty: api.host and api.port.")
+    str | None, typer.Option("--api-url", metavar="URL", help="Address of the service; default: api.host and api.port.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; - is standard output.")
+    str | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write; - is standard output.")
 ]
 Time = Annotated[
     Any, typer.Argument(metavar="TIME", parser=_time, help="Seconds, 1:30, 1:02:03, or RFC 3339 (…T13:00:00Z).")
@@ -47,10 +47,10 @@ From = Annotated[
     Any,
     typer.Option("--from", metavar="TIME", parser=_time, help="Where the stretch begins: 90, 1:30, 1:02:03, RFC 3339."),
 ]
-To = Annotated[Any, typer.Option("--to", metavar="TIME", parser=_time, help="Where it ends; empty: the end.")]
+To = Annotated[Any, typer.Option("--to", metavar="TIME", parser=_time, help="Where it ends; default: the end.")]
 RecordedAt = Annotated[
     Any,
     typer.Option(
-        "--recorded-at", metavar="RFC3339", parser=_wall_clock, help="When it begins, e.g. 2026-11-21T13:00:00+01:00."
+        "--recorded-at", metavar="RFC3339", parser=_wall_clock, help="When it began, e.g. 2026-11-21T13:00:00+01:00."
     ),
 ]

@@ -20,7 +20,7 @@ STANDARD_OUTPUT = "-"
 
 @app.command()
 def frame(context: typer.Context, video_id: VideoId, at: Time, output: Output = None, api_url: ApiUrl = None) -> None:
-    """Fetch the frame at a time as a JPEG; prints the file's name, ID-SLOT.jpg unless given."""
+    """Fetch the frame at a given time as a JPEG; prints the file's name (default: ID-SLOT.jpg)."""
     with Client.of(read_settings(context), api_url) as client:
         found = find_video(client, video_id)
         content, address, _ = client.download(f"/v1/videos/{found}/frame", {"at": str(at)})
@@ -30,7 +30,7 @@ def frame(context: typer.Context, video_id: VideoId, at: Time, output: Output = 
 
 @app.command()
 def source(context: typer.Context, video_id: VideoId, output: Output = None, api_url: ApiUrl = None) -> None:
-    """Fetch an image as it was submitted; prints the file's name, ID and its type unless given."""
+    """Fetch an image as it was submitted; prints the file's name (default: ID with the type as suffix)."""
     with Client.of(read_settings(context), api_url) as client:
         found = find_video(client, video_id)
         content, _, media_type = client.download(f"/v1/videos/{found}/source")
@@ -44,5 +44,5 @@ def _write(content: bytes, output: str) -> None:
     try:
         Path(output).write_bytes(content)
     except OSError as error:
-        raise CannotWrite(f"cannot write {output}: {error.strerror or error}; choose another place with -o") from error
+        raise CannotWrite(f"cannot write {output}: {error.strerror or error}; choose another path with -o") from error
     typer.echo(output)

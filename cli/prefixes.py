@@ -1,4 +1,4 @@
-"""Finds the video or question whose id begins as given, so that nobody has to type 25 characters."""
+"""Finds a video or question by the beginning of its id, so that nobody has to type 25 characters."""
 
 import re
 from typing import Any
@@ -8,24 +8,24 @@ from cli.errors import NoMatch
 from storage.ids import QUESTION_ID, VIDEO_ID
 
 BEGINNING = re.compile(r"\d[0-9a-f_-]*", re.ASCII)
-BETWEEN = "_"  # a question's id is its video's id, this, and a stamp of its own
+BETWEEN = "_"  # a question's id is its video's id, this, and its own stamp
 
 
 def find_video(client: Client, beginning: str) -> str:
-    """The id of the one video whose id begins so; a whole id is taken as it is. Raises NoMatch."""
+    """The id of the only video with this beginning; a complete id is returned unchecked. Raises NoMatch."""
     if VIDEO_ID.fullmatch(beginning):
         return beginning
     if QUESTION_ID.fullmatch(beginning):
-        raise NoMatch(f"{beginning} is a question; its video is {beginning.partition(BETWEEN)[0]}")
-    page = _matching(client, "/v1/videos", beginning, "no video {}; `longwatch list` shows the ids")
+        raise NoMatch(f"{beginning} is a question's id; its video is {beginning.partition(BETWEEN)[0]}")
+    page = _read_matches(client, "/v1/videos", beginning, "no video {}; `longwatch list` shows the ids")
     names = {video["id"]: video["title"] or video["source"] for video in page["videos"]}
-    return _only(names, beginning, "videos", more=bool(page["next_cursor"]))
+    return _require_one(names, beginning, "videos", more=bool(page["next_cursor"]))
 
 
 def find_question(client: Client, beginning: str) -> str:
-    """The id of the one question whose id begins so; a whole id is taken as it is. Raises NoMatch.
+    """The id of the only question with this beginning; a complete id is returned unchecked. Raises NoMatch.
 
-    The beginning of a video's id will do if one question was asked about that video.
+    The beginning of a video's id is enough if only one question was asked about that video.
     """
     if QUESTION_ID.fullmatch(beginning):
         return beginning
@@ -36,20 +36,20 @@ def find_question(client: Client, beginning: str) -> str:
     video_id = find_video(client, beginning.partition(BETWEEN)[0])
     prefix = beginning if BETWEEN in beginning else video_id + BETWEEN
     nothing = f"no question {{}}; `longwatch questions {video_id}` shows the ids"
-    page = _matching(client, f"/v1/videos/{video_id}/questions", prefix, nothing)
+    page = _read_matches(client, f"/v1/videos/{video_id}/questions", prefix, nothing)
     names = {question["id"]: question["question"] for question in page["questions"]}
-    return _only(names, beginning, "questions", more=bool(page["next_cursor"]))
+    return _require_one(names, beginning, "questions", more=bool(page["next_cursor"]))
 
 
-def _matching(client: Client, path: str, prefix: str, nothing: str) -> Any:
-    """The page of what begins so; raises NoMatch with the words of `nothing` if that is empty."""
+def _read_matches(client: Client, path: str, prefix: str, nothing: str) -> Any:
+    """The page of items with this prefix; raises NoMatch with the text of `nothing` if it is empty."""
     page = client.call("GET", path, params={"prefix": prefix}) if BEGINNING.fullmatch(prefix) else {}
     if not any(page.get(name) for name in ("videos", "questions")):
         raise NoMatch(nothing.format(f"has an id that begins with {prefix!r}"))
     return page
 
 
-def _only(names: dict[str, str], beginning: str, kind: str, *, more: bool) -> str:
+def _require_one(names: dict[str, str], beginning: str, kind: str, *, more: bool) -> str:
     if len(names) == 1 and not more:
         return next(iter(names))
     lines = [f"{found}  {name}" for found, name in names.items()] + ["..."] * more

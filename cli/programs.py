@@ -1,6 +1,6 @@
-"""The commands that become another of this project's programs: serve, worker, redis, plan.
+"""The commands that turn this process into another of the project's programs: serve, worker, redis, plan.
 
-One that loads the model is not imported here, and the command line knows no room beside its own.
+Those programs are started by name, not imported: some load the model, and `cli` may not import its siblings.
 """
 
 import os
@@ -18,7 +18,7 @@ app.add_typer(worker, name="worker", help="Run one kind of worker; as many as yo
 
 @app.command()
 def serve(context: typer.Context) -> None:
-    """Run the API alone."""
+    """Run only the API."""
     _become("api", context)
 
 
@@ -44,7 +44,7 @@ def reason(context: typer.Context) -> None:
 def redis(
     context: typer.Context, role: Annotated[Literal["state", "cache"], typer.Argument(help="What it keeps.")]
 ) -> None:
-    """Run one of the two private Redis servers alone (`up` runs both)."""
+    """Run one of the two private Redis servers (`up` runs both)."""
     from cli.redis_server import run
 
     run(read_settings(context), role)
@@ -52,15 +52,15 @@ def redis(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def plan(context: typer.Context) -> None:
-    """What fits on a card: `longwatch plan --gpu-gb 24 --config llava-mini-8b`."""
+    """Show what fits on a GPU: `longwatch plan --gpu-gb 24 --config llava-mini-8b`."""
     _exec("llava_mini.plan", *context.args)
 
 
 def _become(package: str, context: typer.Context) -> None:
-    read_settings(context)  # wrong settings are said before anything starts
+    read_settings(context)  # reports wrong settings before anything starts
     _exec(package)
 
 
 def _exec(module: str, *arguments: str) -> None:
-    line = [sys.executable, "-P", "-m", module, *arguments]  # -P: a folder of that name here is not meant
+    line = [sys.executable, "-P", "-m", module, *arguments]  # -P: ignores such a folder in the working directory
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours

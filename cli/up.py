@@ -1,4 +1,4 @@
-"""`longwatch up`: everything on this machine, run from the Procfile by supervisord, which restarts what dies."""
+"""`longwatch up`: runs everything in the Procfile on this machine with supervisord, which restarts what dies."""
 
 import os
 import shlex
@@ -17,11 +17,11 @@ from configs.settings import Settings
 from storage.errors import LongwatchError
 
 STDERR = Path("/dev/stderr")
-STOP_WAIT_S = 5  # jobs are level-triggered: what a killed worker had in hand is done again
+STOP_WAIT_S = 5  # jobs are level-triggered: those of a killed worker run again
 
 
 class CannotStart(LongwatchError):
-    """What `longwatch up` needs is not there, or taken."""
+    """Something that `longwatch up` needs is missing or in use."""
 
     code = "cannot-start"
 
@@ -40,7 +40,7 @@ def parse_procfile(text: str) -> dict[str, str]:
 
 
 def supervisor_config(processes: dict[str, str], folder: Path, logs: Path, deaths_to: Path) -> ConfigParser:
-    """What supervisord reads: each process restarted when it ends, its output in `logs`, its death in `deaths_to`."""
+    """supervisord's configuration: restarts each process, logs its output to `logs` and its death to `deaths_to`."""
     config = ConfigParser(interpolation=None)
     config["supervisord"] = {
         "nodaemon": "true",
@@ -76,7 +76,7 @@ def supervisor_config(processes: dict[str, str], folder: Path, logs: Path, death
 
 
 def run(settings: Settings, procfile: Path | None = None) -> None:
-    """Becomes supervisord with the processes of the Procfile; a private Redis only for a role that has no address.
+    """Turns this process into supervisord with the Procfile's processes; skips Redis roles that have an address.
 
     Raises CannotStart, and NoRedisServer if one is needed and cannot be run.
     """
@@ -85,7 +85,7 @@ def run(settings: Settings, procfile: Path | None = None) -> None:
         if find_url(settings, role):
             processes.pop(role, None)
         elif role in processes:
-            build_command(settings, role)  # raises what would stop it
+            build_command(settings, role)  # raises now what would stop it later
     _require_free(settings.api.host, settings.api.port)
     data = settings.data_dir.absolute()
     if any(letter in str(data) for letter in "%;#"):
@@ -103,7 +103,7 @@ def run(settings: Settings, procfile: Path | None = None) -> None:
 
 
 def _choose_terminal(logs: Path) -> Path:
-    """This process's stderr, which will be supervisord's; a log if that cannot be opened by name (systemd's socket)."""
+    """This process's stderr, which supervisord inherits; a log if it cannot be opened by name (systemd's socket)."""
     try:
         with STDERR.open("ab", buffering=0):
             return STDERR
@@ -119,7 +119,7 @@ def _read(procfile: Path) -> str:
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raises CannotStart if something listens there already: most likely this very service."""
+    """Raises CannotStart if something already listens there: most likely this service."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -132,7 +132,7 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _own_command(command: str) -> str:
-    """`longwatch ...` by this very Python, whatever is on the PATH and in the working directory (-P)."""
+    """Runs `longwatch ...` with the current Python, whatever is on the PATH and in the working directory (-P)."""
     words = shlex.split(command)
     if words[0] == "longwatch":
         words[:1] = [sys.executable, "-P", "-m", "cli"]
@@ -140,5 +140,5 @@ def _own_command(command: str) -> str:
 
 
 def _escape(command: str) -> str:
-    """The command as supervisord reads it: % begins one of its own expressions."""
+    """Escapes % for supervisord, where it begins an expression."""
     return command.replace("%", "%%")

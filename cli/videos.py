@@ -1,4 +1,4 @@
-"""The commands about videos: add, list, show, wait, retry, delete."""
+"""The commands for videos: add, list, show, wait, retry, delete."""
 
 import json
 import sys
@@ -20,15 +20,13 @@ from cli.tables import known_words, progress_words, status_word
 
 app = typer.Typer()
 
-PATIENCE_S = 30.0  # a service that restarts is waited for
+PATIENCE_S = 30.0  # how long to wait for a service that restarts
 
 
 @app.command()
 def add(
     context: typer.Context,
-    sources: Annotated[
-        list[str], typer.Argument(metavar="URL|FILE", help="http(s) addresses, or files of this machine.")
-    ],
+    sources: Annotated[list[str], typer.Argument(metavar="URL|FILE", help="http(s) addresses, or local files.")],
     title: Annotated[str | None, typer.Option(help="A name to show instead of the source.")] = None,
     recorded_at: RecordedAt = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until all is encoded.")] = False,
@@ -78,7 +76,7 @@ def list_videos(context: typer.Context, as_json: AsJson = False, api_url: ApiUrl
 
 @app.command(name="show")
 def show_video(context: typer.Context, video_id: VideoId, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
-    """Show one video, how far it is, and what was asked about it lately."""
+    """Show a video, its progress, and its latest questions."""
     with Client.of(read_settings(context), api_url) as client:
         found = find_video(client, video_id)
         video = client.call("GET", f"/v1/videos/{found}")
@@ -98,7 +96,7 @@ def wait(context: typer.Context, video_ids: VideoIds, as_json: AsJson = False, a
 
 @app.command()
 def retry(context: typer.Context, video_ids: VideoIds, as_json: AsJson = False, api_url: ApiUrl = None) -> None:
-    """Ingest failed videos anew, and encode again what could not be encoded."""
+    """Ingest failed videos again, and retry segments that could not be encoded."""
     with Client.of(read_settings(context), api_url) as client:
 
         def start_again(given: str) -> None:
@@ -115,14 +113,14 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Remove videos with all that belongs to them. Asks first in a terminal."""
+    """Delete videos with everything that belongs to them. Asks first in a terminal."""
     with Client.of(read_settings(context), api_url) as client:
 
         def remove(given: str) -> None:
             found = find_video(client, given)
             if not yes and sys.stdin.isatty():
                 show.video(client.call("GET", f"/v1/videos/{found}"), [])
-                if not typer.confirm("Remove it with all questions and answers?", err=True):
+                if not typer.confirm("Delete it with all questions and answers?", err=True):
                     return
             client.call("DELETE", f"/v1/videos/{found}")
 
@@ -130,7 +128,7 @@ def delete(
 
 
 def _submit(client: Client, source: str, fields: dict[str, str]) -> Any:
-    """The submitted video; a service that has enough to do is asked again."""
+    """Submits a source, and tries again while the service is busy; returns the video."""
     with StatusLine() as line:
         while True:
             try:
@@ -143,21 +141,21 @@ def _submit(client: Client, source: str, fields: dict[str, str]) -> Any:
                     if not is_new:
                         line.note(f"{source}: {known_words(video, fields)}")
                     return video
-                raise ServiceError(f"{source} is neither an http(s) address nor a file of this machine")
+                raise ServiceError(f"{source} is neither an http(s) address nor a local file")
             except Busy as error:
                 line.update(f"{error}; trying again in {error.retry_after_s:g} s")
                 time.sleep(error.retry_after_s)
 
 
 def wait_for_video(client: Client, video_id: str) -> dict[str, Any]:
-    """Shows progress until the video is complete; the video. Raises ServiceError if it fails."""
+    """Shows progress until the video is complete, and returns it. Raises ServiceError if it fails."""
     with StatusLine() as line, missing_parts_said(client, FOR_VIDEOS, line):
-        for video in _changes(client, video_id):
+        for video in _follow_video(client, video_id):
             line.update(f"{video_id}: {status_word(video)}, {progress_words(video)}")
     if video["problem"]:
         raise ServiceError(f"{video_id}: {video['problem']['message']}")
     words = f"{video_id}: {status_word(video)}, {progress_words(video)}"
-    show.note(f"{words}; sampled in part: {video['truncated']}" if video["truncated"] else words)
+    show.note(f"{words}; partly sampled: {video['truncated']}" if video["truncated"] else words)
     return video
 
 
@@ -167,8 +165,8 @@ def _wait(client: Client, video_id: str, *, as_json: bool) -> None:
         typer.echo(json.dumps(video))
 
 
-def _changes(client: Client, video_id: str) -> Iterator[dict[str, Any]]:
-    """The video at each change, until it is complete; a service that is away for a while is waited for."""
+def _follow_video(client: Client, video_id: str) -> Iterator[dict[str, Any]]:
+    """The video at each change, until it is complete; waits up to PATIENCE_S for an unreachable service."""
     away_since: float | None = None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The real service under a real server, over an archive that a test fills as ingest, encoder and reasoner would."""
+"""The real service on a real server, with an archive that tests fill as ingest, encoder and reasoner would."""
 
 import socket
 import threading
@@ -27,13 +27,13 @@ from storage.workers import Worker
 from tests.waiting import wait_until
 
 MODEL = "abc123"
-JPEG = b"\xff\xd8 %s of slot %d"  # the service hands pictures on unopened
+JPEG = b"\xff\xd8 %s of slot %d"  # the service never opens pictures
 Seed = Callable[..., Video]
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Small limits, so that going over them is quick."""
+    """Small limits that tests can exceed quickly."""
     api = ApiSettings(
         max_upload_bytes=300_000,
         max_body_bytes=2_000,
@@ -51,7 +51,7 @@ def settings(settings: Settings) -> Settings:
 
 @contextmanager
 def serving(app: FastAPI, settings: ApiSettings) -> Iterator[httpx.Client]:
-    """A client of `app`, which runs under the service's own server meanwhile."""
+    """Runs `app` on the service's own server, and yields a client."""
     server = uvicorn.Server(server_config(app, settings, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -75,7 +75,7 @@ def http(settings: Settings, store: Store) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port on which nobody listened a moment ago."""
+    """A port that was free a moment ago."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -84,7 +84,7 @@ def unused_port() -> int:
 
 @pytest.fixture
 def store(store: Store) -> Store:
-    """A store whose lists were built, by a worker as it were, and that knows which model runs."""
+    """A store as workers leave it: the lists are built, and the model is announced."""
     store.index.set_ready(store.index.read_generation())
     store.workers.announce_model(MODEL)
     return store
@@ -92,7 +92,7 @@ def store(store: Store) -> Store:
 
 @pytest.fixture
 def intake(store: Store, settings: Settings) -> Intake:
-    """What takes videos and questions in, beside the service."""
+    """Adds videos and questions without the service."""
     return Intake(store, settings)
 
 
@@ -104,7 +104,7 @@ def queues(store: Store) -> Queues:
 
 @pytest.fixture
 def seed(store: Store) -> Seed:
-    """Puts a video into the archive: `frames` of them sampled, `encoded` of them (whole segments) encoded."""
+    """Puts a video into the archive with `frames` sampled frames, of which `encoded` (whole segments) are encoded."""
 
     def put(frames: int = 70, encoded: int = 70, **fields: Any) -> Video:
         video = new_video(**({"status": "ready", "frames_sampled": frames, "frames_expected": frames} | fields))
@@ -122,24 +122,24 @@ def seed(store: Store) -> Seed:
 
 
 def a_frame(slot: int, **fields: Any) -> SegmentFrame:
-    """A frame of two pictures, none of which is a real one."""
+    """A frame with two fake pictures."""
     given = {"model": JPEG % (b"model", slot), "view": JPEG % (b"view", slot)} | fields
     return SegmentFrame(place=slot % 64, t_s=slot + 0.5, **given)
 
 
 def encode(store: Store, video: Video, segment: int, frames: int) -> None:
-    """Keeps a segment's record, as an encoder does."""
+    """Stores a segment's record, as an encoder does."""
     tokens, system = np.zeros((frames, 1, 8), np.float16), np.zeros((3, 8), np.float16)
     store.create_record(video.id, segment, Record(MODEL, (1 << frames) - 1, tokens, text_id([1]), system))
 
 
 def announce(store: Store, kind: str, **fields: Any) -> None:
-    """Says that a worker of this kind is alive."""
+    """Announces a live worker of this kind."""
     store.workers.announce(Worker(f"{kind} of a test", kind, "here", 1, (), **fields), alive_s=60)
 
 
 def new_video(**fields: Any) -> Video:
-    """A video that nobody has stored yet."""
+    """A video that is not stored yet."""
     given = {
         "id": new_video_id(),
         "kind": "url",
@@ -152,13 +152,13 @@ def new_video(**fields: Any) -> Video:
 
 
 def new_question(video: Video, **fields: Any) -> Question:
-    """A question that nobody has stored yet."""
+    """A question that is not stored yet."""
     given = {"id": new_question_id(video.id), "video_id": video.id, "text": "is it red ?", "fusion": "focused"}
     return Question.model_validate(given | fields)
 
 
 def keep(store: Store, question: Question) -> Question:
-    """Keeps a question as it is, without having it answered."""
+    """Stores a question as it is, without queueing it."""
     store.archive.write_question(question)
     store.index.add_questions(question.video_id, [question.id])
     return question
@@ -195,7 +195,7 @@ def settle(store: Store, question_id: str, text: str, status: QuestionStatus = "
 
 
 def require_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The problem that `response` must be."""
+    """Asserts that `response` is this problem; returns its body."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()

@@ -41,14 +41,14 @@ class Reader(threading.Thread):
         return [json.loads(data) for event, data in self.events if event == name]
 
     def finish(self) -> Any:
-        """Waits for the end of the stream; the last event's data."""
+        """Waits for the end of the stream; returns the last event's data."""
         self.join(timeout=30)
         assert not self.is_alive()
         return json.loads(self.events[-1][1])
 
 
 def parse_events(received: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """(event, data) of each event, comments left out. The service ends lines with CR LF."""
+    """(event, data) of each event; skips comments. The service ends lines with CR LF."""
     rest, name, data = b"", "", list[str]()
     for piece in received:
         *lines, rest = (rest + piece).split(b"\r\n")

@@ -1,4 +1,4 @@
-"""Nobody keeps others out by what they do not send or do not read; over real sockets."""
+"""A client that does not send or does not read keeps nobody else out. Uses real sockets."""
 
 import json
 import socket
@@ -21,12 +21,12 @@ from tests.waiting import wait_until
 HALF = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-more: "
 UPLOAD = "multipart/form-data; boundary=x"
 PART = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nabc'  # the beginning of an upload
-LARGE_BYTES = 64 << 20  # more than the sockets' buffers take
+LARGE_BYTES = 64 << 20  # more than the sockets' buffers hold
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Short times and few connections."""
+    """Short time-outs and few connections."""
     limits = {
         "max_connections": 8,
         "header_timeout_s": 1.0,
@@ -39,13 +39,13 @@ def settings(settings: Settings) -> Settings:
 
 @contextmanager
 def connection(http: httpx.Client, first: bytes = b"") -> Iterator[socket.socket]:
-    """A bare connection to the service, over which `first` was sent."""
+    """A plain socket to the service, after it has sent `first`."""
     with socket.create_connection((http.base_url.host, http.base_url.port or 80), timeout=10) as peer:
         peer.sendall(first)
         yield peer
 
 
-def everything(peer: socket.socket) -> bytes:
+def read_all(peer: socket.socket) -> bytes:
     """What the service sends until it closes."""
     got = bytearray()
     while piece := peer.recv(65536):
@@ -60,11 +60,11 @@ def problem_in(answer: bytes) -> tuple[bytes, str]:
     return head.split(b"\r\n")[0], json.loads(body)["type"].rsplit(":", 1)[-1]
 
 
-def test_half_a_header_is_given_up_in_time_however_slowly_it_goes_on(http: httpx.Client) -> None:
+def test_an_incomplete_header_times_out_even_if_bytes_keep_coming(http: httpx.Client) -> None:
     with connection(http) as silent, connection(http, HALF) as half, connection(http, HALF) as slow:
         slow.settimeout(0.2)
         answer = b""
-        for _ in range(40):  # a byte now and then extends nothing
+        for _ in range(40):  # a byte now and then does not extend the time
             try:
                 slow.sendall(b"x")
                 answer = slow.recv(65536)
@@ -72,11 +72,11 @@ def test_half_a_header_is_given_up_in_time_however_slowly_it_goes_on(http: httpx
             except TimeoutError:
                 continue
         assert problem_in(answer) == (b"HTTP/1.1 408 Request Timeout", "timed-out")
-        assert problem_in(everything(half)) == (b"HTTP/1.1 408 Request Timeout", "timed-out")
-        assert everything(silent) == b""
+        assert problem_in(read_all(half)) == (b"HTTP/1.1 408 Request Timeout", "timed-out")
+        assert read_all(silent) == b""
 
 
-def test_a_kept_connection_is_given_time_for_each_request(http: httpx.Client) -> None:
+def test_a_kept_alive_connection_has_the_full_time_for_each_request(http: httpx.Client) -> None:
     whole = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with connection(http, whole) as peer:
         answers = peer.recv(65536)
@@ -84,15 +84,15 @@ def test_a_kept_connection_is_given_time_for_each_request(http: httpx.Client) ->
         while answers.count(b'"ok"') < 3:
             answers += peer.recv(65536)
         peer.sendall(HALF)
-        assert problem_in(everything(peer)) == (b"HTTP/1.1 408 Request Timeout", "timed-out")
+        assert problem_in(read_all(peer)) == (b"HTTP/1.1 408 Request Timeout", "timed-out")
 
 
-def test_what_is_no_http_is_a_problem_too(http: httpx.Client) -> None:
+def test_invalid_http_gets_a_problem_too(http: httpx.Client) -> None:
     with connection(http, b"hello\r\n\r\n") as peer:
-        assert problem_in(everything(peer)) == (b"HTTP/1.1 400 Bad Request", "bad-request")
+        assert problem_in(read_all(peer)) == (b"HTTP/1.1 400 Bad Request", "bad-request")
 
 
-def test_many_half_sent_requests_keep_nobody_out(http: httpx.Client, settings: Settings) -> None:
+def test_many_incomplete_requests_keep_nobody_out(http: httpx.Client, settings: Settings) -> None:
     with ExitStack() as held:
         for _ in range(5 * settings.api.max_connections):
             held.enter_context(connection(http, HALF))
@@ -100,7 +100,7 @@ def test_many_half_sent_requests_keep_nobody_out(http: httpx.Client, settings: S
             assert httpx.get(f"{http.base_url}/healthz", trust_env=False).status_code == 200
 
 
-def test_when_all_connections_are_busy_the_next_is_told_to_come_back(
+def test_when_all_connections_are_busy_the_next_is_told_to_retry(
     http: httpx.Client, seed: Seed, intake: Intake, settings: Settings
 ) -> None:
     question = intake.add_question(new_question(seed()))
@@ -122,7 +122,7 @@ def post(path: str, content_type: str, length: int) -> bytes:
     return head.encode()
 
 
-def test_a_body_that_does_not_come_is_given_up(http: httpx.Client, settings: Settings) -> None:
+def test_a_body_that_does_not_arrive_times_out(http: httpx.Client, settings: Settings) -> None:
     upload = post("/v1/videos", UPLOAD, 200_000)
     with (
         connection(http, post("/v1/videos", "application/json", 20) + b'{"url":') as body,
@@ -130,12 +130,12 @@ def test_a_body_that_does_not_come_is_given_up(http: httpx.Client, settings: Set
     ):
         wait_until(lambda: list(settings.work_dir.glob("*")))
         for peer in (body, file):
-            status, kind = problem_in(everything(peer))
+            status, kind = problem_in(read_all(peer))
             assert (status, kind) == (b"HTTP/1.1 408 Request Timeout", "timed-out")
     assert list(settings.work_dir.iterdir()) == []
 
 
-def test_an_upload_may_take_as_long_as_it_needs_while_it_goes_on(settings: Settings, store: Store) -> None:
+def test_an_upload_may_take_long_while_it_makes_progress(settings: Settings, store: Store) -> None:
     api = settings.api.model_copy(update={"min_body_bytes_per_s": 10_000, "body_timeout_s": 0.5})
     body = PART + b"y" * 60_000 + b"\r\n--x--\r\n"
     with serving(create_app(settings.model_copy(update={"api": api}), store), api) as http:
@@ -165,7 +165,7 @@ def test_an_endless_body_is_refused_and_its_connection_closed(http: httpx.Client
     assert problem_in(answer) == (b"HTTP/1.1 413 Request Entity Too Large", "too-large")
 
 
-def test_a_client_that_reads_nothing_is_cut_off(settings: Settings) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(settings: Settings) -> None:
     app = FastAPI()
 
     @app.get("/large")
@@ -174,11 +174,11 @@ def test_a_client_that_reads_nothing_is_cut_off(settings: Settings) -> None:
 
     with serving(app, settings.api) as http, connection(http, b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n") as peer:
         threading.Event().wait(2 * settings.api.send_timeout_s)
-        assert len(everything(peer)) < LARGE_BYTES  # what lay in the sockets' buffers
+        assert len(read_all(peer)) < LARGE_BYTES  # only what was in the sockets' buffers
         assert len(http.get("/large").content) == LARGE_BYTES  # a client that reads gets all of it
 
 
-def test_more_uploads_at_once_than_set_are_told_to_come_back(http: httpx.Client, settings: Settings) -> None:
+def test_uploads_over_the_limit_are_told_to_retry(http: httpx.Client, settings: Settings) -> None:
     upload = post("/v1/videos", UPLOAD, 200_000)
     with connection(http, upload + PART):
         wait_until(lambda: list(settings.work_dir.glob("*")))

@@ -46,7 +46,7 @@ def test_the_description_shows_every_route_its_examples_and_problems(http: httpx
     assert schemas["VideoUpload"]["properties"]["file"]["format"] == "binary"
 
 
-def test_every_error_has_the_one_schema_and_says_when_to_come_back(http: httpx.Client) -> None:
+def test_every_error_has_the_same_schema_and_says_when_to_retry(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()
     shared = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path, item in described["paths"].items():
@@ -60,7 +60,7 @@ def test_every_error_has_the_one_schema_and_says_when_to_come_back(http: httpx.C
     assert described["components"]["schemas"]["Problem"]["required"] == ["type", "title", "status", "detail"]
 
 
-def test_every_reference_leads_somewhere(http: httpx.Client) -> None:
+def test_every_reference_resolves(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()
     assert described["openapi"].startswith("3.1.")
     references = set(re.findall(r'"\$ref": ?"([^"]*)"', json.dumps(described)))
@@ -71,7 +71,7 @@ def test_every_reference_leads_somewhere(http: httpx.Client) -> None:
             place = place[name]
 
 
-def test_a_stream_and_the_json_beside_it_are_described_apart(http: httpx.Client) -> None:
+def test_a_stream_and_its_json_alternative_are_described_separately(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()
     paths, schemas = described["paths"], described["components"]["schemas"]
     asked = paths["/v1/videos/{video_id}/questions"]["post"]["responses"]
@@ -114,14 +114,14 @@ def test_the_page_needs_no_other_host(http: httpx.Client) -> None:
         (QuestionView, examples.QUESTION),
     ],
 )
-def test_the_examples_are_what_they_say(schema: Any, example: dict[str, Any]) -> None:
+def test_the_examples_match_their_schemas(schema: Any, example: dict[str, Any]) -> None:
     adapter = TypeAdapter(schema)
     shown = adapter.dump_json(adapter.validate_json(json.dumps(example)), by_alias=True, exclude_unset=True)
     assert json.loads(shown) == example
 
 
 def without_empty(example: Any) -> Any:
-    """The example as FastAPI shows it: it leaves out what is null."""
+    """The example as FastAPI shows it, without null fields."""
     if isinstance(example, dict):
         return {name: without_empty(value) for name, value in example.items() if value is not None}
     return [without_empty(item) for item in example] if isinstance(example, list) else example

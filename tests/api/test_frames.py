@@ -9,7 +9,7 @@ from tests.api.conftest import JPEG, MODEL, Seed, a_frame, require_problem
 CLOCK = "2026-11-21T14:00:00Z"
 
 
-def test_segments_say_when_they_are_and_which_frames_they_have(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_segments_show_their_times_and_frames(http: httpx.Client, seed: Seed, store: Store) -> None:
     video = seed(frames=140, encoded=64, recorded_at=CLOCK)
     store.coverage.mark_failed(video.id, 1, (1 << 64) - 1, MODEL, "no memory:\x1b[2J buy some")
     copy = seed(frames=0, encoded=0, status="duplicate", duplicate_of=video.id)
@@ -40,21 +40,23 @@ def test_segments_say_when_they_are_and_which_frames_they_have(http: httpx.Clien
         ({"start": "600", "end": "700"}, []),
     ],
 )
-def test_segments_of_a_stretch(http: httpx.Client, seed: Seed, stretch: dict[str, str], found: list[int]) -> None:
+def test_a_stretch_selects_its_segments(
+    http: httpx.Client, seed: Seed, stretch: dict[str, str], found: list[int]
+) -> None:
     video = seed(frames=140, encoded=0, recorded_at=CLOCK)
     segments = http.get(f"/v1/videos/{video.id}/segments", params=stretch).json()["segments"]
     assert [segment["segment"] for segment in segments] == found
 
 
 @pytest.mark.parametrize("wrong", ["-1", "nan", "inf", "x", "1e10", "2026-11-21T14:00:00", "", CLOCK])
-def test_what_is_no_time_is_refused(http: httpx.Client, seed: Seed, wrong: str) -> None:
+def test_an_invalid_time_is_refused(http: httpx.Client, seed: Seed, wrong: str) -> None:
     video = seed(frames=1, encoded=0)  # without a wall clock
     for path in (f"segments?start={wrong}", f"segments?end={wrong}", f"frame?at={wrong}"):
         require_problem(http.get(f"/v1/videos/{video.id}/{path}"), 400, "bad-request")
     require_problem(http.get(f"/v1/videos/{video.id}/segments?start=9&end=9"), 400, "bad-request")
 
 
-def test_a_picture_is_served_by_its_slot_and_cached_for_ever(http: httpx.Client, seed: Seed) -> None:
+def test_a_picture_is_served_by_its_slot_and_cached_forever(http: httpx.Client, seed: Seed) -> None:
     video = seed()
     copy = seed(frames=0, encoded=0, status="duplicate", duplicate_of=video.id)
     for slot in (0, 63, 64, 69):
@@ -75,7 +77,7 @@ def test_a_picture_is_served_by_its_slot_and_cached_for_ever(http: httpx.Client,
     require_problem(http.get(f"/v1/videos/{video.id}/frames/1.jpg?kind=best"), 422, "invalid")
 
 
-def test_where_people_have_no_picture_they_see_the_models(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_without_a_picture_for_people_the_view_is_the_models(http: httpx.Client, seed: Seed, store: Store) -> None:
     video = seed(frames=0, encoded=0)
     store.create_segment(video.id, 0, [a_frame(0, view=None), a_frame(1, model=None)])
     pictures = f"/v1/videos/{video.id}/frames"
@@ -97,7 +99,7 @@ def test_where_people_have_no_picture_they_see_the_models(http: httpx.Client, se
         ("2026-11-21T15%3A00%3A05%2B01%3A00", 5),
     ],
 )
-def test_a_time_leads_to_its_picture(http: httpx.Client, seed: Seed, at: str, slot: int) -> None:
+def test_a_time_redirects_to_its_picture(http: httpx.Client, seed: Seed, at: str, slot: int) -> None:
     video = seed(recorded_at=CLOCK)
     found = http.get(f"/v1/videos/{video.id}/frame?at={at}")
     assert (found.status_code, found.headers["location"]) == (307, f"/v1/videos/{video.id}/frames/{slot}.jpg")
@@ -105,7 +107,7 @@ def test_a_time_leads_to_its_picture(http: httpx.Client, seed: Seed, at: str, sl
 
 
 @pytest.mark.parametrize("at", ["70.1", "1e8", "2026-11-21T13:59:59Z"])
-def test_a_time_without_a_picture_leads_nowhere(http: httpx.Client, seed: Seed, at: str) -> None:
+def test_a_time_without_a_picture_is_not_found(http: httpx.Client, seed: Seed, at: str) -> None:
     video = seed(recorded_at=CLOCK)
     refused = require_problem(http.get(f"/v1/videos/{video.id}/frame?at={at}"), 404, "not-found")
     assert refused["detail"].endswith("s: the video has frames from 0 to 70 s")

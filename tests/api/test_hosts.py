@@ -1,4 +1,4 @@
-"""Only this service's own names and pages may use it from a browser."""
+"""Browsers can use the service only under its own names, and change things only from its own pages."""
 
 import httpx
 import pytest
@@ -12,7 +12,7 @@ from tests.api.conftest import Seed, require_problem, serving
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.", "[::2]"])
-def test_a_name_that_somebody_pointed_here_is_refused(http: httpx.Client, seed: Seed, host: str) -> None:
+def test_a_foreign_name_that_points_here_is_refused(http: httpx.Client, seed: Seed, host: str) -> None:
     video = seed()
     for method in ("GET", "DELETE"):
         refusal = require_problem(
@@ -27,7 +27,7 @@ def test_loopback_names_are_allowed_on_any_port(http: httpx.Client, host: str) -
     assert http.get("/healthz", headers={"host": host}).status_code == 200
 
 
-def test_the_settings_name_more_hosts(settings: Settings, store: Store) -> None:
+def test_the_settings_can_allow_more_hosts(settings: Settings, store: Store) -> None:
     api = settings.api.model_copy(update={"allowed_hosts": ("Video.example.org",)})
     with serving(create_app(settings.model_copy(update={"api": api}), store), api) as http:
         assert http.get("/healthz", headers={"host": "video.EXAMPLE.org"}).status_code == 200
@@ -37,7 +37,7 @@ def test_the_settings_name_more_hosts(settings: Settings, store: Store) -> None:
         ApiSettings(allowed_hosts=("https://video.example.org",))
 
 
-def test_the_address_listened_on_is_a_name_unless_it_is_every_address() -> None:
+def test_the_listening_address_is_allowed_unless_it_means_every_address() -> None:
     def more(host: str) -> set[str]:
         return set(allowed_hosts(ApiSettings(host=host))) - {"localhost", "127.0.0.1", "[::1]"}
 
@@ -50,7 +50,7 @@ def test_the_address_listened_on_is_a_name_unless_it_is_every_address() -> None:
 
 
 @pytest.mark.parametrize("host", ["", ":80", "a:b", "[::1", "[::1]x", "[::1]:", "a:80:90", "user@a"])
-def test_what_is_no_host_names_none_that_is_allowed(host: str) -> None:
+def test_an_invalid_host_names_no_allowed_one(host: str) -> None:
     assert host_name(host) not in allowed_hosts(ApiSettings(allowed_hosts=("a",)))
 
 
@@ -78,7 +78,7 @@ def sent(http: httpx.Client, headers: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("headers", FOREIGN)
-def test_a_page_of_another_site_changes_nothing(http: httpx.Client, seed: Seed, headers: dict[str, str]) -> None:
+def test_a_page_of_another_site_cannot_change_anything(http: httpx.Client, seed: Seed, headers: dict[str, str]) -> None:
     video, headers = seed(), sent(http, headers)
     require_problem(http.delete(f"/v1/videos/{video.id}", headers=headers), 403, "origin-refused")
     upload = http.post("/v1/videos", files={"file": ("a.mp4", b"x")}, headers=headers)
@@ -87,5 +87,5 @@ def test_a_page_of_another_site_changes_nothing(http: httpx.Client, seed: Seed, 
 
 
 @pytest.mark.parametrize("headers", OWN)
-def test_our_own_pages_and_clients_change_things(http: httpx.Client, seed: Seed, headers: dict[str, str]) -> None:
+def test_our_own_pages_and_clients_can_change_things(http: httpx.Client, seed: Seed, headers: dict[str, str]) -> None:
     assert http.delete(f"/v1/videos/{seed().id}", headers=sent(http, headers)).status_code == 204

@@ -19,7 +19,7 @@ from tests.api.sse import Reader
 from tests.waiting import wait_until
 
 
-def test_a_question_is_taken_in_as_asked(http: httpx.Client, seed: Seed, store: Store, queues: Queues) -> None:
+def test_a_question_is_stored_as_asked(http: httpx.Client, seed: Seed, store: Store, queues: Queues) -> None:
     video = seed(recorded_at="2026-11-21T14:00:00Z")
     earlier = keep(store, new_question(video, status="done"))
     body = {
@@ -51,7 +51,7 @@ def test_a_stretch_that_the_model_cannot_take_is_refused_before_it_is_encoded(
     http: httpx.Client, seed: Seed, store: Store
 ) -> None:
     path = f"/v1/videos/{seed(frames=70, encoded=0).id}/questions"
-    assert http.post(path, json={"question": "?"}).status_code == 202  # no reasoner has said what it takes
+    assert http.post(path, json={"question": "?"}).status_code == 202  # no reasoner has announced its limit
     store.workers.announce(Worker("reason-here-1", "reason", "here", 1, (ANSWER,), MODEL, max_frames=50), 60)
     refused = http.post(path, json={"question": "?"})
     require_problem(refused, 400, "bad-request")
@@ -71,7 +71,7 @@ def test_a_stretch_that_the_model_cannot_take_is_refused_before_it_is_encoded(
         ('{"question": "?", "fusion": "best"}', 422, "invalid"),
         ('{"question": "?", "start_s": 5}', 422, "invalid"),
         ('{"question": "?", "start": "noon"}', 400, "bad-request"),
-        ('{"question": "?", "start": "2026-11-21T14:00:00"}', 400, "bad-request"),  # where is that?
+        ('{"question": "?", "start": "2026-11-21T14:00:00"}', 400, "bad-request"),  # in which time zone?
         ('{"question": "?", "end": "2026-11-21T14:00:00Z"}', 400, "bad-request"),  # the video has no wall clock
         ('{"question": "?", "start": "0001-01-01T00:00:00+23:00"}', 400, "bad-request"),
         ('{"question": "?", "end": 1e10}', 400, "bad-request"),
@@ -90,13 +90,13 @@ def test_a_stretch_that_the_model_cannot_take_is_refused_before_it_is_encoded(
         ('{"question": "?", "previous_question_id": "../x"}', 400, "bad-request"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(
+def test_invalid_questions_are_refused(
     http: httpx.Client, seed: Seed, store: Store, body: str, status: int, code: str
 ) -> None:
     video = seed()
     path, headers = f"/v1/videos/{video.id}/questions", {"content-type": "application/json"}
     require_problem(http.post(path, content=body, headers=headers), status, code)
-    require_problem(http.post(path, content=iter([body.encode()]), headers=headers), status, code)  # length not told
+    require_problem(http.post(path, content=iter([body.encode()]), headers=headers), status, code)  # no content-length
     assert store.index.list_questions(video.id, None, 10) == []
 
 
@@ -119,7 +119,7 @@ def test_a_video_without_frames_cannot_be_asked_about_and_says_why(http: httpx.C
     assert http.post(f"/v1/videos/{coming.id}/questions", json={"question": "?"}).status_code == 202
 
 
-def test_the_answer_is_waited_for_as_long_as_preferred(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_the_request_waits_for_the_answer_as_long_as_preferred(http: httpx.Client, seed: Seed, store: Store) -> None:
     path = f"/v1/videos/{seed().id}/questions"
     at_once = http.post(path, json={"question": "?"}, headers={"prefer": "respond-async"})
     assert (at_once.status_code, "preference-applied" in at_once.headers) == (202, False)
@@ -144,7 +144,7 @@ def test_the_answer_is_waited_for_as_long_as_preferred(http: httpx.Client, seed:
     assert in_time.headers["preference-applied"] == "wait=20"  # api.max_wait_s
 
 
-def test_a_question_waits_for_its_stretch_and_says_how_far_it_is(
+def test_a_question_waits_for_its_stretch_and_shows_the_progress(
     http: httpx.Client, seed: Seed, store: Store, queues: Queues
 ) -> None:
     video = seed(frames=192, encoded=64, status="sampling", frames_sampled=None, frames_expected=600)
@@ -186,14 +186,14 @@ def test_a_partial_question_is_queued_once_its_first_segment_is_encoded(
 
 
 @pytest.mark.parametrize("start", [-1, None, [3], "x" * 65])
-def test_a_time_of_the_wrong_kind_is_one_error_of_its_field(http: httpx.Client, seed: Seed, start: object) -> None:
+def test_a_time_of_the_wrong_type_is_one_error_of_its_field(http: httpx.Client, seed: Seed, start: object) -> None:
     response = http.post(f"/v1/videos/{seed().id}/questions", json={"question": "?", "start": start})
     (error,) = require_problem(response, 422, "invalid")["errors"]
     assert error["at"] == "body.start"
     assert "seconds from the start" in error["message"]
 
 
-def test_more_questions_than_set_are_told_to_come_back(http: httpx.Client, seed: Seed, settings: Settings) -> None:
+def test_questions_over_the_limit_are_told_to_retry(http: httpx.Client, seed: Seed, settings: Settings) -> None:
     path = f"/v1/videos/{seed().id}/questions"
     most = settings.api.max_unsettled_questions
     answers = [http.post(path, json={"question": "?"}) for _ in range(most + 1)]
@@ -204,7 +204,7 @@ def test_more_questions_than_set_are_told_to_come_back(http: httpx.Client, seed:
     assert http.post(f"/v1/videos/{waiting.id}/questions", json={"question": "?"}).status_code == 202
 
 
-def test_questions_that_wait_for_frames_take_no_place_of_those_that_can_be_answered(
+def test_questions_that_wait_for_frames_do_not_count_against_those_that_can_be_answered(
     http: httpx.Client, seed: Seed, store: Store, intake: Intake, settings: Settings
 ) -> None:
     coming = [seed(frames=192, encoded=64, status="sampling", frames_sampled=None) for _ in range(2)]
@@ -225,7 +225,7 @@ def test_questions_that_wait_for_frames_take_no_place_of_those_that_can_be_answe
     assert http.post(paths[0], json={"question": "?"}).status_code == 202
 
 
-def test_a_flush_makes_no_settled_question_count(
+def test_settled_questions_do_not_count_after_a_flush(
     http: httpx.Client, seed: Seed, store: Store, settings: Settings
 ) -> None:
     video = seed()
@@ -269,7 +269,7 @@ def test_questions_are_listed_newest_first_page_by_page(http: httpx.Client, seed
     require_problem(http.get(path, params={"cursor": video.id}), 400, "bad-request")
 
 
-def test_a_flush_hides_the_lists_until_they_are_read_again(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_a_flush_hides_the_lists_until_they_are_rebuilt(http: httpx.Client, seed: Seed, store: Store) -> None:
     video = seed()
     question = keep(store, new_question(video))
     store.state.flushall()

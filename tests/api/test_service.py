@@ -41,7 +41,7 @@ def test_the_process_is_alive_and_ready_once_every_part_is(http: httpx.Client, s
     assert ready.json()["notes"] == []
 
 
-def test_what_works_but_needs_a_look_is_noted(http: httpx.Client, store: Store) -> None:
+def test_what_works_but_needs_attention_is_noted(http: httpx.Client, store: Store) -> None:
     announce(store, "ingest", trouble="cannot use the archive at /x: \x1b[2J full")
     announce(store, "encode", fingerprint="one")
     announce(store, "reason", fingerprint="two")
@@ -66,7 +66,7 @@ def test_one_server_in_both_roles_is_noted(settings: Settings, store: Store) -> 
     assert "must not evict" in note
 
 
-def test_absent_parts_are_named_with_what_to_do(settings: Settings) -> None:
+def test_missing_parts_are_named_with_what_to_do(settings: Settings) -> None:
     (settings.data_dir.parent / "file").touch()
     nowhere = "redis://127.0.0.1:1/0"
     redis = RedisSettings(state_url=nowhere, cache_url=nowhere, retries=0, connect_timeout_s=0.5)
@@ -83,7 +83,7 @@ def test_absent_parts_are_named_with_what_to_do(settings: Settings) -> None:
         assert http.get("/healthz").status_code == 200
 
 
-def test_what_no_route_answers_is_a_problem_too(http: httpx.Client, seed: Seed) -> None:
+def test_a_request_that_no_route_answers_gets_a_problem_too(http: httpx.Client, seed: Seed) -> None:
     require_problem(http.get("/nowhere"), 404, "not-found")
     assert require_problem(http.put("/v1/videos"), 405, "method-not-allowed")["detail"].startswith("PUT /v1/videos")
     assert http.put("/v1/videos").headers["allow"] == "GET, HEAD, POST"
@@ -96,7 +96,7 @@ def test_what_no_route_answers_is_a_problem_too(http: httpx.Client, seed: Seed) 
     require_problem(http.post(path, content=b"x" * 3000, headers=form), 413, "too-large")
 
 
-def test_head_answers_as_get_without_the_body_on_every_route(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_head_answers_like_get_without_the_body_on_every_route(http: httpx.Client, seed: Seed, store: Store) -> None:
     image = seed(frames=1, encoded=1, media="image", in_archive=True)
     store.archive.files.write(f"{image.id}/source", b"\xff\xd8\xff the rest")
     question = keep(store, new_question(image, status="done"))
@@ -114,13 +114,13 @@ def lasting(headers: httpx.Headers) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name != "date"}
 
 
-def test_head_of_a_stream_that_goes_on_ends_at_once(http: httpx.Client, seed: Seed) -> None:
+def test_head_of_an_open_stream_ends_at_once(http: httpx.Client, seed: Seed) -> None:
     coming = seed(frames=64, encoded=0, status="sampling", frames_sampled=None)
     head = http.head(f"/v1/videos/{coming.id}/events")
     assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
-def test_what_nobody_expected_is_a_problem_that_tells_nothing(settings: Settings, store: Store) -> None:
+def test_an_unexpected_error_is_a_problem_without_details(settings: Settings, store: Store) -> None:
     app = create_app(settings, store)
 
     @app.get("/broken")
@@ -133,7 +133,7 @@ def test_what_nobody_expected_is_a_problem_that_tells_nothing(settings: Settings
     assert "secret" not in response.text
 
 
-def test_every_error_of_ours_has_a_kind_or_ends_in_a_worker() -> None:
+def test_every_error_has_a_kind_of_problem_or_never_leaves_a_worker() -> None:
     assert {problems.KINDS[code][0] for code in problems.HTTP_CODES.values()} == set(problems.HTTP_CODES)
     in_workers = {errors.Surroundings, errors.ForeignRecord, errors.GivenAway, errors.JobNotAllowed}
     for module in (errors, problems):
@@ -144,18 +144,18 @@ def test_every_error_of_ours_has_a_kind_or_ends_in_a_worker() -> None:
     assert problems.problem_body("record-foreign", "?")["status"] == 500
 
 
-def test_what_could_steer_a_terminal_is_spelled_out_in_problems(http: httpx.Client) -> None:
+def test_control_characters_are_escaped_in_problems(http: httpx.Client) -> None:
     refused = http.get("/v1/videos/%1b%5b2J%e2%80%ae")
     assert r"\x1b[2J\u202e" in require_problem(refused, 404, "not-found")["detail"]
 
 
-def test_the_documents_list_every_problem_with_its_status() -> None:
+def test_the_docs_list_every_problem_with_its_status() -> None:
     text = (Path(__file__).parent.parent.parent / "docs" / "api.md").read_text()
     rows = re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \|", text, re.MULTILINE)
     assert rows == [(code, str(status)) for code, (status, _) in problems.KINDS.items()]
 
 
-def test_a_body_of_another_kind_is_refused_as_such(http: httpx.Client, seed: Seed) -> None:
+def test_a_body_of_another_media_type_is_refused(http: httpx.Client, seed: Seed) -> None:
     questions = f"/v1/videos/{seed().id}/questions"
     for path, kinds in (("/v1/videos", [None, "text/plain"]), (questions, [None, "text/plain", "multipart/form-data"])):
         for kind in kinds:
@@ -166,7 +166,7 @@ def test_a_body_of_another_kind_is_refused_as_such(http: httpx.Client, seed: See
 
 @effort(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(st.sampled_from(FIELDS) | st.text(), JSON, max_size=4), where=st.booleans())
-def test_no_body_whatever_is_an_internal_error(http: httpx.Client, seed: Seed, body: Any, where: bool) -> None:
+def test_no_body_causes_an_internal_error(http: httpx.Client, seed: Seed, body: Any, where: bool) -> None:
     path = "/v1/videos" if where else f"/v1/videos/{seed(frames=1, encoded=1).id}/questions"
     content = json.dumps(body).encode()
     response = http.post(path, content=content, headers={"content-type": "application/json"})

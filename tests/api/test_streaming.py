@@ -1,4 +1,4 @@
-"""Streams over HTTP: an answer's pieces, a video's progress; each ends, and with the whole text."""
+"""Streams over HTTP: an answer's pieces and a video's progress. Each stream ends, and carries the whole text."""
 
 import json
 import threading
@@ -50,7 +50,7 @@ def test_an_answer_is_streamed_as_it_is_generated(http: httpx.Client, seed: Seed
     ("sent", "end"),
     [([], ["text"]), (["re"], ["text"]), (["red"], []), (["blue"], ["restart", "text"]), (["red and more"], None)],
 )
-def test_a_stream_carries_the_whole_text_whatever_was_lost(
+def test_a_stream_carries_the_whole_text_whatever_pieces_were_lost(
     http: httpx.Client, store: Store, asked: Question, sent: list[str], end: list[str] | None
 ) -> None:
     reader = Reader(http, "GET", f"/v1/questions/{asked.id}")
@@ -63,7 +63,7 @@ def test_a_stream_carries_the_whole_text_whatever_was_lost(
     assert reader.names[1 + len(sent) : -1] == (["restart", "text"] if end is None else end)
 
 
-def test_pieces_that_come_between_the_last_look_and_the_end_are_sent(
+def test_pieces_that_come_between_the_last_read_and_the_end_are_sent(
     http: httpx.Client, store: Store, asked: Question
 ) -> None:
     for round_ in range(5):
@@ -75,12 +75,12 @@ def test_pieces_that_come_between_the_last_look_and_the_end_are_sent(
             store.answers.send(fence, "text", piece)
         settle(store, asked.id, "red")
         assert (reader.finish()["status"], reader.text) == ("done", "red"), round_
-        store.state.delete(f"lw:pieces:{asked.id}")  # asked once more
+        store.state.delete(f"lw:pieces:{asked.id}")  # as if it had just been asked
         store.cache.redis.flushall()
         store.archive.write_question(question)
 
 
-def test_a_stream_ends_although_redis_forgot_its_pieces(http: httpx.Client, store: Store, asked: Question) -> None:
+def test_a_stream_ends_even_if_redis_lost_its_pieces(http: httpx.Client, store: Store, asked: Question) -> None:
     reader = Reader(http, "GET", f"/v1/questions/{asked.id}")
     wait_until(lambda: reader.names == ["question"])
     settle(store, asked.id, "red")
@@ -138,7 +138,7 @@ def test_progress_is_streamed_until_all_is_encoded(http: httpx.Client, seed: See
     assert set(reader.names) == {"progress"}
 
 
-def test_progress_ends_also_when_segments_failed(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_progress_also_ends_if_segments_failed(http: httpx.Client, seed: Seed, store: Store) -> None:
     video = seed(frames=1300, encoded=64)
     reader = Reader(http, "GET", f"/v1/videos/{video.id}/events")
     wait_until(lambda: reader.events)
@@ -148,7 +148,7 @@ def test_progress_ends_also_when_segments_failed(http: httpx.Client, seed: Seed,
     assert (progress["complete"], progress["frames_encoded"], progress["frames_failed"]) == (True, 64, 1236)
 
 
-def test_progress_is_found_without_the_archive(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_progress_is_shown_without_the_archive(http: httpx.Client, seed: Seed, store: Store) -> None:
     video = seed(frames=10, encoded=0, status="sampling", frames_sampled=None)
     aside = store.archive.files.local_path("")
     assert aside is not None
@@ -161,7 +161,7 @@ def test_progress_is_found_without_the_archive(http: httpx.Client, seed: Seed, s
         away.rename(aside)
 
 
-def test_a_client_that_goes_away_leaves_no_work_behind(
+def test_a_client_that_disconnects_leaves_no_work_behind(
     http: httpx.Client, seed: Seed, store: Store, intake: Intake
 ) -> None:
     video = seed(frames=10, encoded=0)
@@ -169,11 +169,11 @@ def test_a_client_that_goes_away_leaves_no_work_behind(
     for path in (f"/v1/videos/{video.id}/events", f"/v1/questions/{question.id}"):
         with http.stream("GET", path, headers=STREAM) as response:
             next(response.iter_text())
-    # Whoever followed would go on asking Redis; its own statistics show that nobody does.
-    wait_until(lambda: _silent(store))
+    # A stream that still ran would keep asking Redis; Redis' statistics show that none does.
+    wait_until(lambda: _is_silent(store))
 
 
-def _silent(store: Store) -> bool:
+def _is_silent(store: Store) -> bool:
     def looks() -> list[object]:
         statistics = store.state.info("commandstats")
         return [statistics.get(f"cmdstat_{command}", {}).get("calls") for command in ("get", "hgetall", "xread")]

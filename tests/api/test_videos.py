@@ -1,4 +1,4 @@
-"""Videos over HTTP: submitted, listed, looked at, deleted; what cannot be is refused with a reason."""
+"""Videos over HTTP: submitted, listed, read, deleted. Invalid requests are refused with a reason."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.api.conftest import MODEL, Seed, new_question, require_problem
 FILE = b"not yet looked into " * 1000
 
 
-def test_a_url_is_taken_in_and_queued_without_showing_its_secrets(
+def test_a_url_is_accepted_and_queued_without_showing_its_secrets(
     http: httpx.Client, store: Store, queues: Queues
 ) -> None:
     url = "https://user:secret@example.org:8443/a.mp4?token=secret"
@@ -56,16 +56,14 @@ def test_a_url_is_taken_in_and_queued_without_showing_its_secrets(
         ([], 422, "invalid"),
     ],
 )
-def test_what_cannot_be_a_source_is_refused(
-    http: httpx.Client, store: Store, body: Any, status: int, code: str
-) -> None:
+def test_invalid_sources_are_refused(http: httpx.Client, store: Store, body: Any, status: int, code: str) -> None:
     problem = require_problem(http.post("/v1/videos", json=body), status, code)
     if code == "invalid":
         assert problem["errors"][0]["at"].startswith("body")
     assert store.archive.list_video_ids() == []
 
 
-def test_a_path_counts_where_it_really_leads(http: httpx.Client, tmp_path: Path) -> None:
+def test_a_path_is_checked_after_its_symlinks_are_resolved(http: httpx.Client, tmp_path: Path) -> None:
     (tmp_path / "in.mp4").write_bytes(FILE)
     (tmp_path / "out.mp4").symlink_to("/etc/passwd")
     (tmp_path / "ring.mp4").symlink_to(tmp_path / "ring.mp4")
@@ -102,7 +100,7 @@ def test_a_video_can_be_given_a_title_and_its_wall_clock(http: httpx.Client) -> 
         {"recorded_at": "0001-01-01T00:00:00+23:59"},
     ],
 )
-def test_a_title_or_clock_that_is_none_is_refused(http: httpx.Client, store: Store, fields: dict[str, str]) -> None:
+def test_an_invalid_title_or_clock_is_refused(http: httpx.Client, store: Store, fields: dict[str, str]) -> None:
     require_problem(http.post("/v1/videos", json={"url": "https://example.org/a", **fields}), 422, "invalid")
     require_problem(http.post("/v1/videos", files={"file": ("a", FILE)}, data=fields), 422, "invalid")
     require_problem(http.post("/v1/videos", json={"url": "https://example.org/a", "recorded_at": 5}), 422, "invalid")
@@ -125,10 +123,10 @@ def test_an_upload_goes_into_the_archive_so_that_any_host_can_ingest_it(
     assert kept.source.endswith("days [1].mp4")
 
 
-def test_the_same_bytes_again_lead_to_the_video_that_has_them(
+def test_uploading_the_same_bytes_again_returns_the_video_that_has_them(
     http: httpx.Client, store: Store, settings: Settings
 ) -> None:
-    first = http.post("/v1/videos", files={"file": ("a.mp4", FILE)})  # not even looked into yet
+    first = http.post("/v1/videos", files={"file": ("a.mp4", FILE)})  # not even ingested yet
     again = http.post("/v1/videos", files={"file": ("b.mp4", FILE)})
     assert (first.status_code, again.status_code) == (202, 200)
     assert again.json()["id"] == first.json()["id"]
@@ -139,7 +137,7 @@ def test_the_same_bytes_again_lead_to_the_video_that_has_them(
     assert list(settings.work_dir.iterdir()) == []
 
 
-def test_the_same_bytes_again_give_a_settled_video_what_it_lacks(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_uploading_the_same_bytes_again_fills_in_a_settled_video(http: httpx.Client, seed: Seed, store: Store) -> None:
     def upload(**fields: str) -> dict[str, object]:
         again = http.post("/v1/videos", files={"file": ("b.mp4", FILE)}, data=fields)
         assert again.status_code == 200
@@ -158,10 +156,10 @@ def test_the_same_bytes_again_give_a_settled_video_what_it_lacks(http: httpx.Cli
     }
     assert store.archive.read_video(video.id).title == "The garden"
     store.update_video(store.read_video(video.id).model_copy(update={"status": "sampling", "title": None}))
-    assert upload(title="Another")["title"] is None  # its document is the worker's
+    assert upload(title="Another")["title"] is None  # until it is settled, only the worker writes its document
 
 
-def test_an_upload_that_the_archive_cannot_take_leaves_nothing_behind(
+def test_an_upload_that_the_archive_cannot_store_leaves_nothing_behind(
     http: httpx.Client, store: Store, settings: Settings
 ) -> None:
     folder = store.archive.files.local_path("")
@@ -178,7 +176,7 @@ def test_an_upload_that_the_archive_cannot_take_leaves_nothing_behind(
     assert store.archive.list_video_ids() == [accepted.json()["id"]]
 
 
-def test_more_videos_than_set_are_told_to_come_back(http: httpx.Client, settings: Settings) -> None:
+def test_videos_over_the_limit_are_told_to_retry(http: httpx.Client, settings: Settings) -> None:
     most = settings.api.max_unsettled_videos
     for number in range(most):
         assert http.post("/v1/videos", json={"url": f"https://example.org/{number}"}).status_code == 202
@@ -233,7 +231,7 @@ def test_the_list_is_paged_newest_first(http: httpx.Client, seed: Seed) -> None:
     require_problem(http.get("/v1/videos", params={"cursor": "../.."}), 400, "bad-request")
 
 
-def test_a_beginning_of_an_id_finds_the_videos(http: httpx.Client, seed: Seed) -> None:
+def test_a_prefix_finds_the_videos_whose_ids_begin_with_it(http: httpx.Client, seed: Seed) -> None:
     first, second = (seed(frames=0, encoded=0).id for _ in range(2))
     assert [each["id"] for each in http.get("/v1/videos", params={"prefix": first}).json()["videos"]] == [first]
     both = http.get("/v1/videos", params={"prefix": first[:8], "limit": 1}).json()
@@ -244,7 +242,7 @@ def test_a_beginning_of_an_id_finds_the_videos(http: httpx.Client, seed: Seed) -
         require_problem(http.get("/v1/videos", params={"prefix": wrong}), 422, "invalid")
 
 
-def test_a_document_that_cannot_be_read_says_why(http: httpx.Client, seed: Seed, store: Store) -> None:
+def test_the_problem_with_an_unreadable_document_says_why(http: httpx.Client, seed: Seed, store: Store) -> None:
     damaged, newer = seed(frames=0, encoded=0), seed(frames=0, encoded=0)
     store.archive.files.write(f"{damaged.id}/video.json", b"{}")
     store.archive.files.write(f"{newer.id}/video.json", b'{"version": 9}')
@@ -274,7 +272,7 @@ def test_after_a_flush_progress_is_unknown_until_it_is_counted_again(
     assert http.get(f"/v1/videos/{video.id}").json()["progress"]["complete"]
 
 
-def test_a_failed_video_is_tried_again_when_asked(http: httpx.Client, seed: Seed, store: Store, queues: Queues) -> None:
+def test_a_failed_video_can_be_retried(http: httpx.Client, seed: Seed, store: Store, queues: Queues) -> None:
     problem = Problem(code="source-unavailable", message="404: \x1b[2J")
     video = seed(frames=0, encoded=0, status="failed", frames_sampled=None, problem=problem)
     assert http.get(f"/v1/videos/{video.id}").json()["problem"]["message"] == r"404: \x1b[2J"
@@ -286,7 +284,7 @@ def test_a_failed_video_is_tried_again_when_asked(http: httpx.Client, seed: Seed
     require_problem(http.post(f"/v1/videos/{new_video_id()}/retry"), 404, "not-found")
 
 
-def test_segments_that_could_not_be_encoded_are_tried_again_when_asked(
+def test_segments_that_could_not_be_encoded_can_be_retried(
     http: httpx.Client, seed: Seed, store: Store, queues: Queues
 ) -> None:
     video = seed(frames=128, encoded=64)
@@ -297,7 +295,7 @@ def test_segments_that_could_not_be_encoded_are_tried_again_when_asked(
     assert queues.list_live("encode", [f"encode-{video.id}-1"])
 
 
-def test_deleting_takes_everything_along(
+def test_deleting_a_video_deletes_everything_that_belongs_to_it(
     http: httpx.Client, seed: Seed, store: Store, intake: Intake, queues: Queues
 ) -> None:
     video = seed()
@@ -311,7 +309,7 @@ def test_deleting_takes_everything_along(
         require_problem(http.delete(f"/v1/videos/{each.id}"), 404, "not-found")
     assert store.archive.list_video_ids() == []
     assert http.get("/v1/videos").json()["videos"] == []
-    assert not store.answers.is_wanted(question.id)  # a reasoner that has it in hand stops
+    assert not store.answers.is_wanted(question.id)  # a reasoner that is answering it stops
     require_problem(http.get(f"/v1/questions/{question.id}"), 404, "not-found")
 
 
@@ -319,5 +317,5 @@ def test_deleting_takes_everything_along(
     "video_id", ["20261121-000000000-aaaaaa", "x", "%2e%2e", "..%2fcontents", "contents", "%00", "a" * 3000]
 )
 @pytest.mark.parametrize("rest", ["", "/segments", "/events", "/frames/1.jpg", "/frame?at=1", "/source", "/questions"])
-def test_an_id_that_is_none_is_not_found_whatever_it_spells(http: httpx.Client, video_id: str, rest: str) -> None:
+def test_an_invalid_id_is_not_found_whatever_it_contains(http: httpx.Client, video_id: str, rest: str) -> None:
     require_problem(http.get(f"/v1/videos/{video_id}{rest}"), 404, "not-found")

@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as the contract says, and the command as a process of its own."""
+"""A real HTTP server with scripted answers, and the command as a separate process."""
 
 import json
 import os
@@ -43,7 +43,7 @@ Route = Callable[[Request], Answer]
 
 @dataclass
 class Service:
-    """Routes with their answers, and what was asked."""
+    """Scripted routes, and the requests received."""
 
     url: str = ""
     routes: dict[tuple[str, str], Route] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Service:
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    """The server; /readyz says that nothing is missing unless a test has it say otherwise."""
+    """The server; /readyz reports nothing missing unless a test changes that."""
     service = Service()
     service.on("GET", "/readyz", {"status": "ok", "workers": {}, "notes": []})
     service.on("GET", "/v1/videos", {"videos": [], "next_cursor": None})
@@ -103,7 +103,7 @@ def service() -> Iterator[Service]:
         do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that http.server calls
 
         def log_message(self, *args: object) -> None:
-            """Nothing: the tests' output is for results."""
+            """Logs nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
@@ -116,14 +116,14 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def config(service: Service, tmp_path: Path) -> Path:
-    """Settings that lead to the server."""
+    """Settings with the server's address."""
     path = tmp_path / "test.yaml"
     path.write_text(yaml.safe_dump({"data_dir": str(tmp_path / "data"), "api": {"port": urlsplit(service.url).port}}))
     return path
 
 
 def spawn(config: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
-    """The command as a process of its own, as a shell starts it."""
+    """Starts the command as a separate process, as a shell does."""
     line = [sys.executable, "-m", "cli", "--config", str(config), *words]
     given: dict[str, Any] = {
         "cwd": ROOT,
@@ -149,7 +149,7 @@ def longwatch(config: Path) -> Longwatch:
 
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
-    """What a test changes here ends with it."""
+    """Restores the umask after each test."""
     before = os.umask(0o022)
     os.umask(before)
     yield
@@ -164,7 +164,7 @@ def folder() -> Iterator[Path]:
 
 
 def line_with(words: str, stream: IO[str]) -> str:
-    """The next line that has these words in it."""
+    """The next line that contains these words."""
     for line in stream:
         if words in line:
             return line
@@ -197,7 +197,7 @@ def a_video(**fields: Any) -> dict[str, Any]:
 
 
 def progress(encoded: int, expected: int = 600, **fields: Any) -> dict[str, Any]:
-    """How far a video is."""
+    """A video's progress."""
     return {
         "frames_sampled": expected,
         "frames_expected": expected,

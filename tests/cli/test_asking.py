@@ -1,4 +1,4 @@
-"""The commands about questions against a service that answers as the contract says."""
+"""The commands for questions against a scripted service."""
 
 import signal
 import threading
@@ -21,9 +21,7 @@ from tests.waiting import wait_until
 ASKED = f"/v1/videos/{VIDEO_ID}/questions"
 
 
-def test_an_answer_is_printed_as_it_comes_with_what_it_waited_for_and_its_grounds(
-    config: Path, service: Service
-) -> None:
+def test_an_answer_is_printed_as_it_comes_and_followed_by_its_grounds(config: Path, service: Service) -> None:
     go_on = threading.Event()
 
     def events() -> Iterator[tuple[str, Any]]:
@@ -55,7 +53,7 @@ def test_an_answer_is_printed_as_it_comes_with_what_it_waited_for_and_its_ground
     assert QUESTION_ID in err
 
 
-def test_what_a_question_waits_for_is_said_within_five_seconds(config: Path, service: Service) -> None:
+def test_what_a_question_waits_for_is_reported_within_five_seconds(config: Path, service: Service) -> None:
     missing = [{"part": "reason", "message": "no reason worker is alive: start `longwatch worker reason`"}]
     service.fail("GET", "/readyz", 503, "not ready", missing=missing)
     stop = threading.Event()
@@ -79,9 +77,7 @@ def test_what_a_question_waits_for_is_said_within_five_seconds(config: Path, ser
     process.communicate()
 
 
-def test_a_question_that_fails_or_is_interrupted_ends_clearly(
-    config: Path, longwatch: Longwatch, service: Service
-) -> None:
+def test_a_question_that_fails_or_is_interrupted_says_so(config: Path, longwatch: Longwatch, service: Service) -> None:
     problem = {"code": "context-full", "message": "900 frames would fit"}
     failed = a_question(status="failed", problem=problem)
     service.stream("POST", ASKED, lambda: iter([("question", a_question()), ("error", failed)]))
@@ -96,7 +92,7 @@ def test_a_question_that_fails_or_is_interrupted_ends_clearly(
     service.stream("GET", path, lambda: iter([("question", a_question()), ("text", "well"), ("answer", settled)]))
     assert longwatch("answer", QUESTION_ID).stdout == "well\n"
     service.stream("GET", path, lambda: iter([("question", settled), ("text", "well"), ("answer", settled)]))
-    assert longwatch("answer", QUESTION_ID).stderr.startswith("600 frames")  # it waits for nothing
+    assert longwatch("answer", QUESTION_ID).stderr.startswith("600 frames")  # no word of waiting
 
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What the client makes of services that are slow, foreign or gone."""
+"""How the client treats services that are slow, foreign or gone."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -16,15 +16,15 @@ from tests.cli.conftest import Service
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The address of a server that takes requests and says nothing."""
+    """The address of a server that accepts requests and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_service_that_hangs_is_not_waited_for_for_ever(
+def test_the_client_does_not_wait_forever_for_a_service_that_hangs(
     silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is asked for, and however long that may take: the limit is the one of what is answered at once."""
+    """The limit is QUICK for every request, even for those that may take long."""
     assert client.QUICK.read is not None
     assert client.QUICK.read < 5
     monkeypatch.setattr(client, "QUICK", httpx.Timeout(0.3))
@@ -44,17 +44,17 @@ def test_a_service_that_hangs_is_not_waited_for_for_ever(
                 ask(hung)
 
 
-def test_a_service_that_broke_off_is_to_show_anew_that_it_answers(service: Service) -> None:
+def test_after_a_lost_connection_the_service_must_show_again_that_it_answers(service: Service) -> None:
     service.routes["GET", "/broken"] = lambda _: (200, {"content-length": "1000"}, b"{")
     with Client(service.url) as breaking:
-        with pytest.raises(Unreachable, match="broke off"):
+        with pytest.raises(Unreachable, match="closed the connection"):
             breaking.call("GET", "/broken")
         breaking.call("GET", "/v1/videos")
         breaking.call("GET", "/v1/videos")
     assert [request.path for request in service.asked] == ["/healthz", "/broken", "/healthz"] + ["/v1/videos"] * 2
 
 
-def test_a_busy_service_says_when_to_come_again(service: Service) -> None:
+def test_a_busy_service_says_when_to_retry(service: Service) -> None:
     with Client(service.url) as busy:
         service.on("GET", "/v1/videos", {"detail": "enough"}, 429, retry_after="7")
         with pytest.raises(Busy, match="enough") as raised:
@@ -65,7 +65,7 @@ def test_a_busy_service_says_when_to_come_again(service: Service) -> None:
             busy.call("GET", "/v1/videos")
 
 
-def test_a_foreign_service_is_told_from_ours(service: Service) -> None:
+def test_a_foreign_service_is_recognised(service: Service) -> None:
     with Client(service.url) as foreign:
         service.routes["GET", "/readyz"] = lambda _: (502, {}, b"<html>bad gateway")
         with pytest.raises(ServiceError, match="is this Longwatch"):
@@ -83,7 +83,7 @@ def test_a_service_that_listens_everywhere_is_reached_on_this_machine(host: str,
         assert here.base_url == url
 
 
-def test_events_are_read_whatever_is_in_their_text(service: Service) -> None:
+def test_events_are_read_whatever_their_text_contains(service: Service) -> None:
     pieces = ["two\nlines", "a\u2028separator", " leading space", ""]
     service.stream("GET", "/events", lambda: ((f"e{number}", piece) for number, piece in enumerate(pieces)))
     with Client(service.url) as reader:

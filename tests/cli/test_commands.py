@@ -1,4 +1,4 @@
-"""The command line against a service that answers as the contract says: what a person types and reads."""
+"""The command line against a scripted service: what a user types and reads."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_several_sources_are_submitted_and_the_bad_one_is_named(
         "add", str(file), str(tmp_path / "nothing.mp4"), "https://example.org/a.mp4", "--recorded-at", recorded
     )
     assert (done.returncode, done.stdout) == (1, f"{VIDEO_ID}\n{VIDEO_ID}\n")
-    assert "nothing.mp4 is neither an http(s) address nor a file of this machine" in done.stderr
+    assert "nothing.mp4 is neither an http(s) address nor a local file" in done.stderr
     upload, address = service.requests("POST")
     assert b"bytes of a film" in upload.body
     assert recorded.encode() in upload.body
@@ -49,7 +49,7 @@ def test_several_sources_are_submitted_and_the_bad_one_is_named(
     assert longwatch("add", "a.mp4", "b.mp4", "--title", "one").returncode == 2
 
 
-def test_of_content_that_is_there_already_it_is_said_what_that_video_keeps(
+def test_an_upload_of_known_content_says_which_options_were_ignored(
     longwatch: Longwatch, service: Service, tmp_path: Path
 ) -> None:
     file = tmp_path / "film.mp4"
@@ -58,14 +58,14 @@ def test_of_content_that_is_there_already_it_is_said_what_that_video_keeps(
     service.on("POST", "/v1/videos", a_video(title="one", recorded_at="2026-11-21T12:00:00Z"), 200)
     done = longwatch("add", str(file), *given)
     assert (done.returncode, done.stdout) == (0, f"{VIDEO_ID}\n")
-    assert done.stderr.endswith(f"film.mp4: its content is there already, as {VIDEO_ID}\n")
+    assert done.stderr.endswith(f"film.mp4: its content is already there, as {VIDEO_ID}\n")
     service.on("POST", "/v1/videos", a_video(title="other", recorded_at=None, status="sampling"), 200)
     done = longwatch("add", str(file), *given)
-    assert "; --title is not taken: that video keeps 'other'; " in done.stderr
-    assert done.stderr.endswith("; --recorded-at is not taken while that video is sampling\n")
+    assert "; --title is ignored: that video keeps 'other'; " in done.stderr
+    assert done.stderr.endswith("; --recorded-at is ignored while that video is sampling\n")
 
 
-def test_a_service_that_has_enough_to_do_is_asked_again(longwatch: Longwatch, service: Service) -> None:
+def test_a_busy_service_is_asked_again(longwatch: Longwatch, service: Service) -> None:
     def busy_once(_: Request) -> Any:
         service.on("POST", "/v1/videos", a_video(), 202)
         return 429, {"retry-after": "1"}, json.dumps({"detail": "100 videos are unsettled"}).encode()
@@ -76,7 +76,7 @@ def test_a_service_that_has_enough_to_do_is_asked_again(longwatch: Longwatch, se
     assert "100 videos are unsettled; trying again in 1 s" in done.stderr
 
 
-def test_waiting_says_how_far_what_is_missing_and_how_it_ended(longwatch: Longwatch, service: Service) -> None:
+def test_waiting_shows_progress_missing_parts_and_the_outcome(longwatch: Longwatch, service: Service) -> None:
     missing = [
         {"part": "encode", "message": "no encode worker is alive: start `longwatch worker encode`"},
         {"part": "reason", "message": "no reason worker is alive"},
@@ -94,10 +94,10 @@ def test_waiting_says_how_far_what_is_missing_and_how_it_ended(longwatch: Longwa
     done = longwatch("add", "https://example.org/a.mp4", "--wait", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["progress"]["complete"]
-    assert f"{VIDEO_ID}: encoding, 600 of 600 sampled, 12 encoded" in done.stderr  # the word of `list`
+    assert f"{VIDEO_ID}: encoding, 600 of 600 sampled, 12 encoded" in done.stderr  # the same word as in `list`
     assert "waiting: no encode worker is alive: start `longwatch worker encode`" in done.stderr
-    assert "no reason worker" not in done.stderr  # which a video does not wait for
-    assert "sampled in part: cut off at 1 s" in done.stderr
+    assert "no reason worker" not in done.stderr  # a video does not wait for one
+    assert "partly sampled: cut off at 1 s" in done.stderr
 
     problem = {"code": "source-unavailable", "message": "nobody answers there"}
     failed = a_video(status="failed", problem=problem, progress=progress(0, 0))
@@ -107,7 +107,7 @@ def test_waiting_says_how_far_what_is_missing_and_how_it_ended(longwatch: Longwa
     assert done.stderr.splitlines()[-1] == f"longwatch: {VIDEO_ID}: nobody answers there"
 
 
-def test_a_stream_that_breaks_off_is_taken_up_again(longwatch: Longwatch, service: Service) -> None:
+def test_a_stream_that_is_cut_off_is_resumed(longwatch: Longwatch, service: Service) -> None:
     path = f"/v1/videos/{VIDEO_ID}/events"
 
     def broken(_: Request) -> Any:
@@ -119,7 +119,9 @@ def test_a_stream_that_breaks_off_is_taken_up_again(longwatch: Longwatch, servic
     assert (done.returncode, json.loads(done.stdout)["id"]) == (0, VIDEO_ID)
 
 
-def test_a_list_shows_whole_ids_of_all_pages_and_drives_no_terminal(longwatch: Longwatch, service: Service) -> None:
+def test_a_list_shows_complete_ids_from_all_pages_and_escapes_control_characters(
+    longwatch: Longwatch, service: Service
+) -> None:
     def page(request: Request) -> Any:
         first = "cursor" not in request.query
         video = a_video(title="a\x1b[2Jb\r") if first else a_video(id=OTHER_ID)
@@ -134,7 +136,7 @@ def test_a_list_shows_whole_ids_of_all_pages_and_drives_no_terminal(longwatch: L
     assert [video["id"] for video in json.loads(longwatch("list", "--json").stdout)] == [VIDEO_ID, OTHER_ID]
 
 
-def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(longwatch: Longwatch, service: Service) -> None:
+def test_a_unique_beginning_of_an_id_is_enough(longwatch: Longwatch, service: Service) -> None:
     def matching(request: Request) -> Any:
         videos = [a_video(title="one"), a_video(id=OTHER_ID, title="two")]
         found = [video for video in videos if video["id"].startswith(request.query["prefix"])]
@@ -177,7 +179,7 @@ def test_a_frame_and_an_image_are_fetched_into_files(longwatch: Longwatch, servi
     assert longwatch("frame", VIDEO_ID, "noon").returncode == 2
 
 
-def test_deleting_asks_in_a_terminal_and_goes_on_after_a_failure(
+def test_deleting_asks_in_a_terminal_and_continues_after_a_failure(
     config: Path, longwatch: Longwatch, service: Service
 ) -> None:
     service.on("GET", f"/v1/videos/{VIDEO_ID}", a_video())
@@ -198,22 +200,22 @@ def test_deleting_asks_in_a_terminal_and_goes_on_after_a_failure(
     os.close(terminal)
 
 
-def test_a_failed_video_is_tried_again(longwatch: Longwatch, service: Service) -> None:
+def test_a_failed_video_can_be_retried(longwatch: Longwatch, service: Service) -> None:
     service.on("POST", f"/v1/videos/{VIDEO_ID}/retry", a_video(status="queued"), 202)
     assert longwatch("retry", VIDEO_ID).stdout == f"{VIDEO_ID}\n"
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "2026"], ["show", VIDEO_ID], ["ask", VIDEO_ID, "?"]])
-def test_a_service_that_is_down_is_said_to_be_down(longwatch: Longwatch, words: list[str]) -> None:
+def test_a_service_that_is_down_is_reported(longwatch: Longwatch, words: list[str]) -> None:
     nobody = longwatch(*words, "--api-url", "http://127.0.0.1:1")
     assert (nobody.returncode, nobody.stderr.count("\n")) == (1, 1)
     assert "no service answers at http://127.0.0.1:1" in nobody.stderr
     assert "start it with `longwatch up`" in nobody.stderr
 
 
-def test_what_goes_wrong_is_one_clear_line(longwatch: Longwatch, config: Path, service: Service) -> None:
-    assert "no address" in longwatch("list", "--api-url", "http://here:x").stderr
-    assert "no address" in longwatch("list", "--api-url", "here").stderr
+def test_errors_are_one_clear_line(longwatch: Longwatch, config: Path, service: Service) -> None:
+    assert "not a valid address" in longwatch("list", "--api-url", "http://here:x").stderr
+    assert "not a valid address" in longwatch("list", "--api-url", "here").stderr
     service.routes["GET", "/v1/videos"] = lambda _: (200, {}, b"<html>")
     assert "is this Longwatch?" in longwatch("list").stderr
     config.write_text("api: {prot: 5}")
@@ -221,10 +223,10 @@ def test_what_goes_wrong_is_one_clear_line(longwatch: Longwatch, config: Path, s
     assert wrong.returncode == 1
     assert "api.prot" in wrong.stderr
     assert "Traceback" not in wrong.stderr
-    assert longwatch("ask", "--help").returncode == 0  # help is there nevertheless
+    assert longwatch("ask", "--help").returncode == 0  # help works all the same
 
 
-def test_a_reader_that_leaves_early_is_no_error(config: Path, service: Service) -> None:
+def test_a_reader_that_closes_the_pipe_early_is_not_an_error(config: Path, service: Service) -> None:
     videos = [a_video() for _ in range(1000)]
     service.on("GET", "/v1/videos", {"videos": videos, "next_cursor": None})
     for words in (["list"], ["list", "--json"], ["--version"]):
@@ -235,16 +237,16 @@ def test_a_reader_that_leaves_early_is_no_error(config: Path, service: Service) 
         assert process.communicate(timeout=60)[1] == ""
 
 
-def test_version_and_completion_are_there(longwatch: Longwatch) -> None:
+def test_version_and_completion_work(longwatch: Longwatch) -> None:
     assert longwatch("--version").stdout.startswith("longwatch 0.")
-    named = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the tests may run below no shell
+    named = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the tests may run without a shell
     command = [sys.executable, "-m", "cli", "--show-completion", "bash"]
     script = subprocess.run(command, cwd=ROOT, env=named, capture_output=True, text=True, check=True)
     assert "complete" in script.stdout
     assert longwatch("no-such-command").returncode == 2
 
 
-def test_workers_and_plan_become_other_programs(longwatch: Longwatch) -> None:
+def test_workers_and_plan_run_as_other_programs(longwatch: Longwatch) -> None:
     plan = longwatch("plan", "--help")
     assert "--gpu-gb" in plan.stdout, plan.stderr
     for kind in ("ingest", "encode", "reason"):

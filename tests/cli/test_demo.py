@@ -1,4 +1,4 @@
-"""The demo, as far as it goes without drawing its video."""
+"""The demo, up to the point where it draws its video."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from tests.cli.conftest import ROOT
 from tests.waiting import wait_until
 
 
-def test_its_data_are_the_users_alone(tmp_path: Path) -> None:
+def test_only_the_user_can_read_its_data(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-m", "demo"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE

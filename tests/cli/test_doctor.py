@@ -1,4 +1,4 @@
-"""What `longwatch doctor` finds: a service that works, and each thing that keeps it from working."""
+"""What `longwatch doctor` finds: a working service, and each thing that stops it from working."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ QUICK = {"retries": 0, "connect_timeout_s": 1.0, "command_timeout_s": 1.0}
 
 @pytest.fixture
 def settings(folder: Path) -> Iterator[Settings]:
-    """Both private servers run, and the checkpoint is whole."""
+    """Both private servers run, and the checkpoint is complete."""
     folder.chmod(0o700)
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
@@ -38,7 +38,7 @@ def settings(folder: Path) -> Iterator[Settings]:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    """With a worker of each kind."""
+    """A store that knows a live worker of each kind."""
     store = Store.open(settings)
     for kind in ("ingest", "encode", "reason"):
         store.workers.announce(a_worker(kind), alive_s=60)
@@ -53,7 +53,7 @@ def faults(settings: Settings) -> list[Finding]:
     return [finding for finding in examine(settings) if not finding.fine]
 
 
-def test_a_service_that_works_has_no_faults(settings: Settings, store: Store, folder: Path) -> None:
+def test_a_working_service_has_no_faults(settings: Settings, store: Store, folder: Path) -> None:
     config = folder / "doctor.yaml"
     config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=True)))
     process = spawn(config, "doctor")
@@ -68,11 +68,11 @@ def test_a_service_that_works_has_no_faults(settings: Settings, store: Store, fo
     assert "no encode worker is alive: start `longwatch worker encode`" in out
 
 
-def test_what_waits_and_two_models_are_named(settings: Settings, store: Store) -> None:
+def test_waiting_workers_and_different_models_are_named(settings: Settings, store: Store) -> None:
     store.workers.announce(a_worker("reason", fingerprint="aaaa"), alive_s=60)
     store.workers.announce(a_worker("encode", fingerprint="bbbb", trouble="the archive is read-only"), alive_s=60)
     waits, models = faults(settings)
-    assert (waits.words, waits.needed) == ("encode waits: the archive is read-only", False)
+    assert (waits.words, waits.needed) == ("encode worker waits: the archive is read-only", False)
     assert ("aaaa, bbbb" in models.words, models.needed) == (True, False)
 
 
@@ -89,7 +89,7 @@ def test_damaged_and_newer_documents_are_named_by_path(settings: Settings, store
     assert any(f"{damaged}/video.json is damaged" in words for words in said)
 
 
-def test_one_redis_for_both_roles_and_one_that_evicts_are_warned_of(settings: Settings, store: Store) -> None:
+def test_it_warns_of_one_redis_for_both_roles_and_of_one_that_evicts(settings: Settings, store: Store) -> None:
     both = RedisSettings(state_url=settings.state_url, cache_url=f"{settings.state_url}?db=1", **QUICK)
     (roles,) = faults(settings.model_copy(update={"redis": both}))
     assert ("a full cache then stops all jobs" in roles.words, roles.needed) == (True, False)
@@ -98,7 +98,7 @@ def test_one_redis_for_both_roles_and_one_that_evicts_are_warned_of(settings: Se
     assert ("allkeys-lru" in evicting.words, evicting.needed) == (True, False)
 
 
-def test_what_is_missing_is_named_with_what_to_do_and_without_secrets(settings: Settings, store: Store) -> None:
+def test_missing_parts_are_named_with_what_to_do_and_without_secrets(settings: Settings, store: Store) -> None:
     (Path(settings.model.checkpoint) / "tokenizer.json").unlink()
     settings.data_dir.chmod(0o755)
     said = {finding.part: finding for finding in faults(settings)}

@@ -22,7 +22,7 @@ Say = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """The bundled settings in a folder of their own, and everything as `up` starts it."""
+    """Runs `up` with the bundled settings in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="lw") as name, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,7 +60,7 @@ def spawn_and_wait(config: Path, *words: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def say(config: Path, service: subprocess.Popen[str]) -> Say:
-    """Runs a command and returns what it prints, once it has ended as expected."""
+    """Runs a command, checks its exit code, and returns what it printed."""
 
     def run(*words: str, code: int = 0) -> str:
         returned, out, err = spawn_and_wait(config, *words)
@@ -107,7 +107,7 @@ def test_a_session_with_the_service(say: Say, folder: Path) -> None:
     assert f"no video {video}" in say("show", video, code=1)
 
 
-def test_a_worker_that_is_hit_is_told_of_and_comes_back(say: Say, service: subprocess.Popen[str], folder: Path) -> None:
+def test_a_killed_worker_is_reported_and_restarted(say: Say, service: subprocess.Popen[str], folder: Path) -> None:
     video = say("add", str(CLIP), "--wait").strip()
     children = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     pid = next(

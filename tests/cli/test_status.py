@@ -1,4 +1,4 @@
-"""The line that says what a command waits for: rewritten in a terminal, calm in a file."""
+"""The line that says what a command waits for: rewritten in place in a terminal, printed now and then in a file."""
 
 import io
 import os
@@ -7,7 +7,7 @@ import pty
 from cli.status import ERASE_LINE, StatusLine
 
 
-def test_a_terminal_shows_one_line_that_ends_without_a_trace() -> None:
+def test_a_terminal_shows_one_line_and_erases_it_at_the_end() -> None:
     reader, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as stream, StatusLine(stream) as line:
         line.update("waiting for frames: 1 of 9 encoded")

@@ -1,4 +1,4 @@
-"""What lists and details say, at any width."""
+"""What lists and details show, at any width."""
 
 import pytest
 from rich.console import Console
@@ -8,7 +8,7 @@ from cli.tables import grounds_lines, question_lines, video_details, video_heade
 from tests.cli.conftest import QUESTION_ID, VIDEO_ID, a_question, a_video, an_answer, progress
 
 
-def test_an_id_is_whole_and_first_at_any_width() -> None:
+def test_an_id_is_first_and_complete_at_any_width() -> None:
     video = a_video(source="https://example.org/" + "very-long-" * 30 + ".mp4")
     for width in (20, 40, 70, 80, 200, None):
         lines = list(video_lines(video, width))
@@ -17,7 +17,7 @@ def test_an_id_is_whole_and_first_at_any_width() -> None:
             assert all(len(line) <= width for line in lines if VIDEO_ID not in line or width >= 30)
 
 
-def test_eighty_columns_are_enough_for_one_line_and_little_takes_two() -> None:
+def test_a_video_takes_one_line_in_80_columns_and_two_in_60() -> None:
     wide = list(video_lines(a_video(title="東京 " * 20), 80))
     assert len(wide) == 1
     assert wide[0].endswith("…")
@@ -26,16 +26,14 @@ def test_eighty_columns_are_enough_for_one_line_and_little_takes_two() -> None:
     assert "garden.mp4" in list(video_lines(a_video(), 60))[1]
 
 
-def test_a_narrow_header_drives_no_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_narrow_header_takes_two_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setattr(show, "console", Console(width=60))
     show.videos([a_video()])
     assert capsys.readouterr().out.splitlines()[:2] == ["id", "  status  length  encoded  name"]
 
 
-def test_a_list_says_how_far_and_why_not() -> None:
+def test_a_list_shows_the_progress_or_the_reason() -> None:
     assert "encoding" in next(video_lines(a_video(progress=progress(12)), 80))
     assert "12/600" in next(video_lines(a_video(progress=progress(12)), 80))
     assert "?" in next(video_lines(a_video(progress=None), 80))
@@ -46,7 +44,7 @@ def test_a_list_says_how_far_and_why_not() -> None:
     assert "the same as abc" in list(video_lines(a_video(duplicate_of="abc"), 80))[1]
 
 
-def test_details_leave_out_what_is_not_known() -> None:
+def test_details_leave_out_unknown_fields() -> None:
     image = dict(video_details(a_video(media="image", duration_s=None, width_px=None)))
     assert image["kind"] == "image by url"
     assert not {"length", "picture", "sampling", "recorded", "note"} & image.keys()
@@ -63,13 +61,13 @@ def test_a_question_shows_what_it_waits_for() -> None:
         "  0:30 to 1:30: where is it ?",
         "  (waiting for frames: 128 of 600 encoded)",
     ]
-    for status in ("queued", "running"):  # as `cancel` and the API say it
+    for status in ("queued", "running"):  # the words of `cancel` and the API
         assert list(question_lines(a_question(status=status)))[2] == f"  ({status})"
     failed = a_question(status="failed", problem={"code": "x", "message": "900 frames would fit"})
     assert list(question_lines(failed))[2] == "  (failed: 900 frames would fit)"
 
 
-def test_an_answers_grounds_say_what_it_lacks() -> None:
+def test_the_grounds_of_an_answer_say_what_was_missing() -> None:
     answer = an_answer(
         "no",
         frames_missing=536,

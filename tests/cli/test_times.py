@@ -23,11 +23,11 @@ def test_a_wall_clock_time_needs_its_zone() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-5", "nan", "inf", "1e3", "1:60", "1:75:00", "1:2", "noon", "٣", "9" * 400])
-def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="1:02:03"):
         parse_time(text)
 
 
 @given(st.integers(0, 10**9))
-def test_what_is_shown_can_be_typed_again(milliseconds: int) -> None:
+def test_a_formatted_time_can_be_typed_again(milliseconds: int) -> None:
     assert parse_time(format_time(milliseconds / 1000)) == pytest.approx(milliseconds / 1000, abs=1e-6)

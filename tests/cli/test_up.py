@@ -35,7 +35,7 @@ signal.pause()
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port on which nobody listened a moment ago."""
+    """A port that was free a moment ago."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -44,13 +44,13 @@ def unused_port() -> int:
 
 @pytest.fixture
 def config(folder: Path, unused_port: int) -> Path:
-    """Settings without a Redis of their own."""
+    """Settings without addresses of Redis servers."""
     path = folder / "up.yaml"
     path.write_text(yaml.safe_dump({"data_dir": str(folder / "my data"), "api": {"port": unused_port}}))
     return path
 
 
-def test_everything_starts_is_brought_back_and_stops_with_ctrl_c(folder: Path, config: Path) -> None:
+def test_everything_starts_restarts_and_stops_with_ctrl_c(folder: Path, config: Path) -> None:
     program = folder / "beat.py"
     program.write_text(BEAT.format(file=folder / "beat"))
     procfile = folder / "Procfile"
@@ -64,7 +64,7 @@ def test_everything_starts_is_brought_back_and_stops_with_ctrl_c(folder: Path, c
         os.kill(first, signal.SIGKILL)
         assert process.stderr is not None
         said = line_with("beat", process.stderr)
-        assert said == "beat died (terminated by SIGKILL) and is started again: my last\\x1b[2J words\n"
+        assert said == "beat died (terminated by SIGKILL) and is being restarted: my last\\x1b[2J words\n"
         wait_until(lambda: pid_in(folder / "beat") != first)
         for role in ("state", "cache"):
             other = spawn(config, "redis", role)
@@ -88,17 +88,17 @@ def alive(pid: int) -> bool:
     return subprocess.run(["kill", "-0", str(pid)], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
-def test_a_death_is_told_with_its_cause_and_the_last_words(tmp_path: Path) -> None:
-    assert "(unknown why) and is started again: it said nothing" in describe_death("reasoner", tmp_path)
+def test_a_death_is_reported_with_its_cause_and_last_line(tmp_path: Path) -> None:
+    assert "(unknown cause) and is being restarted: it printed nothing" in describe_death("reasoner", tmp_path)
     log = "x INFO exited: reasoner (exit status 3; not expected)\nx WARN exited: ingest (exit status 0; expected)\n"
     (tmp_path / "supervisord.log").write_text(f"x exited: reasoner (exit status 1; expected)\n{log}")
     (tmp_path / "reasoner.log").write_text("Traceback\n" * 9000 + "RuntimeError: out of memory\n\n")
     assert describe_death("reasoner", tmp_path) == (
-        "reasoner died (exit status 3) and is started again: RuntimeError: out of memory"
+        "reasoner died (exit status 3) and is being restarted: RuntimeError: out of memory"
     )
 
 
-def test_what_up_cannot_start_with_is_said_beforehand(folder: Path, unused_port: int) -> None:
+def test_up_reports_what_would_stop_it_before_it_starts(folder: Path, unused_port: int) -> None:
     settings = Settings(data_dir=folder / "d", api=ApiSettings(port=unused_port))
     with pytest.raises(CannotStart, match="nothing-here"):
         run(settings, folder / "nothing-here")
@@ -117,7 +117,7 @@ def test_what_up_cannot_start_with_is_said_beforehand(folder: Path, unused_port:
     assert not (folder / "d").exists()
 
 
-def test_the_procfile_is_the_architecture_and_each_process_comes_back() -> None:
+def test_the_procfile_lists_all_processes_and_each_is_restarted() -> None:
     processes = parse_procfile(PROCFILE.read_text())
     assert list(processes) == ["state", "cache", "api", "ingest", "encoder_worker", "reasoner"]
     config = supervisor_config(processes, Path("/run"), Path("/log"), Path("/dev/stderr"))
@@ -129,7 +129,7 @@ def test_the_procfile_is_the_architecture_and_each_process_comes_back() -> None:
 
 @contextmanager
 def running(settings: Settings, role: Role) -> Iterator[Redis]:
-    """A client of the private server, which runs meanwhile."""
+    """Runs the private server, and yields a client."""
     where = find_socket(settings, role)
     where.parent.mkdir(exist_ok=True)
     process = subprocess.Popen(build_command(settings, role), stdout=subprocess.DEVNULL)
@@ -144,7 +144,7 @@ def running(settings: Settings, role: Role) -> Iterator[Redis]:
 
 
 def fill(redis: Redis) -> None:
-    """More than twice what it may hold."""
+    """Writes more than twice what the server may hold."""
     for number in range(100):
         redis.set(f"key {number}", b"x" * 100_000)
 
@@ -156,7 +156,7 @@ def answers(redis: Redis) -> bool:
         return False
 
 
-def test_the_state_is_durable_and_evicts_nothing_and_the_cache_the_other_way_round(folder: Path) -> None:
+def test_the_state_is_durable_and_never_evicts_and_the_cache_is_the_opposite(folder: Path) -> None:
     small = RedisSettings(state_max_memory_mb=4, cache_max_memory_mb=4)
     settings = Settings(data_dir=folder, redis=small)
     with running(settings, "state") as state, running(settings, "cache") as cache:

@@ -140,7 +140,7 @@ def test_the_code_comes_from_the_wheel_and_nothing_shadows_it(installed: Install
 def test_commands_without_a_service_work_in_any_directory(installed: Installed) -> None:
     assert "Usage: longwatch" in installed.read_output("--help")
     assert "frames in memory" in installed.read_output("plan", "--gpu-gb", "24", "--config", "llava-mini-8b")
-    assert "checkpoints/tiny is whole" in installed.run("doctor").stdout
+    assert "checkpoints/tiny is complete" in installed.run("doctor").stdout
 
 
 def test_doctor_reports_a_missing_checkpoint_with_its_full_path(installed: Installed) -> None:

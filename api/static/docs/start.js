@@ -1,2 +1,2 @@
-// Shows the description that this service gives of itself. No validator: that one runs on another host.
+// Shows the description of this service. No validator: the default one runs on another host.
 SwaggerUIBundle({ url: "openapi.json", dom_id: "#description", deepLinking: true, validatorUrl: null });
