@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 TORCH_SEES_CUDA = "import torch; print(torch.cuda.is_available())"  # in a separate process: this one never loads torch
 CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 WORKER_KINDS = ("ingest", "encode", "reason")
-MOST_CLOCKS_APART_S = 5.0  # a third of `jobs.worker_dead_after_s`
+MOST_CLOCKS_APART_S = 5.0
 MAX_NAMED = 10  # damaged documents, at most
 
 
@@ -198,15 +198,17 @@ def _check_privacy(settings: Settings) -> Finding:
 
 
 def _check_gpu(settings: Settings) -> Finding:
-    wanted = settings.model.device.startswith("cuda")
+    device = settings.model.device
+    wanted = device.startswith("cuda")
     cards = "; ".join(_read_output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader").splitlines())
-    if not wanted:
-        return Finding("gpu", True, cards or "none: the model runs on the CPU", needed=False)
-    if not cards:
-        words = f"model.device is {settings.model.device}, but nvidia-smi finds no GPU; install its driver, or set auto"
+    if not cards and wanted:
+        words = f"model.device is {device}, but nvidia-smi finds no GPU; install its driver, or set auto"
         return Finding("gpu", False, words)
+    if not cards or device == "cpu":
+        return Finding("gpu", True, f"{cards or 'none'}: the model runs on the CPU", needed=False)
     if _read_output(sys.executable, "-P", "-c", TORCH_SEES_CUDA) != "True":
-        return Finding("gpu", False, f"{cards}, but this PyTorch cannot use it: install its CUDA build (`gpu` extra)")
+        words = f"{cards}, but this PyTorch cannot use it; install a CUDA build (docs/gpu.md), or set model.device: cpu"
+        return Finding("gpu", False, words, needed=wanted)
     return Finding("gpu", True, cards)
 
 

@@ -1,6 +1,7 @@
 """Real parts for every test: a private redis-server, an archive folder, and settings that connect them."""
 
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ def running_redis(*options: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(timeout=10)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @pytest.fixture(scope="session")

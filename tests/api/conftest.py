@@ -1,6 +1,5 @@
 """The real service on a real server, with an archive that tests fill as ingest, encoder and reasoner would."""
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,15 +70,6 @@ def http(settings: Settings, store: Store) -> Iterator[httpx.Client]:
     """A client of the service."""
     with serving(create_app(settings, store), settings.api) as client:
         yield client
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.fixture

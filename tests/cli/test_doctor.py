@@ -1,11 +1,13 @@
 """What `longwatch doctor` finds: a working service, and each thing that stops it from working."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from cli import doctor
@@ -126,3 +128,34 @@ def test_a_shadowed_package_is_a_fault(settings: Settings, store: Store, monkeyp
     monkeypatch.setattr(doctor, "find_shadowed", lambda: ["api is imported from /elsewhere"])
     (packages,) = faults(settings)
     assert (packages.part, packages.needed) == ("packages", True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this PyTorch can use the card")
+@pytest.mark.parametrize(
+    ("device", "card", "fine", "needed"),
+    [
+        ("cpu", True, True, False),
+        ("auto", True, False, False),  # the service runs, but on the CPU
+        ("cuda", True, False, True),
+        ("auto", False, True, False),
+        ("cuda", False, False, True),
+    ],
+)
+def test_a_card_that_this_pytorch_cannot_use_is_reported(
+    device: str,
+    card: bool,
+    fine: bool,
+    needed: bool,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The environment of the tests has PyTorch for the CPU; the card's own tool is a stand-in."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho NVIDIA GeForce RTX 3090, 24576 MiB\n")
+    tool.chmod(0o700 if card else 0o600)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    chosen = settings.model_copy(update={"model": settings.model.model_copy(update={"device": device})})
+    (found,) = [finding for finding in examine(chosen) if finding.part == "gpu"]
+    assert (found.fine, found.needed) == (fine, needed)
+    assert ("RTX 3090" in found.words) is card

@@ -34,15 +34,6 @@ signal.pause()
 
 
 @pytest.fixture
-def unused_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-@pytest.fixture
 def config(folder: Path, unused_port: int) -> Path:
     """Settings without addresses of Redis servers."""
     path = folder / "up.yaml"
