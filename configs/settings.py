@@ -62,6 +62,10 @@ class JobSettings(Part):
     reconcile_interval_s: PositiveFloat = 2.0
     recheck_after_s: PositiveFloat = Field(30.0, description="Unfinished work is checked at least this often.")
     max_pending_segments: PositiveInt = Field(8, description="Encode jobs of a video queued at once.")
+    max_backlog_segments: PositiveInt = Field(
+        64,
+        description="Encode jobs queued at once when finished videos are encoded again: new videos wait behind these.",
+    )
     surroundings_retry_after_s: PositiveFloat = Field(
         10.0, description="Pause after a failure of the archive, Redis or the disk."
     )

@@ -185,7 +185,8 @@ class Inspector:
             return None
 
     def _queue_or_wait(self, question: Question, holder: Video) -> None:
-        stretch = find_stretch(self._store, question, holder, self._store.workers.read_model())
+        model = self._store.workers.read_model()
+        stretch = find_stretch(self._store, question, holder, model)
         if stretch.is_ready(partial=question.partial):
             self._store.agenda.stop_waiting(holder.id, [question.id])
             if self.queues.answer(question.id):
@@ -193,3 +194,6 @@ class Inspector:
             return
         self._store.agenda.wait(holder.id, question.id, stretch.awaited_segment(partial=question.partial))
         self._store.set_question_state(question.id, "waiting")
+        if model:  # these come before the rest of the video, and before videos that nobody asks about
+            wanted = stretch.covered.missing()[: self._settings.max_pending_segments]
+            self.queues.ensure([encode_call(holder.id, segment) for segment in wanted])

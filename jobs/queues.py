@@ -160,6 +160,11 @@ class Queues:
         """Removes the question's answer job if it still waits."""
         self._withdraw(ANSWER, answer_job_id(question_id))
 
+    def count_waiting(self, queue_name: str) -> int:
+        """How many jobs wait in the queue."""
+        with redis_errors():
+            return int(self._queues[queue_name].count)
+
     def list_live(self, queue_name: str, job_ids: Sequence[str]) -> set[str]:
         """Returns those of these jobs that wait or run on a live worker; one command.
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from configs.settings import JobSettings
 from jobs.inspector import Inspector
-from jobs.names import find_target
+from jobs.names import ENCODE, JOBS, find_target
 from jobs.queues import Call
 from storage import agenda as due
 from storage.errors import DamagedState, LongwatchError, NotFound, RedisUnavailable, Surroundings
@@ -93,16 +93,21 @@ class Reconciler:
         """Inspects all videos that are due, with a few commands in total.
 
         After too many archive errors, videos that need the archive wait for the next pass. There they come before the
-        videos that met the errors.
+        videos that met the errors. Finished videos that must be encoded again, as after a change of model, are queued
+        only while few jobs wait: a video that is added now need not wait for all of them.
         """
         calls: list[Call] = []
+        backlog: list[Call] = []
         for sight in self.inspector.see_videos(self._store.agenda.list_due(due.VIDEOS, ITEMS_A_PASS)):
             if self._outages >= OUTAGES_A_PASS and (sight.copy is None or sight.missing is None):
                 self._store.agenda.postpone(due.VIDEOS, sight.video_id, in_s=0)
                 continue
             with self._contain(due.VIDEOS, sight.video_id):
-                calls += self.inspector.find_jobs(sight)
-        self._queues.ensure(calls)
+                found = self.inspector.find_jobs(sight)
+                finished = all(JOBS[call.name] == ENCODE for call in found)
+                (backlog if finished else calls).extend(found)
+        room = max(self._settings.max_backlog_segments - self._queues.count_waiting(ENCODE), 0) if backlog else 0
+        self._queues.ensure([*calls, *backlog[:room]])
 
     def _inspect_due(self, agenda: str, inspect: Callable[[str], None]) -> None:
         """Inspects the items that are due; stops early after too many archive errors."""

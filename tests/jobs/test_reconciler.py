@@ -10,6 +10,7 @@ from configs.settings import Settings
 from jobs.inspector import Inspector, Sight
 from jobs.intake import Intake
 from jobs.names import ANSWER, ENCODE, FETCH, INGEST, QUEUES
+from jobs.queues import Queues, encode_call
 from jobs.reconciler import Reconciler
 from storage import agenda as due
 from storage.archive import Archive
@@ -214,6 +215,41 @@ def test_a_new_model_makes_every_video_due_even_if_its_worker_died_meanwhile(
     assert store.agenda.count(due.VIDEOS) == len(videos)
     reconciler.run_once()
     assert count_waiting(store, ENCODE) == len(videos)
+
+
+def test_a_new_video_waits_behind_a_few_of_those_that_are_encoded_again(store: Store, settings: Settings) -> None:
+    old = [add_encoded(store, 64 * 4, encoded=4) for _ in range(10)]
+    few = settings.jobs.model_copy(update={"max_backlog_segments": 6})
+    reconciler = Reconciler(store, few)
+    store.index.set_ready(store.index.read_generation())
+    reconciler.adopt_model(OTHER_MODEL)
+    for _ in range(3):
+        make_due(store)
+        reconciler.run_once()
+    assert count_waiting(store, ENCODE) == 6
+    new = make_video(status="sampling")
+    store.add_video(new)
+    for segment in range(3):
+        store.create_segment(new.id, segment, make_frames(64))
+    make_due(store)
+    reconciler.run_once()
+    assert count_waiting(store, ENCODE) == 6 + 3
+    store.state.delete(f"rq:queue:{ENCODE}")  # as if encoded
+    make_due(store)
+    reconciler.run_once()
+    assert count_waiting(store, ENCODE) >= 6  # the others follow
+    assert store.agenda.count(due.VIDEOS) == len(old) + 1
+
+
+def test_a_question_about_a_video_of_the_backlog_brings_its_own_segments_forward(
+    store: Store, settings: Settings
+) -> None:
+    video = add_encoded(store, 64 * 20, encoded=0)
+    store.agenda.remove(due.VIDEOS, video.id)
+    ask(store, settings, video, start_s=64.0 * 15, end_s=64.0 * 17)
+    queues = Queues(store.state)
+    calls = [encode_call(video.id, segment).id for segment in range(20)]
+    assert queues.list_live(ENCODE, calls) == {calls[15], calls[16]}
 
 
 def stop(*_: object, **__: object) -> None:
