@@ -50,7 +50,7 @@ class EncoderJobs:
             with self._store.locks.hold(f"{video_id}:{segment}", self._hold_s) as held:
                 if mask and held:  # else it is encoded, or another worker does it and the reconciler checks later
                     self._make_record(video_id, segment, mask)
-            self._follow_up(video_id)
+            self._follow_up(video_id, segment)
         except NotFound as error:
             self._require_deleted(video_id, error)
 
@@ -61,7 +61,7 @@ class EncoderJobs:
             covered = self._store.read_coverage(self._store.read_video(video_id), span, self._encoder.fingerprint)
             mask = covered.sampled.get(segment, 0)
             self._store.coverage.mark_failed(video_id, segment, mask, self._encoder.fingerprint, reason)
-            self._follow_up(video_id)
+            self._follow_up(video_id, segment)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
 
@@ -103,10 +103,10 @@ class EncoderJobs:
             raise DamagedFile(f"{error}, though it was sampled; restore it, or add the video again") from error
         log.info("video %s was deleted meanwhile", video_id)
 
-    def _follow_up(self, video_id: str) -> None:
+    def _follow_up(self, video_id: str, segment: int) -> None:
         """Enqueues segments that were held back to bound the queue, and wakes waiting questions."""
         self._inspector.inspect_video(video_id)
-        self._inspector.wake_questions(video_id)
+        self._inspector.wake_questions(video_id, segment)
 
     def _fuse(self, video: Video, fusions: Sequence[WantedFusion]) -> dict[FusionKey, Half]:
         """The fusions of one portion, from one pass over its frames."""

@@ -159,8 +159,12 @@ class Inspector:
         self.inspect_question(question_id)
         self._store.agenda.remove(due.FOUND, question_id)
 
-    def wake_questions(self, holder_id: str) -> None:
-        """Inspects the questions whose frames may now be encoded."""
+    def wake_questions(self, holder_id: str, encoded: int | None = None) -> None:
+        """Inspects the questions whose frames may now be encoded.
+
+        These are the ones that wait for segments up to the first gap, and those whose last segment is `encoded`, which
+        was just encoded, or a little later: segments of a stretch do not end in order.
+        """
         if not self._store.agenda.list_waiting(holder_id, None):
             return
         holder = self._store.read_video(holder_id)
@@ -168,7 +172,10 @@ class Inspector:
         if totals is None:
             return
         reached = None if describe_progress(holder, totals).complete else totals.encoded_segments - 1
-        for question_id in self._store.agenda.list_waiting(holder_id, reached):
+        ready = self._store.agenda.list_waiting(holder_id, reached)
+        if encoded is not None:
+            ready += self._store.agenda.list_waiting(holder_id, encoded + self._settings.max_pending_segments, encoded)
+        for question_id in dict.fromkeys(ready):
             self.inspect_question(question_id)
 
     def _find_holder(self, question: Question) -> Video | None:

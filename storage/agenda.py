@@ -126,11 +126,11 @@ class Agenda:
                 pipeline.zrem(WAITING, *ids)
                 pipeline.execute()
 
-    def list_waiting(self, holder_id: str, up_to_segment: int | None) -> list[str]:
-        """Lists the questions that wait for no segment after this one (None: all waiting questions)."""
+    def list_waiting(self, holder_id: str, up_to_segment: int | None, from_segment: int = 0) -> list[str]:
+        """Lists the questions whose last awaited segment lies between these two (None: all waiting questions)."""
         high = "+inf" if up_to_segment is None else up_to_segment
         with redis_errors():
-            found = self._redis.zrange(_waiting_key(holder_id), "-inf", high, byscore=True)
+            found = self._redis.zrange(_waiting_key(holder_id), from_segment, high, byscore=True)
         return [as_text(question_id) for question_id in found]
 
     def forget_all_waiting(self) -> None:

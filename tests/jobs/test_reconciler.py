@@ -246,10 +246,16 @@ def test_a_question_about_a_video_of_the_backlog_brings_its_own_segments_forward
 ) -> None:
     video = add_encoded(store, 64 * 20, encoded=0)
     store.agenda.remove(due.VIDEOS, video.id)
-    ask(store, settings, video, start_s=64.0 * 15, end_s=64.0 * 17)
+    question = ask(store, settings, video, start_s=64.0 * 15, end_s=64.0 * 17)
     queues = Queues(store.state)
     calls = [encode_call(video.id, segment).id for segment in range(20)]
     assert queues.list_live(ENCODE, calls) == {calls[15], calls[16]}
+    inspector = Inspector(store, settings.jobs)
+    for segment in (16, 15):  # they end in any order
+        assert store.read_question(question.id).status == "waiting"
+        store.create_record(video.id, segment, make_record())
+        inspector.wake_questions(video.id, segment)
+    assert store.read_question(question.id).status == "queued"  # though nothing before it is encoded
 
 
 def stop(*_: object, **__: object) -> None:
