@@ -39,7 +39,8 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], redis.call('TIME')[1
   if string.sub(entry, 1, #ARGV[1] + 1) == ARGV[1] .. ':' then return 0 end
 end
 redis.call('DEL', KEYS[3])
-redis.call('HSET', KEYS[3], unpack(ARGV, 2))
+redis.call('HSET', KEYS[3], unpack(ARGV, 3))
+redis.call('EXPIRE', KEYS[3], ARGV[2])
 redis.call('RPUSH', KEYS[1], ARGV[1])
 return 1
 """
@@ -190,10 +191,10 @@ class Queues:
                         dead.append(job_id)
         return dead
 
-    def drop_lost(self) -> None:
-        """Removes what RQ stores about jobs whose worker died between taking and beginning them.
+    def drop_lost(self) -> list[str]:
+        """Removes what RQ stores about jobs whose worker died between taking and beginning them; returns their ids.
 
-        An id is on its way for milliseconds, so an id seen at two looks is lost. The agenda queues its job again.
+        An id is on its way for milliseconds, so an id seen at two looks is lost.
         """
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
             for queue in self._queues.values():
@@ -201,12 +202,14 @@ class Queues:
             seen = {
                 (name, job_id) for name, ids in zip(self._queues, pipeline.execute(), strict=True) for job_id in ids
             }
-            for name, job_id in seen & self._between:
+            lost = seen & self._between
+            for name, job_id in lost:
                 queue = self._queues[name]
                 registry = StartedJobRegistry(queue=queue).key
                 keys = [queue.intermediate_queue_key, queue.key, registry, Job.key_for(as_text(job_id))]
                 self._drop_lost(keys=keys, args=[job_id])
         self._between = seen
+        return [as_text(job_id) for _, job_id in lost]
 
     def begin(self, job: Job, queue: Queue, alive_s: int) -> str:
         """Records that a job taken from its queue runs. The record expires after `alive_s` seconds without `beat`.
@@ -269,7 +272,7 @@ class Queues:
                 )
                 fields = [word for pair in job.to_dict().items() for word in pair]
                 keys = [queue.key, StartedJobRegistry(queue=queue).key, job.key]
-                self._push_once(keys=keys, args=[call.id, *fields], client=pipeline)
+                self._push_once(keys=keys, args=[call.id, LONGEST_JOB_S, *fields], client=pipeline)
             return [call for call, put in zip(calls, pipeline.execute(), strict=True) if put]
 
     def _withdraw(self, queue_name: str, job_id: str) -> None:

@@ -160,8 +160,7 @@ class Reconciler:
 
     def _revive(self) -> None:
         """Makes the targets of jobs of dead workers due now."""
-        self._queues.drop_lost()
-        for job_id in self._queues.take_dead():
+        for job_id in [*self._queues.drop_lost(), *self._queues.take_dead()]:
             log.warning("the worker of job %s is silent: another one gets the job", job_id)
             target = find_target(job_id)
             if target.video_id is not None:

@@ -133,7 +133,8 @@ class ReasonerJobs:
             gather.withdraw()
             raise
         status = "cancelled" if answer.finish_reason == "cancelled" else "done"
-        self._store.settle_question(question.model_copy(update={"status": status, "answer": answer}), fence)
+        answered = question.model_copy(update={"status": status, "answer": answer})
+        self._store.settle_question(answered, fence, holder.id)
 
     def _stream(self, asked: Asked, gather: Gatherer, masks: dict[int, int]) -> Answer:
         """Sends the answer's pieces as they come. Returns the answer, cut short once nobody wants it any more."""

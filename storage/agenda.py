@@ -36,10 +36,11 @@ end
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 return 0
 """
-# A question that was settled meanwhile is not counted as waiting.
+# A question that was settled meanwhile does not wait.
 _WAIT = """
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) then redis.call('ZADD', KEYS[3], 0, ARGV[1]) end
+redis.call('ZADD', KEYS[3], 0, ARGV[1])
 return 1
 """
 
@@ -115,14 +116,14 @@ class Agenda:
         """Makes the question wait until the video's segments up to this one are encoded (None: all)."""
         with redis_errors():
             last = LAST if last_segment is None else min(last_segment, LAST)
-            self._wait(keys=[_waiting_key(holder_id), QUESTIONS, WAITING], args=[question_id, last])
+            self._wait(keys=[waiting_key(holder_id), QUESTIONS, WAITING], args=[question_id, last])
 
     def stop_waiting(self, holder_id: str, question_ids: Iterable[str]) -> None:
         """Ends the wait of these questions: their frames are encoded, or no longer needed."""
         ids = list(question_ids)
         if ids:
             with redis_errors(), self._redis.pipeline() as pipeline:
-                pipeline.zrem(_waiting_key(holder_id), *ids)
+                pipeline.zrem(waiting_key(holder_id), *ids)
                 pipeline.zrem(WAITING, *ids)
                 pipeline.execute()
 
@@ -130,7 +131,7 @@ class Agenda:
         """Lists the questions whose last awaited segment lies between these two (None: all waiting questions)."""
         high = "+inf" if up_to_segment is None else up_to_segment
         with redis_errors():
-            found = self._redis.zrange(_waiting_key(holder_id), from_segment, high, byscore=True)
+            found = self._redis.zrange(waiting_key(holder_id), from_segment, high, byscore=True)
         return [as_text(question_id) for question_id in found]
 
     def forget_all_waiting(self) -> None:
@@ -141,7 +142,7 @@ class Agenda:
     def forget_waiting(self, video_id: str) -> None:
         """Forgets which questions wait for the video's frames. Each is added again when it is inspected."""
         with redis_errors():
-            self._redis.delete(_waiting_key(video_id))
+            self._redis.delete(waiting_key(video_id))
 
     def forget_video(self, video_id: str) -> None:
         """Removes the video, and forgets which questions wait for its frames."""
@@ -150,5 +151,6 @@ class Agenda:
             self._redis.zrem(VIDEOS, video_id)
 
 
-def _waiting_key(holder_id: str) -> str:
+def waiting_key(holder_id: str) -> str:
+    """The sorted set of the questions that wait for frames of this video."""
     return f"lw:waiting:{holder_id}"

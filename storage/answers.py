@@ -10,7 +10,7 @@ from redis import Redis
 from redis.commands.core import Script
 
 from configs.settings import RedisSettings
-from storage.agenda import QUESTIONS, WAITING
+from storage.agenda import QUESTIONS, WAITING, waiting_key
 from storage.connection import redis_errors
 from storage.documents import QuestionState
 from storage.errors import DamagedState, GivenAway
@@ -63,6 +63,7 @@ redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[3], ARGV[4], 'EX', ARGV[5])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('ZREM', KEYS[6], ARGV[1])
 redis.call('XADD', KEYS[1], '*', 'piece', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
@@ -119,12 +120,13 @@ class Answers:
         keys = [_stream_key(question_id), question_state_key(question_id)]
         self._run(self._change, question_id, keys, [state, _encode_piece("state"), self._ttl_s, STATE_KNOWN_S])
 
-    def settle(self, question_id: str) -> None:
+    def settle(self, question_id: str, holder_id: str) -> None:
         """Takes a question off the agenda after its document was stored, and tells its readers that it ended.
 
         The fence is closed, so an attempt that wakes up later changes nothing.
         """
-        keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id), QUESTIONS, WAITING]
+        keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id)]
+        keys += [QUESTIONS, WAITING, waiting_key(holder_id)]
         self._run(self._settle, question_id, keys, [question_id, _encode_piece("done"), self._ttl_s, CLOSED, KNOWN_S])
 
     def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:

@@ -296,10 +296,11 @@ class Store:
         """Stores an unsettled question's state and tells its readers of a change. The archive gets only the end."""
         self.answers.change_state(question_id, state)
 
-    def settle_question(self, question: Question, fence: Fence | None = None) -> None:
+    def settle_question(self, question: Question, fence: Fence | None = None, holder_id: str | None = None) -> None:
         """Stores a settled question; raises GivenAway, and NotFound if its video was deleted.
 
-        The document is written before readers learn of the end. It never changes after that, even after a flush.
+        `holder_id` is the video whose frames it was about, if that is another one. The document is written before
+        readers learn of the end. It never changes after that, even after a flush.
         """
         if fence is not None:
             self.fences.check(fence)
@@ -307,4 +308,4 @@ class Store:
                 raise GivenAway(f"another attempt has ended {question.id}")
         self.archive.write_question(question)
         self.cache.write_settled(question)
-        self.answers.settle(question.id)
+        self.answers.settle(question.id, holder_id or question.video_id)

@@ -5,6 +5,7 @@ from jobs.queues import Queues
 from jobs.reconciler import Reconciler
 from storage.ids import new_video_id
 from storage.store import Store
+from tests.storage.making import add_encoded, make_question
 
 QUEUE, ON_ITS_WAY = "rq:queue:answer", "rq:queue:answer:intermediate"
 
@@ -25,6 +26,21 @@ def test_a_job_that_was_taken_and_never_begun_is_dropped(store: Store) -> None:
 
     reconciler.run_once()
     assert not store.state.keys("rq:*")
+
+
+def test_a_question_whose_job_was_taken_and_never_begun_is_queued_again_at_the_next_look(store: Store) -> None:
+    """It once waited for `recheck_after_s`."""
+    reconciler = Reconciler(store, JobSettings())
+    reconciler.run_once()
+    video = add_encoded(store, 10)
+    question = make_question(video)
+    store.add_question(question)
+    reconciler.inspector.inspect_question(question.id)
+    job_id = store.state.lmove(QUEUE, ON_ITS_WAY, "LEFT", "RIGHT")
+    assert job_id is not None
+    reconciler.run_once()
+    reconciler.run_once()
+    assert store.state.lrange(QUEUE, 0, -1) == [job_id]
 
 
 def test_a_job_that_was_queued_again_meanwhile_stays(store: Store) -> None:

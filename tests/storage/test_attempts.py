@@ -169,12 +169,25 @@ def test_the_longest_overdue_item_comes_first(store: Store) -> None:
 
 def test_questions_wait_for_their_last_segment_only(store: Store) -> None:
     for question_id, last in (("early", 0), ("late", 9), ("all", None), ("beyond", 10**300)):
+        store.agenda.put(due.QUESTIONS, question_id)
         store.agenda.wait("video", question_id, last)
     assert store.agenda.list_waiting("video", 0) == ["early"]
     assert store.agenda.list_waiting("video", 9) == ["early", "late"]
     assert set(store.agenda.list_waiting("video", None)) == {"early", "late", "all", "beyond"}
     store.agenda.stop_waiting("video", ["early"])
     assert store.agenda.list_waiting("video", 0) == []
+
+
+def test_a_settled_question_leaves_no_entry_whichever_process_is_late(store: Store) -> None:
+    for waits_first in (True, False):
+        video, question = add_question(store)
+        if waits_first:
+            store.agenda.wait(video.id, question.id, 3)
+        store.settle_question(question.model_copy(update={"status": "failed"}))
+        if not waits_first:
+            store.agenda.wait(video.id, question.id, 3)
+        assert store.agenda.list_waiting(video.id, None) == []
+        assert store.agenda.count(due.WAITING) == 0
 
 
 def test_concurrent_questions_never_exceed_the_limits(store: Store) -> None:

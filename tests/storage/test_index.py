@@ -113,5 +113,5 @@ def test_readers_learn_of_each_change_of_state_once(store: Store) -> None:
     settled = make_question(make_video(), status="done")
     store.set_question_state(settled.id, "running")
     assert [one.status for one in store.index.with_states([settled, question])] == ["done", "queued"]
-    store.answers.settle(question.id)
+    store.answers.settle(question.id, question.video_id)
     assert store.index.with_states([question]) == [question]
