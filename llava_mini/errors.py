@@ -68,7 +68,9 @@ class PromptTooLong(ModelError):
 
     def __init__(self, frames: int, would_fit: int, limit: int) -> None:
         self.frames, self.would_fit, self.limit = frames, would_fit, limit
+        cure = f"{would_fit} frames would fit: ask about a shorter stretch"
+        if not would_fit:
+            cure = "not even one frame would fit: shorten the question or the conversation, or lower max_tokens"
         super().__init__(
-            f"{frames} frames do not fit into the model's context of {limit} positions together with the prompt; "
-            f"{would_fit} frames would fit: ask about a shorter stretch"
+            f"{frames} frames do not fit into the model's context of {limit} positions together with the prompt; {cure}"
         )
