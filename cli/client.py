@@ -104,7 +104,7 @@ class Client:
         """Sends a request; raises ServiceError if the answer is a problem."""
         with self._translate_errors():
             self._require_answers()
-            timeout = ORDINARY if method == "GET" else SLOW
+            timeout = SLOW if method == "DELETE" or "files" in request else ORDINARY
             response = self._http.request(method, path, timeout=timeout, **request)
         _raise_problem(response)
         return response

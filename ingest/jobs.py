@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +15,8 @@ from ingest.files.frame_encoding import EncodedFrame
 from ingest.files.images import is_image, read_image
 from ingest.files.local import find_allowed_file, hash_file
 from ingest.files.source import VideoSource
-from jobs.attempts import Attempts
 from jobs.inspector import Inspector
-from jobs.names import ingest_job_id
+from jobs.runner import note_progress
 from storage import agenda as due
 from storage.documents import Problem, Video
 from storage.errors import DamagedFile, DiskFull, NewerDocument, NotFound, Surroundings
@@ -38,14 +38,14 @@ class IngestJobs:
         self._settings = settings
         self._store = store
         self._inspector = Inspector(store, settings.jobs)
-        self._attempts = Attempts(store.state)
 
     def fetch_video(self, video_id: str) -> None:
         """Downloads the source into the archive; if it cannot, writes why to `video.json`. Raises SourceInterrupted."""
-        file = self._settings.work_file(video_id)
+        file = self._settings.work_file(f"{video_id}.{secrets.token_hex(4)}")  # not that of an attempt taken for dead
         try:
             fence, video = self._begin(video_id)
             if not video.settled and not video.in_archive:
+                self._remove_downloads(video_id)
                 self._settle_source_errors(video, fence, self._fetch, file)
                 self._inspector.inspect_video(video_id)
         except NotFound:
@@ -75,7 +75,12 @@ class IngestJobs:
                 self._fail(video, fence, "internal" if fetched else "source-unavailable", message)
         except NotFound:
             log.info("video %s was deleted meanwhile", video_id)
-        self._settings.work_file(video_id).unlink(missing_ok=True)
+        self._remove_downloads(video_id)
+
+    def _remove_downloads(self, video_id: str) -> None:
+        """Removes what earlier attempts left on this host; one that still runs finds that it was replaced."""
+        for file in self._settings.work_dir.glob(f"{video_id}.*"):
+            file.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Removes this host's downloads that no unsettled video needs."""
@@ -183,7 +188,7 @@ class IngestJobs:
             self._store.create_segment(video.id, segment, [_kept(frame) for frame in batch])
             self._inspector.inspect_video(video.id)
             if done == start_slot:  # a long video may be interrupted often, as long as each attempt gets further
-                self._attempts.forgive_earlier(ingest_job_id(video.id))
+                note_progress()
             done = batch[-1].slot + 1
         if done == 0:
             because = f": {source.truncated}" if source.truncated else ""

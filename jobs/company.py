@@ -4,6 +4,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Seat:
+    """The place of a job that has joined."""
+
+    alone: bool
 
 
 class Company:
@@ -16,22 +24,30 @@ class Company:
         self._alone = False
 
     @contextmanager
-    def join(self, *, alone: bool, wait_s: float) -> Iterator[bool]:
-        """Joins the others, or waits to be alone; yields False if the others did not finish within `wait_s`."""
-        joined = self._enter_alone(wait_s) if alone else self._enter()
+    def join(self, *, alone: bool, wait_s: float) -> Iterator[Seat | None]:
+        """Joins the others, or waits to be alone; yields None if the others did not finish within `wait_s`."""
+        seat = self._enter_alone(wait_s) if alone else self._enter()
         try:
-            yield joined
+            yield seat
         finally:
-            if joined:
-                self._leave(alone=alone)
+            if seat is not None:
+                self._leave(seat)
 
-    def _enter(self) -> bool:
+    def admit_others(self, seat: Seat) -> None:
+        """Lets others join a job that was alone."""
+        with self._changed:
+            if seat.alone:
+                seat.alone, self._alone = False, False
+                self._present += 1
+                self._changed.notify_all()
+
+    def _enter(self) -> Seat:
         with self._changed:
             self._changed.wait_for(lambda: not self._alone and not self._alone_wanted)
             self._present += 1
-        return True
+        return Seat(alone=False)
 
-    def _enter_alone(self, wait_s: float) -> bool:
+    def _enter_alone(self, wait_s: float) -> Seat | None:
         deadline = time.monotonic() + wait_s
         with self._changed:
             self._alone_wanted += 1
@@ -43,11 +59,11 @@ class Company:
             finally:
                 self._alone_wanted -= 1
                 self._changed.notify_all()
-        return free
+        return Seat(alone=True) if free else None
 
-    def _leave(self, *, alone: bool) -> None:
+    def _leave(self, seat: Seat) -> None:
         with self._changed:
-            if alone:
+            if seat.alone:
                 self._alone = False
             else:
                 self._present -= 1

@@ -25,6 +25,7 @@ class Sight(NamedTuple):
     copy: Video | None  # Redis' copy of its document
     missing: list[int] | None  # segments to encode, a bounded number; None if unknown
     model: str
+    due: float  # when the video is due again
 
 
 class Inspector:
@@ -47,10 +48,10 @@ class Inspector:
         if not video_ids:
             return []
         model = self._store.workers.read_model()
-        self._store.agenda.postpone(due.VIDEOS, *video_ids, in_s=self._settings.recheck_after_s)
+        again = self._store.agenda.postpone(due.VIDEOS, *video_ids, in_s=self._settings.recheck_after_s)
         copies = self._store.index.get_videos(video_ids)
         lists = self._store.coverage.list_pending(video_ids, model, self._settings.max_pending_segments)
-        return [Sight(*each, model) for each in zip(video_ids, copies, lists, strict=True)]
+        return [Sight(*each, model, again) for each in zip(video_ids, copies, lists, strict=True)]
 
     def find_jobs(self, sight: Sight) -> list[Call]:
         """Returns the jobs that the video needs. A video that needs none is taken off the agenda."""
@@ -60,7 +61,9 @@ class Inspector:
         if video.duplicate_of is not None:
             self._inspect_duplicate(video)
             return []
-        missing = self._count_missing(video, sight.model) if sight.missing is None else sight.missing
+        missing, again = sight.missing, sight.due
+        if missing is None:
+            missing, again = self._count_missing(video, sight.model)
         calls = []
         if not video.settled:
             to_fetch = video.kind == "url" and not video.in_archive
@@ -68,7 +71,7 @@ class Inspector:
         if sight.model:
             calls += [encode_call(video.id, segment) for segment in missing]
         if video.settled and not missing:
-            self._store.agenda.remove(due.VIDEOS, video.id)
+            self._store.agenda.finish(due.VIDEOS, video.id, again)
             self.wake_questions(video.id)
         return calls
 
@@ -98,19 +101,27 @@ class Inspector:
             self._store.agenda.remove(due.VIDEOS, video_id)
         return None
 
-    def _count_missing(self, video: Video, model: str) -> list[int]:
-        """Reads the marks from the archive, then returns the segments to encode; raises DamagedState."""
-        self._store.count_video(video)
+    def _count_missing(self, video: Video, model: str) -> tuple[list[int], float]:
+        """Reads the marks from the archive; returns the segments to encode, and when the video is due again.
+
+        Raises DamagedState.
+        """
+        again = self._recount(video)
         most = self._settings.max_pending_segments
         (missing,) = self._store.coverage.list_pending([video.id], model, most)
         if missing is None:
             raise DamagedState(f"the marks of {video.id} were damaged again while they were read from the archive")
-        return missing
+        return missing, again
+
+    def _recount(self, video: Video) -> float:
+        """Reads the marks from the archive if they are lost; returns when the video is due again."""
+        self._store.count_video(video)
+        return self._store.agenda.postpone(due.VIDEOS, video.id, in_s=self._settings.recheck_after_s)
 
     def _inspect_duplicate(self, video: Video) -> None:
         """Follows the video whose frames it uses: fails if that one failed, is sampled if that one is gone."""
         assert video.duplicate_of is not None
-        self._store.count_video(video)  # a duplicate has no segments, but this finds its open questions
+        again = self._recount(video)  # a duplicate has no segments, but this finds its open questions
         try:
             holder = self._store.read_video(video.duplicate_of)
         except NotFound:
@@ -126,7 +137,7 @@ class Inspector:
         for question_id in self._store.agenda.list_waiting(video.id, None):
             self.inspect_question(question_id)
         if holder.settled:
-            self._store.agenda.remove(due.VIDEOS, video.id)
+            self._store.agenda.finish(due.VIDEOS, video.id, again)
 
     # questions
 

@@ -17,6 +17,7 @@ class Intake:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._inspector = Inspector(store, settings.jobs)
+        self._retry_again_s = settings.jobs.reconcile_interval_s
         api = settings.api
         self._limits = Limits(
             api.max_unsettled_questions, api.max_waiting_questions_per_video, api.max_waiting_questions
@@ -97,6 +98,9 @@ class Intake:
             self._store.update_video(video)
         self._store.agenda.put(due.VIDEOS, holder_id)
         self._inspector.inspect_video(holder_id)
+        self._store.agenda.put(
+            due.VIDEOS, holder_id, in_s=self._retry_again_s
+        )  # the job that failed may still be ending
         return video
 
     def delete_video(self, video_id: str) -> None:

@@ -4,7 +4,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from configs.settings import JobSettings
@@ -39,6 +41,17 @@ class Handler(NamedTuple):
 
 
 Handlers = Mapping[str, Handler]
+
+_ADVANCE: ContextVar[Callable[[], None]] = ContextVar("advance", default=lambda: None)
+
+
+def note_progress() -> None:
+    """Says, within a handler, that this attempt got further than those before it.
+
+    Earlier attempts no longer count: only a job that stands still is given up. A suspect is no longer alone: what
+    killed its process lies behind it.
+    """
+    _ADVANCE.get()()
 
 
 class Runner:
@@ -80,18 +93,14 @@ class Runner:
         if before >= limit:
             self._give_up(handler, job_id, args, f"its worker died {before} times while working on it")
             return
-        alone = handler.alone_if_suspect and before > 0
-        with self._company.join(alone=alone, wait_s=self._settings.exclusive_wait_s) as joined:
-            if not joined:
+        if not handler.alone_if_suspect:
+            self._begin(handler, job_id, args, limit, lambda: None)
+            return
+        with self._company.join(alone=before > 0, wait_s=self._settings.exclusive_wait_s) as seat:
+            if seat is None:
                 self._look_again(job_id, self._settings.exclusive_wait_s)
-                return
-            # Counted only now: if another job kills the process during the wait, this one is not to blame.
-            attempt = self._attempts.begin(job_id)
-            self._begun.add(job_id)
-            try:
-                self._attempt(handler, job_id, args, attempt, limit)
-            finally:
-                self._begun.discard(job_id)
+            else:
+                self._begin(handler, job_id, args, limit, partial(self._company.admit_others, seat))
 
     def give_back(self, job_id: str) -> None:
         """Gives a job back because the process was told to stop. The attempt does not count."""
@@ -115,6 +124,24 @@ class Runner:
         except RedisUnavailable:
             self._unforgiven.append(job_id)
             raise
+
+    def _begin(
+        self, handler: Handler, job_id: str, args: list[Any], limit: int, admit_others: Callable[[], None]
+    ) -> None:
+        # Counted only now: if another job kills the process during the wait, this one is not to blame.
+        attempt = self._attempts.begin(job_id)
+
+        def advance() -> None:
+            self._attempts.forgive_earlier(job_id)
+            admit_others()
+
+        self._begun.add(job_id)
+        token = _ADVANCE.set(advance)
+        try:
+            self._attempt(handler, job_id, args, attempt, limit)
+        finally:
+            _ADVANCE.reset(token)
+            self._begun.discard(job_id)
 
     def _attempt(self, handler: Handler, job_id: str, args: list[Any], attempt: int, limit: int) -> None:
         began = time.monotonic()

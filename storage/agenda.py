@@ -43,6 +43,11 @@ redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
 return 1
 """
+_FINISH = """
+local due = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if due and tonumber(due) == tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 1
+"""
 
 
 class Limits(NamedTuple):
@@ -60,6 +65,7 @@ class Agenda:
         self._redis = redis
         self._admit = redis.register_script(_ADMIT)
         self._wait = redis.register_script(_WAIT)
+        self._finish = redis.register_script(_FINISH)
 
     def put(self, agenda: str, *ids: str, in_s: float = 0.0) -> None:
         """Makes these items due in `in_s` seconds at the latest."""
@@ -68,11 +74,18 @@ class Agenda:
             with redis_errors():
                 self._redis.zadd(agenda, dict.fromkeys(ids, due), lt=True)
 
-    def postpone(self, agenda: str, *ids: str, in_s: float) -> None:
-        """Makes these items due in `in_s` seconds, unless they were settled meanwhile."""
+    def postpone(self, agenda: str, *ids: str, in_s: float) -> float:
+        """Makes these items due in `in_s` seconds, unless they were settled meanwhile; returns when, for `finish`."""
+        due = time.time() + in_s
         if ids:
             with redis_errors():
-                self._redis.zadd(agenda, dict.fromkeys(ids, time.time() + in_s), xx=True)
+                self._redis.zadd(agenda, dict.fromkeys(ids, due), xx=True)
+        return due
+
+    def finish(self, agenda: str, item_id: str, due: float) -> None:
+        """Removes an item that was inspected, unless another process made it due again after `postpone`."""
+        with redis_errors():
+            self._finish(keys=[agenda], args=[item_id, repr(due)])
 
     def remove(self, agenda: str, item_id: str) -> None:
         """Removes an item, because it is settled or gone."""

@@ -1,7 +1,6 @@
 """Which segments of a video are sampled and encoded: bitmaps in Redis, read for a stretch, counted for a video."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -211,7 +210,7 @@ class Coverage:
         with redis_errors():
             self._mark(
                 keys=[key, _totals_key(video_id), _partial_key(video_id), deleted_key(video_id), *more_keys],
-                args=[counter, int(time.time()), IDLE_S, *marks],
+                args=[counter, IDLE_S, *marks],
             )
 
 

@@ -1,11 +1,11 @@
 """The Lua scripts of coverage.py. Redis runs each of them atomically."""
 
 # Marks segments (number, frames, mask unless it is full), and counts those whose bit is set for the first time.
-# The pace is that since work last stood still for ARGV[3] seconds: `:base` frames were done by then, at `:since`.
+# Pace is measured since the last pause longer than ARGV[2] s: `:base` is the frame count when it ended, at `:since`.
 MARK = """
 if redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 local marked = false
-for at = 4, #ARGV, 3 do
+for at = 3, #ARGV, 3 do
   local segment, frames, mask = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if redis.call('SETBIT', KEYS[1], segment, 1) == 0 then
     redis.call('HINCRBY', KEYS[2], ARGV[1], frames)
@@ -15,11 +15,11 @@ for at = 4, #ARGV, 3 do
   if KEYS[5] then redis.call('HDEL', KEYS[5], segment) end
 end
 if marked then
-  local last = redis.call('HGET', KEYS[2], ARGV[1] .. ':last')
-  if not last or ARGV[2] - last > tonumber(ARGV[3]) then
-    redis.call('HSET', KEYS[2], ARGV[1] .. ':since', ARGV[2], ARGV[1] .. ':base', redis.call('HGET', KEYS[2], ARGV[1]))
+  local now, last = redis.call('TIME')[1], redis.call('HGET', KEYS[2], ARGV[1] .. ':last')
+  if not last or now - last > tonumber(ARGV[2]) then
+    redis.call('HSET', KEYS[2], ARGV[1] .. ':since', now, ARGV[1] .. ':base', redis.call('HGET', KEYS[2], ARGV[1]))
   end
-  redis.call('HSET', KEYS[2], ARGV[1] .. ':last', ARGV[2])
+  redis.call('HSET', KEYS[2], ARGV[1] .. ':last', now)
 end
 if KEYS[6] then redis.call('SADD', KEYS[6], string.sub(ARGV[1], 9)) end -- encoded:FINGERPRINT
 return 1

@@ -29,6 +29,8 @@ def finish_deletion(store: Store, video_id: str) -> None:
     question_ids = store.index.list_questions(video_id, None, EVERY_QUESTION)
     store.archive.delete_video(video_id)
     store.cache.forget_settled(question_ids)
+    if video is not None and video.duplicate_of is not None:
+        store.agenda.stop_waiting(video.duplicate_of, question_ids)
     store.forget_video(video or video_id)
     store.agenda.remove(due.DELETIONS, video_id)
 

@@ -22,12 +22,12 @@ class Hold:
         self._lock = lock
 
     def renew(self) -> bool:
-        """Extends the lock to its full time from now on; False if it ran out and another process may hold it."""
+        """Holds the lock for its full time from now on, taking it again if it ran out; False if another process did."""
         with redis_errors():
             try:
                 self._lock.reacquire()
             except LockError:
-                return False
+                return bool(self._lock.acquire(blocking=False))
         return True
 
 

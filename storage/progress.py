@@ -24,8 +24,11 @@ def describe_progress(video: Video, counts: Totals) -> Progress:
 
 
 def _eta_s(counts: Totals, expected: int | None) -> float | None:
-    """None while nothing tells the pace: before a second segment is encoded, and while work stands still."""
-    now_s, pace = time.time(), counts.pace
-    if expected is None or pace is None or pace.frames <= 0 or now_s - pace.last_s > IDLE_S:
+    """None while the speed is unknown: before a second segment is encoded, and after a pause of `IDLE_S`."""
+    pace = counts.pace
+    if expected is None or pace is None or time.time() - pace.last_s > IDLE_S:
         return None
-    return round((now_s - pace.since_s) / pace.frames * max(expected - counts.encoded, 0), 1)
+    elapsed_s = pace.last_s - pace.since_s
+    if pace.frames <= 0 or elapsed_s <= 0:
+        return None
+    return round(elapsed_s / pace.frames * max(expected - counts.encoded, 0), 1)

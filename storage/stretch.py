@@ -45,11 +45,9 @@ class Stretch:
     def frames_expected(self) -> int | None:
         """Frames that the stretch has in the end; None while the length of the video is not known."""
         total = self._frames_of_video
-        if self.open_end and total is None:
+        if total is None:
             return None
-        if self.open_end or (total is not None and total < self.slots.stop):
-            return len(range(self.slots.start, total or 0))
-        return len(self.slots)
+        return len(range(self.slots.start, total if self.open_end else min(total, self.slots.stop)))
 
     @property
     def frames_missing(self) -> int:

@@ -4,7 +4,6 @@ import base64
 import errno
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +61,7 @@ def fetch_file(url: str, into: Path, settings: IngestSettings, still_wanted: Cal
     try:
         with _translate_errors(url), open_pool(settings, patience) as pool:
             fetched = _follow_redirects(pool, url, partial, settings, patience)
+        still_wanted()
         partial.replace(into)
         return fetched
     finally:
@@ -75,13 +75,13 @@ def _follow_redirects(
         address, headers = _prepare_request(url)
         patience.await_headers()
         with pool.stream("GET", address, headers=headers) as response:
-            patience.end_headers()
+            patience.begin_body()
             location = _read_header(response, b"location")
             if response.status in REDIRECTS and location:
                 url = urljoin(url, location)
                 continue
             _check_status(response, url)
-            return _receive_body(response, partial, settings)
+            return _receive_body(response, partial, settings, patience)
     raise FetchRefused(f"{redact(url)} redirects more than {settings.max_redirects} times (ingest.max_redirects)")
 
 
@@ -114,7 +114,7 @@ def _check_status(response: httpcore.Response, url: str) -> None:
     )
 
 
-def _receive_body(response: httpcore.Response, partial: Path, settings: IngestSettings) -> Fetched:
+def _receive_body(response: httpcore.Response, partial: Path, settings: IngestSettings, patience: Patience) -> Fetched:
     packed = _read_header(response, b"content-encoding") or "identity"
     if packed.lower() != "identity":
         shown = escape_controls(packed[:SHOWN_CHARS])
@@ -124,12 +124,12 @@ def _receive_body(response: httpcore.Response, partial: Path, settings: IngestSe
     promised = _read_header(response, b"content-length") or "0"
     _check_size(int(promised), settings)
     _check_disk(partial.parent, int(promised), settings)
-    digest, size, looked_at, began = hashlib.sha256(), 0, 0, time.monotonic()
+    digest, size, looked_at = hashlib.sha256(), 0, 0
     with partial.open("wb") as file:
         for chunk in response.iter_stream():  # as sent: nothing is decompressed, so nothing can grow
             size += len(chunk)
             _check_size(size, settings)
-            _check_rate(size, time.monotonic() - began, settings)
+            patience.body_bytes = size
             if size - looked_at >= LOOK_AT_DISK_EVERY_BYTES:
                 _check_disk(partial.parent, 0, settings)
                 looked_at = size
@@ -146,15 +146,6 @@ def _read_header(response: httpcore.Response, name: bytes) -> str | None:
 def _check_size(size_bytes: int, settings: IngestSettings) -> None:
     if size_bytes > settings.max_download_bytes:
         raise SourceTooLarge(f"the file is larger than {settings.max_download_bytes} bytes (ingest.max_download_bytes)")
-
-
-def _check_rate(size_bytes: int, elapsed_s: float, settings: IngestSettings) -> None:
-    """A server that sends a byte now and then would hold one of a few download slots for hours."""
-    if elapsed_s > settings.read_timeout_s + size_bytes / settings.min_download_bytes_per_s:
-        raise SourceInterrupted(
-            f"the server sends less than {settings.min_download_bytes_per_s} bytes a second "
-            "(ingest.min_download_bytes_per_s)"
-        )
 
 
 def _check_disk(folder: Path, coming_bytes: int, settings: IngestSettings) -> None:

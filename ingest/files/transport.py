@@ -39,15 +39,18 @@ class Patience:
         self._still_wanted = still_wanted
         self._ends_at = time.monotonic() + settings.download_timeout_s
         self._headers_end_at = math.inf
+        self._body_began_at = math.inf
         self._asked_at = time.monotonic()
+        self.body_bytes = 0  # content received; chunk headers and trailers do not count
 
     def await_headers(self) -> None:
         """Starts the deadline for the next answer's headers (`header_timeout_s`)."""
         self._headers_end_at = time.monotonic() + self._settings.header_timeout_s
+        self._body_began_at = math.inf
 
-    def end_headers(self) -> None:
-        """Ends that deadline: the headers have arrived."""
-        self._headers_end_at = math.inf
+    def begin_body(self) -> None:
+        """Ends that deadline: the headers have arrived. The body has to come at `min_download_bytes_per_s`."""
+        self._headers_end_at, self._body_began_at, self.body_bytes = math.inf, time.monotonic(), 0
 
     def check(self) -> None:
         """Raises if it is time to stop."""
@@ -58,6 +61,11 @@ class Patience:
         if now > self._headers_end_at:
             limit_s = self._settings.header_timeout_s
             raise SourceInterrupted(f"the server's headers took longer than {limit_s:g} s (ingest.header_timeout_s)")
+        least = self._settings.min_download_bytes_per_s
+        if now - self._body_began_at > self._settings.read_timeout_s + self.body_bytes / least:
+            raise SourceInterrupted(
+                f"the server sends less than {least} bytes a second (ingest.min_download_bytes_per_s)"
+            )
         if now - self._asked_at >= ASK_INTERVAL_S:
             self._asked_at = now
             self._still_wanted()

@@ -45,6 +45,8 @@ class Site(BaseHTTPRequestHandler):
             self._send(None, gzip.compress(CONTENT), encoding="gzip")
         elif route == "trickle":
             self._trickle(b"HTTP/1.1 200 OK\r\n\r\n")
+        elif route == "trickled-chunk":
+            self._trickle(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=")
         elif route == "trickled-header":
             self._trickle(b"HTTP/1.1 200 OK\r\nX: ")
         elif route == "steering":

@@ -58,6 +58,7 @@ def test_the_credentials_in_an_address_are_sent(port: int, into: Path) -> None:
         ("packed", {}, SourceUnavailable, "the server sends the file compressed (gzip)"),
         ("trickle", {"download_timeout_s": 0.3}, SourceTooLarge, "longer than 0.3 s (ingest.download_timeout_s)"),
         ("trickle", {"read_timeout_s": 0.3}, SourceInterrupted, "(ingest.min_download_bytes_per_s)"),
+        ("trickled-chunk", {"read_timeout_s": 0.3}, SourceInterrupted, "(ingest.min_download_bytes_per_s)"),
         ("trickled-header", {"download_timeout_s": 0.3}, SourceTooLarge, "longer than 0.3 s"),
         ("trickled-header", {"header_timeout_s": 0.3}, SourceInterrupted, "longer than 0.3 s (ingest.header_timeout_s"),
     ],

@@ -372,3 +372,26 @@ def test_a_pass_inspects_only_what_is_due(store: Store, settings: Settings, monk
     store.create_segment(video.id, 0, make_frames(5))
     reconciler.run_once()
     assert looked == [video.id]
+
+
+def test_a_video_that_becomes_due_while_it_is_inspected_stays_on_the_agenda(store: Store, settings: Settings) -> None:
+    video = add_encoded(store, 70, encoded=2)
+    inspector = Inspector(store, settings.jobs)
+    (sight,) = inspector.see_videos([video.id])
+    store.coverage.unmark_encoded(video.id, 1, 0b111111, MODEL)  # another process finds the record gone
+    store.agenda.put(due.VIDEOS, video.id)
+    assert inspector.find_jobs(sight) == []
+    assert store.agenda.list_due(due.VIDEOS, 10) == [video.id]
+    inspector.inspect_video(video.id)
+    assert inspector.queues.list_live(ENCODE, [encode_call(video.id, 1).id])
+
+
+def test_a_deleted_duplicate_leaves_no_question_with_its_holder(store: Store, settings: Settings) -> None:
+    holder = add_encoded(store, 10, encoded=0)
+    copy = make_video(status="duplicate", duplicate_of=holder.id)
+    store.add_video(copy)
+    question = ask(store, settings, copy)
+    assert store.agenda.list_waiting(holder.id, None) == [question.id]
+    delete_video(store, copy.id)
+    assert store.agenda.list_waiting(holder.id, None) == []
+    assert store.agenda.count(due.WAITING) == 0

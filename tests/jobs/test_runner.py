@@ -10,8 +10,8 @@ from redis import Redis
 from configs.settings import JobSettings, Settings
 from jobs.attempts import Attempts
 from jobs.company import Company
-from jobs.names import answer_job_id, encode_job_id, ingest_job_id
-from jobs.runner import Handler, Runner
+from jobs.names import answer_job_id, encode_job_id, fetch_job_id, ingest_job_id
+from jobs.runner import Handler, Runner, note_progress
 from storage import agenda as due
 from storage.errors import ArchiveUnavailable, GivenAway, JobNotAllowed, RedisUnavailable
 from storage.ids import new_question_id, new_video_id
@@ -223,17 +223,78 @@ def test_a_suspect_that_cannot_be_alone_is_put_back_uncounted(store: Store, sett
     assert scene.ran == 2
 
 
+def test_a_suspect_that_makes_progress_is_no_longer_alone_and_its_past_is_forgiven(
+    store: Store, settings: Settings
+) -> None:
+    go, running = threading.Event(), list[str]()
+
+    def work(video_id: str, _: int) -> None:
+        running.append(video_id)
+        if video_id == "suspect":
+            note_progress()
+        assert go.wait(30)
+
+    runner = Runner(store, settings.jobs, {"encode_segment": Handler(work, lambda *_: None)})
+    Attempts(store.state).begin(JOB_ID)
+    Attempts(store.state).begin(JOB_ID)
+    threads = []
+    for name, job_id in (("suspect", JOB_ID), ("other", encode_job_id(VIDEO_ID, 1))):
+        data = json.dumps(["encode_segment", None, [name, 0], {}]).encode()
+        threads.append(threading.Thread(target=runner.run, args=(job_id, data)))
+        threads[-1].start()
+        wait_until(lambda: name in running)  # noqa: B023 - called at once
+    assert Attempts(store.state).count(JOB_ID) == 1
+    go.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_downloads_neither_wait_for_a_suspect_nor_keep_it_waiting(store: Store, settings: Settings) -> None:
+    go, running = threading.Event(), list[str]()
+
+    def work(name: str) -> Callable[..., None]:
+        def run(*_: object) -> None:
+            running.append(name)
+            assert go.wait(30)
+
+        return run
+
+    handlers = {
+        "encode_segment": Handler(work("suspect"), lambda *_: None),
+        "fetch_video": Handler(work("download"), lambda *_: None, alone_if_suspect=False),
+    }
+    runner = Runner(store, settings.jobs, handlers)
+    Attempts(store.state).begin(JOB_ID)
+    jobs = [("fetch_video", fetch_job_id(VIDEO_ID), [VIDEO_ID]), ("encode_segment", JOB_ID, [VIDEO_ID, 0])]
+    threads = []
+    for name, job_id, args in [*jobs, ("fetch_video", fetch_job_id(new_video_id()), [VIDEO_ID])]:
+        data = json.dumps([name, None, args, {}]).encode()
+        threads.append(threading.Thread(target=runner.run, args=(job_id, data)))
+        threads[-1].start()
+        wait_until(lambda: len(running) == len(threads))
+    assert running == ["download", "suspect", "download"]
+    go.set()
+    for thread in threads:
+        thread.join()
+
+
 def test_company_admits_many_jobs_or_one_alone() -> None:
     company = Company()
     with company.join(alone=False, wait_s=0) as one, company.join(alone=False, wait_s=0) as two:
-        assert (one, two) == (True, True)
+        assert one
+        assert two
         with company.join(alone=True, wait_s=0.05) as alone:
             assert not alone
     with company.join(alone=True, wait_s=0.05) as alone:
         assert alone
         with company.join(alone=True, wait_s=0.05) as other:
             assert not other
-    with company.join(alone=False, wait_s=0) as after:
+        company.admit_others(alone)
+        with company.join(alone=False, wait_s=0) as beside:
+            assert beside
+            with company.join(alone=True, wait_s=0.05) as other:
+                assert not other
+    with company.join(alone=True, wait_s=0.05) as after:
         assert after
 
 

@@ -134,13 +134,15 @@ def test_only_one_process_holds_a_lock_and_an_abandoned_lock_expires(store: Stor
         assert after
 
 
-def test_renewing_a_lock_extends_it_unless_it_is_lost(store: Store) -> None:
+def test_renewing_a_lock_extends_it_unless_another_process_took_it(store: Store) -> None:
     with store.locks.hold("x", hold_s=30) as held:
         assert held
         store.state.pexpire("lw:lock:x", 5000)
         assert held.renew()
         assert store.state.pttl("lw:lock:x") > 20_000
         store.state.delete("lw:lock:x")
+        assert held.renew()  # it ran out, but nobody took it
+        store.state.set("lw:lock:x", "another process")
         assert not held.renew()
 
 
