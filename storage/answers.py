@@ -127,11 +127,12 @@ class Answers:
         keys = [_stream_key(question_id), question_state_key(question_id), fence_key(question_id), QUESTIONS, WAITING]
         self._run(self._settle, question_id, keys, [question_id, _encode_piece("done"), self._ttl_s, CLOSED, KNOWN_S])
 
-    def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:
-        """Appends a piece of this attempt; returns whether the rest is still wanted. Raises GivenAway."""
+    def send(self, fence: Fence, text: str) -> bool:
+        """Appends text of this attempt; returns whether the rest is still wanted. Raises GivenAway."""
         question_id = fence.target
         keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
-        sent = self._run(self._send, question_id, keys, [fence.token, _encode_piece(kind, text), self._ttl_s, KNOWN_S])
+        args = [fence.token, _encode_piece("text", text), self._ttl_s, KNOWN_S]
+        sent = self._run(self._send, question_id, keys, args)
         if sent == 0:
             raise GivenAway(f"another attempt at {question_id} has taken over, or has ended")
         return sent == 1
