@@ -131,8 +131,8 @@ class Answers:
         """Appends text of this attempt; returns whether the rest is still wanted. Raises GivenAway."""
         question_id = fence.target
         keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
-        args = [fence.token, _encode_piece("text", text), self._ttl_s, KNOWN_S]
-        sent = self._run(self._send, question_id, keys, args)
+        piece = _encode_piece("text", text)
+        sent = self._run(self._send, question_id, keys, [fence.token, piece, self._ttl_s, KNOWN_S])
         if sent == 0:
             raise GivenAway(f"another attempt at {question_id} has taken over, or has ended")
         return sent == 1
