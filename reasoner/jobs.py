@@ -158,13 +158,13 @@ class ReasonerJobs:
                 first_token_s = asked.queue_s + time.monotonic() - asked.began
             text, held = text + piece, held + piece
             if held and time.monotonic() - sent_at > PIECE_S:
-                wanted = self._store.answers.send(asked.fence, "text", held)
+                wanted = self._store.answers.send(asked.fence, held)
                 held, sent_at = "", time.monotonic()
                 if not wanted:
                     finish_reason = "cancelled"
                     break
         if held:
-            self._store.answers.send(asked.fence, "text", held)
+            self._store.answers.send(asked.fence, held)
         if known is None and outcome.rows is not None:
             rows = outcome.rows.astype(np.float16)
             self._store.cache.write_rows(rows_name, self._engine.fingerprint, outcome.fusion_frames, rows)

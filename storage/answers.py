@@ -129,11 +129,12 @@ class Answers:
         keys += [QUESTIONS, WAITING, waiting_key(holder_id)]
         self._run(self._settle, question_id, keys, [question_id, _encode_piece("done"), self._ttl_s, CLOSED, KNOWN_S])
 
-    def send(self, fence: Fence, kind: PieceKind, text: str = "") -> bool:
-        """Appends a piece of this attempt; returns whether the rest is still wanted. Raises GivenAway."""
+    def send(self, fence: Fence, text: str) -> bool:
+        """Appends text of this attempt; returns whether the rest is still wanted. Raises GivenAway."""
         question_id = fence.target
         keys = [_stream_key(question_id), fence_key(question_id), *_unwanted_keys(question_id)]
-        sent = self._run(self._send, question_id, keys, [fence.token, _encode_piece(kind, text), self._ttl_s, KNOWN_S])
+        piece = _encode_piece("text", text)
+        sent = self._run(self._send, question_id, keys, [fence.token, piece, self._ttl_s, KNOWN_S])
         if sent == 0:
             raise GivenAway(f"another attempt at {question_id} has taken over, or has ended")
         return sent == 1

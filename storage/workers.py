@@ -15,7 +15,7 @@ from storage.errors import DamagedState
 
 log = logging.getLogger(__name__)
 
-FINGERPRINT = re.compile(r"\w*", re.ASCII)  # not only hexadecimal: tests use names
+FINGERPRINT = re.compile(r"[0-9a-f]*")
 
 ALIVE = "lw:workers"  # set of names; a worker is alive until its own key expires
 ADOPTED = "lw:model:adopted"

@@ -174,8 +174,9 @@ def an_answer(text: str, **fields: Any) -> Answer:
 
 def begin(store: Store, question_id: str) -> Fence:
     """Begins an attempt at a question as the reasoner does."""
-    store.set_question_state(question_id, "running")
-    return store.fences.take(question_id)
+    fence = store.fences.take(question_id)
+    assert store.answers.begin(fence)
+    return fence
 
 
 def settle(store: Store, question_id: str, text: str, status: QuestionStatus = "done") -> None:

@@ -133,7 +133,7 @@ def test_the_request_waits_for_the_answer_as_long_as_preferred(http: httpx.Clien
     def answer_the_new_one() -> None:
         wait_until(lambda: set(store.index.list_questions(video_id, None, 10)) - known)
         (question_id,) = set(store.index.list_questions(video_id, None, 10)) - known
-        store.answers.send(begin(store, question_id), "text", "red")
+        store.answers.send(begin(store, question_id), "red")
         settle(store, question_id, "red")
 
     reasoner = threading.Thread(target=answer_the_new_one)

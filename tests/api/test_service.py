@@ -43,14 +43,14 @@ def test_the_process_is_alive_and_ready_once_every_part_is(http: httpx.Client, s
 
 def test_what_works_but_needs_attention_is_noted(http: httpx.Client, store: Store) -> None:
     announce(store, "ingest", trouble="cannot use the archive at /x: \x1b[2J full")
-    announce(store, "encode", fingerprint="one")
-    announce(store, "reason", fingerprint="two")
+    announce(store, "encode", fingerprint="aaaa")
+    announce(store, "reason", fingerprint="bbbb")
     store.index.report_unreadable("/x/video.json", "written by a newer Longwatch")
     notes = http.get("/readyz").json()["notes"]
     assert [note for note in notes if "archive" in note] == [
         r"ingest worker on here: cannot use the archive at /x: \x1b[2J full"
     ]
-    assert [note for note in notes if "one, two" in note]
+    assert [note for note in notes if "aaaa, bbbb" in note]
     assert [note for note in notes if "newer" in note]
     store.index.forget_unreadable()
     store.state.delete("lw:state:ready")

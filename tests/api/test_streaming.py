@@ -24,14 +24,13 @@ def test_an_answer_is_streamed_as_it_is_generated(http: httpx.Client, seed: Seed
     reader = Reader(http, "POST", f"/v1/videos/{seed().id}/questions", json={"question": "?"})
     wait_until(lambda: reader.names == ["question"])
     question_id = json.loads(reader.events[0][1])["id"]
-    store.answers.send(begin(store, question_id), "text", "a red")
+    store.answers.send(begin(store, question_id), "a red")
     wait_until(lambda: reader.text == "a red")
 
     fence = begin(store, question_id)  # the reasoner died, another took over
-    store.answers.send(fence, "restart")
     pieces = ("two\nlines", "\n", "  and\u2028a rest\u0085 ü")
     for piece in pieces:
-        store.answers.send(fence, "text", piece)
+        store.answers.send(fence, piece)
     joined = Reader(http, "GET", f"/v1/questions/{question_id}")
     wait_until(lambda: joined.text == "".join(pieces))
     settle(store, question_id, "".join(pieces))
@@ -56,7 +55,7 @@ def test_a_stream_carries_the_whole_text_whatever_pieces_were_lost(
     reader = Reader(http, "GET", f"/v1/questions/{asked.id}")
     fence = begin(store, asked.id)
     for piece in sent:
-        store.answers.send(fence, "text", piece)
+        store.answers.send(fence, piece)
     wait_until(lambda: reader.text == "".join(sent))
     settle(store, asked.id, "red")
     assert reader.finish()["answer"]["text"] == reader.text == "red"
@@ -72,7 +71,7 @@ def test_pieces_that_come_between_the_last_read_and_the_end_are_sent(
         wait_until(lambda: reader.names)  # noqa: B023 - waited for within the round
         fence = begin(store, asked.id)
         for piece in "red":
-            store.answers.send(fence, "text", piece)
+            store.answers.send(fence, piece)
         settle(store, asked.id, "red")
         assert (reader.finish()["status"], reader.text) == ("done", "red"), round_
         store.state.delete(f"lw:pieces:{asked.id}")  # as if it had just been asked

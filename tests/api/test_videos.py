@@ -11,10 +11,12 @@ from configs.settings import Settings
 from jobs.intake import Intake
 from jobs.names import ANSWER, FETCH, INGEST
 from jobs.queues import Queues
+from storage.archive import Archive
 from storage.documents import Problem
 from storage.ids import new_video_id
 from storage.store import Store
 from tests.api.conftest import MODEL, Seed, new_question, require_problem
+from tests.durability import make_step, record_steps
 
 FILE = b"not yet looked into " * 1000
 
@@ -121,6 +123,19 @@ def test_an_upload_goes_into_the_archive_so_that_any_host_can_ingest_it(
     assert "/" not in kept.source
     assert kept.source.isprintable()
     assert kept.source.endswith("days [1].mp4")
+
+
+def test_an_upload_is_synced_before_the_archive_takes_it(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, put = record_steps(monkeypatch), Archive.put_source
+    synced: list[bool] = []
+
+    def look(self: Archive, video_id: str, file: Path) -> None:
+        synced.append(make_step("sync", file.stat()) in steps)
+        put(self, video_id, file)
+
+    monkeypatch.setattr(Archive, "put_source", look)
+    assert http.post("/v1/videos", files={"file": ("a.mp4", b"in the buffer")}).status_code == 202
+    assert synced == [True]
 
 
 def test_uploading_the_same_bytes_again_returns_the_video_that_has_them(

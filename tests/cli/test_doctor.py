@@ -1,6 +1,7 @@
 """What `longwatch doctor` finds: a working service, and each thing that stops it from working."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,18 @@ def test_waiting_workers_and_different_models_are_named(settings: Settings, stor
     waits, models = faults(settings)
     assert (waits.words, waits.needed) == ("encode worker waits: the archive is read-only", False)
     assert ("aaaa, bbbb" in models.words, models.needed) == (True, False)
+
+
+@pytest.mark.parametrize("ahead_s", [60, -60])
+def test_a_clock_that_differs_from_that_of_redis_is_a_fault(
+    ahead_s: int, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead_s)
+    (state,) = faults(settings)
+    assert (state.part, state.needed) == ("state", True)
+    assert "this host's clock and that of the state's Redis differ" in state.words
+    assert "NTP" in state.words
 
 
 def test_damaged_and_newer_documents_are_named_by_path(settings: Settings, store: Store) -> None:

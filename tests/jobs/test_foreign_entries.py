@@ -22,7 +22,8 @@ def test_workers_cannot_be_suspended_through_redis(store: Store) -> None:
     thread.check_for_suspension(burst=False)  # RQ's own method reads the key and would wait here
 
 
-def test_an_invalid_model_name_is_removed(store: Store) -> None:
-    store.state.set(MODEL, "\x1b]0;no model\x07")
+@pytest.mark.parametrize("name", ["\x1b]0;no model\x07", "no_model", "٣", "0123456789abcdef\n"])
+def test_a_model_that_is_not_hexadecimal_is_removed(name: str, store: Store) -> None:
+    store.state.set(MODEL, name)
     assert store.workers.read_model() == ""
     assert not store.state.exists(MODEL)  # the next heartbeat announces the real one

@@ -61,9 +61,9 @@ def test_a_queued_question_is_cancelled_at_once_and_leaves_the_queue(intake: Int
 def test_a_running_question_is_asked_to_stop_and_its_worker_ends_it(intake: Intake, store: Store) -> None:
     question = intake.add_question(make_question(add_encoded(store, 64)))
     fence = store.fences.take(question.id)
-    store.set_question_state(question.id, "running")
+    assert store.answers.begin(fence)
     assert intake.cancel_question(question.id).status == "running"
-    assert store.answers.send(fence, "text", "the current piece") is False
+    assert store.answers.send(fence, "the current piece") is False
     store.settle_question(question.model_copy(update={"status": "cancelled"}), fence)
     assert store.read_question(question.id).status == "cancelled"
 
@@ -80,7 +80,7 @@ def test_an_attempt_that_begins_while_its_question_is_cancelled_does_not_count(i
     early = store.fences.take(question.id)  # dequeued, but not yet marked as running
     assert intake.cancel_question(question.id).status == "cancelled"
     with pytest.raises(GivenAway):
-        store.answers.send(early, "text", "x")
+        store.answers.send(early, "x")
 
 
 def test_cancelling_leaves_the_end_to_an_attempt_that_begins_later(

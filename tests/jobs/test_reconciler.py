@@ -17,6 +17,7 @@ from storage.archive import Archive
 from storage.deletion import delete_video
 from storage.documents import Problem, Question, Video
 from storage.errors import ArchiveUnavailable, LongwatchError, RedisUnavailable
+from storage.files import Files
 from storage.store import Store
 from storage.timeline import FULL_MASK
 from tests.storage.making import (
@@ -93,6 +94,40 @@ def test_a_folder_that_cannot_be_read_does_not_block_the_others(store: Store, se
     for _ in range(4):
         reconciler.run_once()
     assert count_waiting(store, INGEST) == 1
+
+
+@pytest.mark.parametrize("kind", ["videos", "questions"])
+def test_a_pass_leaves_the_archive_alone_after_three_errors(
+    kind: str, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in the place of a document stands for an archive that fails: each look may cost a time-out."""
+    video = make_video(kind="path")
+    for _ in range(5):
+        if kind == "videos":
+            item_id, agenda = make_video().id, due.VIDEOS
+            path = f"{item_id}/video.json"
+        else:
+            item_id, agenda = make_question(video).id, due.QUESTIONS
+            path = f"{video.id}/questions/{item_id}.json"
+        store.archive.files.write(f"{path}/odd", b"")
+        store.agenda.put(agenda, item_id)
+    store.index.set_ready(store.index.read_generation())
+    failed: list[str] = []
+    read = Files.read
+
+    def note_failure(self: Files, path: str) -> bytes | None:
+        try:
+            return read(self, path)
+        except ArchiveUnavailable:
+            failed.append(path)
+            raise
+
+    monkeypatch.setattr(Files, "read", note_failure)
+    reconciler = Reconciler(store, settings.jobs)
+    reconciler.run_once()
+    assert len(failed) == 3
+    reconciler.run_once()
+    assert len(set(failed)) == len(failed) == 5  # the others had their turn
 
 
 def test_no_exception_ends_the_reconciler(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -108,6 +109,18 @@ def test_a_fault_of_the_surroundings_is_not_counted(store: Store, settings: Sett
     assert scene.given_up == []
     assert (scene.runner.trouble or "").startswith("away (since ")
     assert settings.jobs.surroundings_retry_after_s - 5 < scene.due_in_s() <= settings.jobs.surroundings_retry_after_s
+
+
+def test_a_fault_of_the_surroundings_that_does_not_recur_is_no_longer_reported(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(store, settings.jobs, fail(ArchiveUnavailable("away")))
+    scene.run()
+    now, reported_s = time.monotonic, 3 * settings.jobs.surroundings_retry_after_s
+    monkeypatch.setattr(time, "monotonic", lambda: now() + reported_s / 2)
+    assert (scene.runner.trouble or "").startswith("away (since ")
+    monkeypatch.setattr(time, "monotonic", lambda: now() + reported_s)
+    assert scene.runner.trouble is None
 
 
 def test_an_attempt_that_ends_while_redis_is_away_is_forgiven_later(

@@ -91,6 +91,27 @@ def test_the_second_question_over_a_stretch_makes_no_prefix(
     assert language.count("prefill") == 2  # another stretch has its own prefix
 
 
+def test_a_full_cache_gives_up_its_old_prefix_before_a_new_one_is_made(
+    model: LlavaMini, prompts: PromptBuilder, loads: Loads, language: WatchedLanguage
+) -> None:
+    """Otherwise both would be in memory together."""
+    system, tokens = loads.stretch.load()
+    room_for_one = model.language.count_cache_bytes(len(system) + len(tokens))
+    engine = Engine(with_language(model, language), prompts, replace(LIMITS, prefix_cache_bytes=room_for_one))
+    ask(engine, model, loads.stretch, RED)
+    assert engine._prefixes.find(loads.stretch.key) is not None
+    language.calls.clear()
+    kept_meanwhile: list[bool] = []
+
+    def look(call: int) -> None:
+        if language.calls[-1][0] == "prefill":
+            kept_meanwhile.append(engine._prefixes.find(loads.stretch.key) is not None)
+
+    language.before = look
+    ask(engine, model, Loads(model, prompts, 40, seed=1).stretch, RED)
+    assert kept_meanwhile == [False]
+
+
 def test_concurrent_questions_get_the_same_answers_as_alone(
     model: LlavaMini, prompts: PromptBuilder, engine: Engine, language: WatchedLanguage
 ) -> None:

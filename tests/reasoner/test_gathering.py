@@ -270,6 +270,15 @@ def test_a_cache_that_keeps_nothing_ends_the_question_in_time(
         evicting.join()
 
 
+@pytest.mark.usefixtures("encoding")
+def test_fusions_for_another_model_end_the_question_before_its_time_limit(
+    settings: Settings, store: Store, video: Video
+) -> None:
+    gather = make_gatherer(settings, store, "0" * 16, video, MASKS)
+    with pytest.raises(FusionFailed, match=r"made the fusions, but not for this model \(0{16}\)"):
+        gather.fuse([4, 20, 5], 1, FRAMES_ASKED)
+
+
 def test_frames_that_cannot_be_fused_end_the_question_with_a_reason(
     settings: Settings, store: Store, video: Video, encoder: Encoder, encoding: Encoding
 ) -> None:

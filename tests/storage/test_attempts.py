@@ -20,13 +20,14 @@ def kinds(store: Store, question_id: str) -> list[tuple[str, str]]:
 def test_readers_get_no_pieces_of_an_attempt_that_lost_its_job(store: Store) -> None:
     question_id = new_question_id(new_video_id())
     first = store.fences.take(question_id)
-    assert store.answers.send(first, "text", "a red")
+    assert store.answers.begin(first)
+    assert store.answers.send(first, "a red")
     second = store.fences.take(question_id)
-    store.answers.send(second, "restart")
+    assert store.answers.begin(second)
     with pytest.raises(GivenAway):
-        store.answers.send(first, "text", " circle")
-    store.answers.send(second, "text", "a blue")
-    assert kinds(store, question_id) == [("text", "a red"), ("restart", ""), ("text", "a blue")]
+        store.answers.send(first, " circle")
+    store.answers.send(second, "a blue")
+    assert kinds(store, question_id) == [("state", ""), ("text", "a red"), ("restart", ""), ("text", "a blue")]
 
 
 def test_an_attempt_that_lost_its_job_cannot_settle_it(store: Store) -> None:
@@ -49,7 +50,7 @@ def test_an_attempt_that_wakes_after_the_end_changes_nothing(store: Store) -> No
     store.settle_question(question.model_copy(update={"status": "done"}), store.fences.take(question.id))
     before = kinds(store, question.id)
     with pytest.raises(GivenAway):
-        store.answers.send(late, "text", "late")
+        store.answers.send(late, "late")
     with pytest.raises(GivenAway):
         store.settle_question(question.model_copy(update={"status": "failed"}), late)
     store.state.flushall()  # the fence is gone, the settled document is not
@@ -62,9 +63,9 @@ def test_an_attempt_that_wakes_after_the_end_changes_nothing(store: Store) -> No
 def test_a_running_attempt_continues_after_a_flush(store: Store) -> None:
     _, question = add_question(store)
     first = store.fences.take(question.id)
-    store.answers.send(first, "text", "a")
+    store.answers.send(first, "a")
     store.state.flushall()
-    assert store.answers.send(first, "text", "b")
+    assert store.answers.send(first, "b")
     store.fences.check(first)
     store.settle_question(question.model_copy(update={"status": "done"}), first)
     assert kinds(store, question.id) == [("text", "b"), ("done", "")]
@@ -96,7 +97,7 @@ def test_a_cancelled_or_deleted_answer_is_not_wanted(store: Store) -> None:
     assert store.answers.is_wanted(question.id)
     store.answers.cancel(question.id)
     assert not store.answers.is_wanted(question.id)
-    assert store.answers.send(fence, "text", "the current piece") is False
+    assert store.answers.send(fence, "the current piece") is False
     other = make_question(video)
     store.add_question(other)
     store.index.mark_deleted(video.id)
@@ -107,7 +108,7 @@ def test_reading_waits_for_the_first_piece_and_no_longer(store: Store) -> None:
     question_id = new_question_id(new_video_id())
     assert list(store.answers.read(question_id, wait_s=0.05)) == []
     fence = store.fences.take(question_id)
-    sender = threading.Timer(0.2, lambda: store.answers.send(fence, "text", "x"))
+    sender = threading.Timer(0.2, lambda: store.answers.send(fence, "x"))
     sender.start()
     (piece,) = store.answers.read(question_id, wait_s=1.4)
     assert piece.text == "x"
@@ -120,7 +121,7 @@ def test_a_malformed_piece_is_skipped(store: Store) -> None:
     for junk in (b"x", b'["run", "this"]', b"[]", b'{"text": 1}', b"\xff"):
         store.state.xadd(f"lw:pieces:{question_id}", {"piece": junk})
     store.state.xadd(f"lw:pieces:{question_id}", {"other": "x"})
-    store.answers.send(store.fences.take(question_id), "text", "ours")
+    store.answers.send(store.fences.take(question_id), "ours")
     assert kinds(store, question_id) == [("text", "ours")]
 
 

@@ -50,7 +50,7 @@ def test_an_attempt_that_wakes_up_after_the_end_changes_nothing(store: Store, qu
     with pytest.raises(GivenAway):
         store.settle_question(question.model_copy(update={"status": "failed"}), late)
     with pytest.raises(GivenAway):
-        store.answers.send(late, "text", "late")
+        store.answers.send(late, "late")
     assert store.archive.read_question(question.id).status == "cancelled"
 
 

@@ -10,6 +10,7 @@ import pytest
 from configs.privacy import keep_files_private
 from storage.errors import ArchiveUnavailable
 from storage.files import SCRATCH, Files
+from tests.durability import make_step, record_steps
 
 
 @pytest.fixture
@@ -125,8 +126,8 @@ def test_a_deletion_ends_while_others_write_below_it(files: Files) -> None:
     assert scratch(files) == []
 
 
-@pytest.mark.parametrize("same_disk", [True, False])
-def test_a_source_is_stored_whole(files: Files, tmp_path: Path, same_disk: bool) -> None:
+def put_source(files: Files, tmp_path: Path, same_disk: bool) -> None:
+    """Puts a file of this disk or of another one into the archive."""
     folder = tmp_path if same_disk else Path("/dev/shm")
     if not same_disk and (not folder.is_dir() or folder.stat().st_dev == tmp_path.stat().st_dev):
         pytest.skip("this machine has one disk only")
@@ -136,8 +137,32 @@ def test_a_source_is_stored_whole(files: Files, tmp_path: Path, same_disk: bool)
         files.put("video/source", source)
     finally:
         source.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("same_disk", [True, False])
+def test_a_source_is_stored_whole(files: Files, tmp_path: Path, same_disk: bool) -> None:
+    put_source(files, tmp_path, same_disk)
     assert files.read("video/source") == b"source"
     assert scratch(files) == []
+
+
+@pytest.mark.parametrize("way", ["write", "create", "put", "put from another disk"])
+def test_a_file_survives_a_power_cut_as_soon_as_it_is_in_its_place(
+    way: str, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content is synced first, and its folder afterwards."""
+    steps = record_steps(monkeypatch)
+    if way == "write":
+        files.write("video/source", b"source")
+    elif way == "create":
+        files.create("video/source", b"source")
+    else:
+        put_source(files, tmp_path, same_disk=way == "put")
+    place = files.local_path("video/source")
+    assert place is not None
+    assert place.read_bytes() == b"source"
+    file, folder = place.stat(), place.parent.stat()
+    assert steps == [make_step("sync", file), make_step("place", file), make_step("sync", folder)]
 
 
 def test_a_copy_appears_only_once_it_is_whole(files: Files, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ STATE: dict[str, Callable[[Store], object]] = {
     "read_coverage": lambda store: store.read_coverage(VIDEO, range(3), MODEL),
     "add_question": lambda store: store.add_question(QUESTION),
     "settle_question": lambda store: store.settle_question(QUESTION, FENCE),
-    "send": lambda store: store.answers.send(FENCE, "text", "x"),
+    "send": lambda store: store.answers.send(FENCE, "x"),
     "read": lambda store: list(store.answers.read(QUESTION.id, wait_s=60)),
     "take": lambda store: store.fences.take(VIDEO.id),
     "hold": lambda store: store.locks.hold("x", 5).__enter__(),

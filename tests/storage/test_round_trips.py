@@ -56,7 +56,7 @@ def test_only_the_newest_attempt_begins_and_only_if_the_answer_is_wanted(store: 
         store.answers.begin(old)
     assert store.answers.begin(new)
     assert [piece.kind for piece in store.answers.read(question_id)] == ["state"]
-    store.answers.send(new, "text", "a")
+    store.answers.send(new, "a")
     assert store.answers.begin(new)  # as after an attempt that broke off
     assert [piece.kind for piece in store.answers.read(question_id)] == ["state", "text", "restart"]
     store.answers.cancel(question_id)
