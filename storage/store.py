@@ -299,8 +299,8 @@ class Store:
     def settle_question(self, question: Question, fence: Fence | None = None, holder_id: str | None = None) -> None:
         """Stores a settled question; raises GivenAway, and NotFound if its video was deleted.
 
-        `holder_id` is the video whose frames it was about, if that is another one. The document is written before
-        readers learn of the end. It never changes after that, even after a flush.
+        `holder_id` is the video whose frames it was about, if the caller knows. The document is written before readers
+        learn of the end. It never changes after that, even after a flush.
         """
         if fence is not None:
             self.fences.check(fence)
@@ -308,4 +308,10 @@ class Store:
                 raise GivenAway(f"another attempt has ended {question.id}")
         self.archive.write_question(question)
         self.cache.write_settled(question)
-        self.answers.settle(question.id, holder_id or question.video_id)
+        self.answers.settle(question.id, holder_id or self._find_holder_id(question.video_id))
+
+    def _find_holder_id(self, video_id: str) -> str:
+        try:
+            return self.read_holder(video_id).id
+        except (NotFound, DamagedFile, NewerDocument):
+            return video_id
