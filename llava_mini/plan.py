@@ -1,6 +1,7 @@
 """Shows what fits on a card: `python -m llava_mini.plan --gpu-gb 24 --config llava-mini-8b`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from textwrap import fill
 
 import torch
 
-from configs.loading import SettingsError, load_settings
+from configs.loading import CONFIG_VARIABLE, SettingsError, load_settings
 from configs.places import CONFIGS, HUB
 from configs.settings import Settings
 from llava_mini.checkpoint import Checkpoint
@@ -32,6 +33,7 @@ DRIVER_BYTES = 308 * MIB
 CONTEXT_BYTES, PROCESSES = 600 * 10**6, 2
 FRAGMENTS = 0.10  # allowance for free blocks that fit nothing else, as a share of the memory that comes and goes
 WIDTH = 100  # columns of a terminal that the plan needs
+USUAL = "llava-mini-8b"  # the subject if neither an option nor the environment names one
 
 
 @dataclass(frozen=True)
@@ -170,13 +172,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--gpu-gb", type=float, default=24.0, help="the card's nominal memory: 24 means 24 GiB, 25.77e9 bytes"
     )
     parser.add_argument(
-        "--config", default="llava-mini-8b", help=f"a settings file, {', '.join(SHAPES)}, or a checkpoint's folder"
+        "--config",
+        help=f"a settings file, a shape or a checkpoint; default: {CONFIG_VARIABLE}, or else {USUAL}",
     )
     parser.add_argument("--dtype", choices=list(DTYPES), help="overrides the settings")
     parser.add_argument("--batch-frames", type=int, help="overrides the settings")
     given = parser.parse_args(arguments)
     try:
-        config, settings = find_subject(given.config)
+        config, settings = find_subject(given.config or os.environ.get(CONFIG_VARIABLE) or USUAL)
         load = Load.from_settings(settings)
         if given.dtype:
             load = replace(load, dtype=resolve_dtype(given.dtype))

@@ -246,8 +246,11 @@ def test_version_and_completion_work(longwatch: Longwatch) -> None:
     assert longwatch("no-such-command").returncode == 2
 
 
-def test_workers_and_plan_run_as_other_programs(longwatch: Longwatch) -> None:
+def test_workers_and_plan_run_as_other_programs(longwatch: Longwatch, config: Path) -> None:
     plan = longwatch("plan", "--help")
     assert "--gpu-gb" in plan.stdout, plan.stderr
+    config.write_text("encoder: {batch_frames: 7}\n")
+    plan = longwatch("plan")  # with the fixture's global --config
+    assert "7 frames a batch" in " ".join(plan.stdout.split()), plan.stderr
     for kind in ("ingest", "encode", "reason"):
         assert longwatch("worker", kind, "--help").returncode == 0

@@ -185,6 +185,25 @@ def test_the_plan_follows_the_given_settings(tmp_path: Path, capsys: pytest.Capt
     assert "torch.bfloat16, 6 frames a batch" in printed
 
 
+def test_the_plan_follows_the_environment_unless_an_option_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*words: str) -> str:
+        assert main(words) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    monkeypatch.delenv("LONGWATCH_CONFIG", raising=False)
+    usual = printed()
+    assert usual == printed("--config", "llava-mini-8b")
+    file = tmp_path / "mine.yaml"
+    file.write_text("encoder: {batch_frames: 5}\n", encoding="utf-8")
+    monkeypatch.setenv("LONGWATCH_CONFIG", str(file))
+    assert "5 frames a batch" in printed()
+    assert usual == printed("--config", "llava-mini-8b")
+    monkeypatch.setenv("LONGWATCH_CONFIG", "")
+    assert usual == printed()
+
+
 def test_the_plan_is_printed_for_a_shape_and_for_a_checkpoint(
     folder_a: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
