@@ -56,12 +56,17 @@ def settings_from_command_line(description: str | None) -> Settings:
         parser.error(str(error))
 
 
+def list_configs() -> dict[str, Path]:
+    """The bundled files by name."""
+    return {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+
+
 def find_config(name: str) -> Path:
     """Finds the YAML file `name`: the name of a bundled file, or a path. Raises SettingsError."""
-    bundled = {file.stem: file for file in CONFIGS.glob("*.yaml")}
+    bundled = list_configs()
     path = bundled.get(name, Path(name).absolute())
     if not path.is_file():
-        known = ", ".join(sorted(bundled))
+        known = ", ".join(bundled)
         raise SettingsError(f"no settings file {path}; give a path, or the name of a bundled one: {known}")
     return path
 

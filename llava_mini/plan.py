@@ -10,8 +10,8 @@ from textwrap import fill
 
 import torch
 
-from configs.loading import CONFIG_VARIABLE, SettingsError, load_settings
-from configs.places import CONFIGS, HUB
+from configs.loading import CONFIG_VARIABLE, SettingsError, list_configs, load_settings
+from configs.places import BUNDLED, HUB, list_checkpoints, locate_checkpoint
 from configs.settings import Settings
 from llava_mini.checkpoint import Checkpoint
 from llava_mini.config import LlavaMiniConfig
@@ -149,20 +149,35 @@ def format_flops(config: LlavaMiniConfig) -> str:
 
 
 def find_subject(name: str) -> tuple[LlavaMiniConfig, Settings]:
-    """Finds the shape and settings for `name`: a settings file, a checkpoint's folder or a known shape.
+    """Finds the shape and settings for `name`: a settings file, a known shape or a checkpoint.
 
     The last two get the default settings in bfloat16. Raises ModelError, SettingsError.
     """
     plain = Settings()
     assumed = plain.model_copy(update={"model": plain.model.model_copy(update={"dtype": "bfloat16"})})
-    if Path(name).is_dir():
-        return Checkpoint(name).config.with_attention("eager"), assumed
-    if name in SHAPES and not (CONFIGS / f"{name}.yaml").is_file():
+    if Path(name).is_dir() or name in [BUNDLED + known for known in list_checkpoints()]:
+        return _find_shape(locate_checkpoint(name)), assumed
+    if name.startswith(HUB) and name.removeprefix(HUB) in RELEASED:
+        return _find_shape(name), assumed
+    if name in list_configs() or Path(name).is_file():
+        settings = load_settings(name)
+        return _find_shape(settings.model.checkpoint), settings
+    if name in SHAPES:
         return SHAPES[name](), assumed
-    settings = load_settings(name)
-    checkpoint = settings.model.checkpoint
+    raise SettingsError(_describe_subjects(name))
+
+
+def _find_shape(checkpoint: str) -> LlavaMiniConfig:
     released = RELEASED.get(checkpoint.removeprefix(HUB))
-    return released() if released else Checkpoint(checkpoint).config.with_attention("eager"), settings
+    return released() if released else Checkpoint(checkpoint).config.with_attention("eager")
+
+
+def _describe_subjects(unknown: str) -> str:
+    checkpoints = ", ".join([*(BUNDLED + name for name in list_checkpoints()), *(HUB + name for name in RELEASED)])
+    return (
+        f"unknown configuration {unknown!r}; give a settings file or the name of a bundled one "
+        f"({', '.join(list_configs())}), a shape ({', '.join(SHAPES)}), a checkpoint's folder, or one of {checkpoints}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -212,8 +212,27 @@ def test_the_plan_is_printed_for_a_shape_and_for_a_checkpoint(
     assert "2.009" in printed
     assert "int8" in printed
     assert main(["--config", str(folder_a)]) == 0
-    assert main(["--config", "no-such-config"]) == 1
-    assert "no-such-config" in capsys.readouterr().err
+
+
+def test_the_plan_is_printed_for_a_checkpoint_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(name: str) -> str:
+        assert main(["--config", name]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    assert "torch.bfloat16" in printed("bundled:tiny")
+    released = printed("hub:ICTNLP/llava-mini-llama-3.1-8b")
+    assert released.split("TFLOP")[1] == printed("llava-mini-8b").split("TFLOP")[1]
+
+
+@pytest.mark.parametrize("name", ["no-such-config", "bundled:nope", "hub:some/body", "tiny.yaml"])
+def test_an_unknown_subject_is_answered_with_all_that_is_accepted(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", name]) == 1
+    said = capsys.readouterr().err
+    assert repr(name) in said
+    for known in ("llava-mini-7b", "llava-mini-8b", "tiny", "bundled:tiny", "hub:ICTNLP/llava-mini-llama-3.1-8b"):
+        assert known in said
 
 
 @pytest.mark.parametrize("name", [*SHAPES, "tiny"])
