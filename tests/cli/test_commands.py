@@ -171,7 +171,20 @@ def test_a_frame_and_an_image_are_fetched_into_files(longwatch: Longwatch, servi
     done = longwatch("frame", VIDEO_ID, "1:05.5", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{VIDEO_ID}-65.jpg\n"), done.stderr
     assert (tmp_path / f"{VIDEO_ID}-65.jpg").read_bytes() == picture
-    assert next(request.query for request in service.asked if request.path.endswith("/frame")) == {"at": "65.5"}
+    assert next(request.query for request in service.asked if request.path.endswith("/frame")) == {
+        "at": "65.5",
+        "kind": "view",
+    }
+    service.on(
+        "GET", f"/v1/videos/{VIDEO_ID}/frame", None, 307, location=f"/v1/videos/{VIDEO_ID}/frames/9.jpg?kind=model"
+    )
+    service.routes["GET", f"/v1/videos/{VIDEO_ID}/frames/9.jpg"] = lambda request: (
+        200,
+        {},
+        request.query["kind"].encode(),
+    )
+    assert longwatch("frame", VIDEO_ID, "9", "--kind", "model", "-o", "-").stdout == "model"
+    assert longwatch("frame", VIDEO_ID, "9", "--kind", "best").returncode == 2
     done = longwatch("source", VIDEO_ID, cwd=tmp_path)
     assert (tmp_path / done.stdout.strip()).read_bytes() == b"png"
     assert (tmp_path / f"{VIDEO_ID}.png").exists()
