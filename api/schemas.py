@@ -89,7 +89,9 @@ class QuestionRequest(Request):
     start: RequestMoment = Field(0.0, description=TEXT)
     end: RequestMoment | None = Field(None, description=f"{TEXT} Empty: to the end.")
     fusion: FusionMode | None = Field(None, description="Empty: as configured (focused).")
-    partial: bool = Field(False, description="Answer at once over what is encoded, instead of waiting for the rest.")
+    partial: bool = Field(
+        False, description="Wait only until the stretch's first segment is encoded; answer over what is encoded then."
+    )
     temperature: float = Field(0.0, ge=0, le=2, description=f"0: greedy; else at least {LEAST_TEMPERATURE:g}.")
     top_p: float = Field(1.0, ge=0.01, le=1)
     max_tokens: int | None = Field(None, ge=1, le=4096)

@@ -33,7 +33,8 @@ def ask(
         Literal["focused", "sampled", "exact"] | None, typer.Option(help="Default: as the service is configured.")
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Answer at once over what is encoded, without waiting for the rest.")
+        bool,
+        typer.Option("--partial", help="Wait only for the stretch's first segment; answer over what is encoded then."),
     ] = False,
     follow: Annotated[
         str | None, typer.Option(metavar="QUESTION_ID", help="An answered question to follow up.")
