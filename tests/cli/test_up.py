@@ -89,6 +89,25 @@ def test_a_death_is_reported_with_its_cause_and_last_line(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("2026-11-21 12:00:00,123 INFO jobs.worker: encode-1 works on x", False),
+        ("INFO:     127.0.0.1:5000 - GET /readyz", False),
+        ("77:M 21 Nov 2026 12:00:00.123 * Ready to accept connections unix", False),
+        ("2026-11-21 12:00:00,123 WARNING jobs.worker: no memory", True),
+        ("2026-11-21 12:00:00,123 CRITICAL jobs.worker: no memory", True),
+        ("77:M 21 Nov 2026 12:00:00.123 # Out of memory - stopping", True),
+        ("MemoryError", True),
+        ("INFORMATION: not a level", True),
+    ],
+)
+def test_the_last_line_of_a_death_is_shown_only_if_it_can_explain_it(tmp_path: Path, line: str, shown: bool) -> None:
+    (tmp_path / "reasoner.log").write_text(f"ValueError: an older one\n{line}\n")
+    end = f": {line}" if shown else f"; see {tmp_path / 'reasoner.log'}"
+    assert describe_death("reasoner", tmp_path) == f"reasoner died (unknown cause) and is being restarted{end}"
+
+
 def test_up_reports_what_would_stop_it_before_it_starts(folder: Path, unused_port: int) -> None:
     settings = Settings(data_dir=folder / "d", api=ApiSettings(port=unused_port))
     with pytest.raises(CannotStart, match="nothing-here"):
