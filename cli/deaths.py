@@ -12,6 +12,7 @@ from supervisor.childutils import eventdata, get_headers, listener  # type: igno
 from storage.text import escape_controls
 
 SUPERVISOR_LOG = "supervisord.log"
+ANNOUNCER = "announcement"  # supervisord's name for the process that ends once the service is ready: not a death
 EVENTS = ("PROCESS_STATE_EXITED", "PROCESS_STATE_BACKOFF")  # died; died within `startsecs` of its start
 TAIL_BYTES = 16 * 1024  # more than enough for the last line
 # Lines that do not explain a death: of workers, of uvicorn and of Redis, below the level of a warning.
@@ -50,7 +51,8 @@ def main(logs: Path) -> None:
             return
         headers = get_headers(header)
         fields, _ = eventdata(sys.stdin.read(int(headers["len"])) + "\n")
-        print(describe_death(fields["processname"], logs), file=sys.stderr, flush=True)  # noqa: T201
+        if fields["processname"] != ANNOUNCER:
+            print(describe_death(fields["processname"], logs), file=sys.stderr, flush=True)  # noqa: T201
         listener.ok()
 
 
