@@ -1,7 +1,7 @@
 """The Lua scripts of coverage.py. Redis runs each of them atomically."""
 
 # Marks segments (number, frames, mask unless it is full), and counts those whose bit is set for the first time.
-# The pace is that since work last stood still for ARGV[3] seconds: `:base` frames were done by then, at `:since`.
+# Pace is measured since the last pause longer than ARGV[3] s; `:base` is the frame count when it ended, at `:since`.
 MARK = """
 if redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 local marked = false

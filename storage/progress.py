@@ -24,7 +24,7 @@ def describe_progress(video: Video, counts: Totals) -> Progress:
 
 
 def _eta_s(counts: Totals, expected: int | None) -> float | None:
-    """None while nothing tells the pace: before a second segment is encoded, and while work stands still."""
+    """None while the speed is unknown: before a second segment is encoded, and during a pause."""
     now_s, pace = time.time(), counts.pace
     if expected is None or pace is None or pace.frames <= 0 or now_s - pace.last_s > IDLE_S:
         return None
