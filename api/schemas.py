@@ -43,6 +43,12 @@ def _one_line(title: str) -> str:
     return title.strip()
 
 
+def _not_empty(question: str) -> str:
+    if not question.strip():
+        raise ValueError("the question is empty")
+    return question
+
+
 Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
 
 
@@ -85,7 +91,7 @@ class QuestionRequest(Request):
 
     model_config = shown(examples.QUESTION_REQUEST)
 
-    question: str = Field(min_length=1)
+    question: Annotated[str, AfterValidator(_not_empty), Field(json_schema_extra={"minLength": 1})]
     start: RequestMoment = Field(0.0, description=TEXT)
     end: RequestMoment | None = Field(None, description=f"{TEXT} Empty: to the end.")
     fusion: FusionMode | None = Field(None, description="Empty: as configured (focused).")
@@ -102,6 +108,4 @@ class QuestionRequest(Request):
     def _sensible(self) -> "QuestionRequest":
         if 0 < self.temperature < LEAST_TEMPERATURE:
             raise ValueError(f"temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE:g}")
-        if not self.question.strip():
-            raise ValueError("the question is empty")
         return self

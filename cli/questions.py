@@ -44,6 +44,8 @@ def ask(
     api_url: ApiUrl = None,
 ) -> None:
     """Ask about a video, and print the answer as it is generated. Ctrl-C cancels the question."""
+    if not question.strip():
+        raise typer.BadParameter("the question is empty", param_hint="QUESTION")
     with Client.of(read_settings(context), api_url) as client:
         found = find_video(client, video_id)
         given = {
