@@ -33,7 +33,7 @@ def frame(
     """Fetch the frame at a given time as a JPEG; prints the file's name (default: ID-SLOT.jpg)."""
     with Client.of(read_settings(context), api_url) as client:
         found = find_video(client, video_id)
-        content, address, _ = client.download(f"/v1/videos/{found}/frame", {"at": str(at), "kind": kind})
+        content, address, _ = client.download(f"/v1/videos/{found}/frame", {"at": at, "kind": kind})
     slot = SLOT.search(address.path)
     _write(content, output or f"{found}-{slot[1] if slot else 'frame'}.jpg")
 

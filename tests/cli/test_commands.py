@@ -259,6 +259,15 @@ def test_version_and_completion_work(longwatch: Longwatch) -> None:
     assert longwatch("no-such-command").returncode == 2
 
 
+def test_help_shows_no_types_of_python(longwatch: Longwatch) -> None:
+    for words in ([], ["frame"], ["ask"], ["delete"], ["worker"], ["worker", "encode"]):
+        shown = longwatch(*words, "--help")
+        assert shown.returncode == 0, shown.stderr
+        assert "--help" in shown.stdout
+        assert "<bool>" not in shown.stdout
+        assert "<Any>" not in shown.stdout
+
+
 def test_workers_and_plan_run_as_other_programs(longwatch: Longwatch, config: Path) -> None:
     plan = longwatch("plan", "--help")
     assert "--gpu-gb" in plan.stdout, plan.stderr
