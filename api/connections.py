@@ -43,8 +43,8 @@ def bounded_protocol(settings: ApiSettings) -> type[H11Protocol]:
 class _BoundedProtocol(H11Protocol):
     """Runs a timer while it handles no request. Within that time a complete header, or the rest of a body, must arrive.
 
-    If there are too many connections, a new one replaces the one that has waited longest. If all are busy, it stays:
-    `RequestLimit` answers its request.
+    If there are too many connections, a new one replaces the one that has waited longest. If all others are busy, the
+    new connection stays open: `RequestLimit` answers its request.
     """
 
     limits: ApiSettings

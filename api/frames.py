@@ -24,6 +24,7 @@ BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 LAST_SLOT = 2**40  # far beyond any video
 
 Slot = Annotated[int, Path(ge=0, le=LAST_SLOT)]
+Kind = Annotated[Literal["view", "model"], Query(description="For people, or what the model sees.")]
 IfNoneMatch = Annotated[str | None, Header()]
 
 
@@ -56,7 +57,7 @@ def read_frame(
     video_id: str,
     slot: Slot,
     service: ServiceNeeded,
-    kind: Annotated[Literal["view", "model"], Query(description="For people, or what the model sees.")] = "view",
+    kind: Kind = "view",
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Returns the frame in a slot. If it has no picture for people, `view` returns the model's."""
@@ -81,13 +82,17 @@ def read_frame(
     response_class=RedirectResponse,
 )
 def find_frame(
-    video_id: str, service: ServiceNeeded, at: Annotated[str, Query(max_length=64, description=TEXT)]
+    video_id: str,
+    service: ServiceNeeded,
+    at: Annotated[str, Query(max_length=64, description=TEXT)],
+    kind: Kind = "view",
 ) -> RedirectResponse:
     """Redirects to the picture on display at a given time."""
     store = service.store
     t_s = find_second(store.read_video(video_id), at, "at")
     slot = _find_slot(store, store.read_holder(video_id), t_s)
-    return RedirectResponse(f"/v1/videos/{video_id}/frames/{slot}.jpg", 307)
+    query = "" if kind == "view" else f"?kind={kind}"
+    return RedirectResponse(f"/v1/videos/{video_id}/frames/{slot}.jpg{query}", 307)
 
 
 @router.get(

@@ -145,7 +145,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def answer_unexpected_error(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s failed", request.method, escape_controls(request.url.path), exc_info=error)
-        return problem("internal", "internal error; the log of `serve` says what went wrong")
+        return problem("internal", "internal error; logs/api.log in data_dir says what went wrong")
 
 
 def allowed_methods(request: Request) -> list[str]:

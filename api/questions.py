@@ -52,7 +52,7 @@ REFUSALS = (
 async def ask_question(
     video_id: str, wanted: QuestionRequest, request: Request, service: ServiceNeeded, prefer: Prefer = None
 ) -> Response:
-    """Asks a question about a stretch of a video; it waits until the stretch is encoded, unless it is `partial`.
+    """Asks a question about a stretch of a video. It waits until the stretch, or with `partial` its start, is encoded.
 
     With `Accept: text/event-stream` the answer is streamed. With `Prefer: wait=N` the request waits for it, up to
     N seconds. Otherwise it returns 202, and `Location` says where to look.

@@ -43,6 +43,12 @@ def _one_line(title: str) -> str:
     return title.strip()
 
 
+def _not_empty(question: str) -> str:
+    if not question.strip():
+        raise ValueError("the question is empty")
+    return question
+
+
 Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
 
 
@@ -85,11 +91,13 @@ class QuestionRequest(Request):
 
     model_config = shown(examples.QUESTION_REQUEST)
 
-    question: str = Field(min_length=1)
+    question: Annotated[str, AfterValidator(_not_empty), Field(json_schema_extra={"minLength": 1})]
     start: RequestMoment = Field(0.0, description=TEXT)
     end: RequestMoment | None = Field(None, description=f"{TEXT} Empty: to the end.")
     fusion: FusionMode | None = Field(None, description="Empty: as configured (focused).")
-    partial: bool = Field(False, description="Answer at once over what is encoded, instead of waiting for the rest.")
+    partial: bool = Field(
+        False, description="Wait only until the stretch's first segment is encoded; answer over what is encoded then."
+    )
     temperature: float = Field(0.0, ge=0, le=2, description=f"0: greedy; else at least {LEAST_TEMPERATURE:g}.")
     top_p: float = Field(1.0, ge=0.01, le=1)
     max_tokens: int | None = Field(None, ge=1, le=4096)
@@ -100,6 +108,4 @@ class QuestionRequest(Request):
     def _sensible(self) -> "QuestionRequest":
         if 0 < self.temperature < LEAST_TEMPERATURE:
             raise ValueError(f"temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE:g}")
-        if not self.question.strip():
-            raise ValueError("the question is empty")
         return self

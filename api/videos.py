@@ -92,7 +92,7 @@ def read_video(video_id: str, service: ServiceNeeded) -> VideoView:
     response_model=VideoView,
     responses={
         202: {"headers": headers("Location")},
-        **responses("origin-refused", "not-found", "conflict", *STORAGE),
+        **responses("origin-refused", "not-found", "conflict", "state-rebuilding", *STORAGE),
     },
 )
 async def retry_video(video_id: str, service: ServiceNeeded) -> Response:
@@ -100,7 +100,11 @@ async def retry_video(video_id: str, service: ServiceNeeded) -> Response:
     return await _respond(await run_sync(service.intake.retry_video, video_id), service, 202)
 
 
-@router.delete("/{video_id}", status_code=204, responses=responses("origin-refused", "not-found", "conflict", *STORAGE))
+@router.delete(
+    "/{video_id}",
+    status_code=204,
+    responses=responses("origin-refused", "not-found", "conflict", "state-rebuilding", *STORAGE),
+)
 def delete_video(video_id: str, service: ServiceNeeded) -> Response:
     """Deletes a video with everything that belongs to it, and ends its answers.
 

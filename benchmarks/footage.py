@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-CLIP = Path("demo/safari.mp4")
+CLIP = Path(__file__).parent.parent / "demo" / "safari.mp4"
 FPS, WIDTH_PX, HEIGHT_PX = 30, 1280, 720
 BITS = 15
 BLOCK_PX = WIDTH_PX // (BITS + 1)  # the number's bits are a row of blocks along the upper edge

@@ -143,10 +143,11 @@ class Client:
         if isinstance(error, httpx.TimeoutException):
             return Unreachable(
                 f"the service at {self.base_url} does not answer in time: it hangs or is overloaded; "
-                "its log says why; if this persists, restart it"
+                "logs/api.log in its data_dir says why; if this persists, restart it"
             )
         return Unreachable(
-            f"the service at {self.base_url} closed the connection ({error or type(error).__name__}); its log says why"
+            f"the service at {self.base_url} closed the connection ({error or type(error).__name__}); "
+            "logs/api.log in its data_dir says why"
         )
 
 

@@ -12,18 +12,24 @@ from supervisor.childutils import eventdata, get_headers, listener  # type: igno
 from storage.text import escape_controls
 
 SUPERVISOR_LOG = "supervisord.log"
+ANNOUNCER = "announcement"  # supervisord's name for the process that ends once the service is ready: not a death
 EVENTS = ("PROCESS_STATE_EXITED", "PROCESS_STATE_BACKOFF")  # died; died within `startsecs` of its start
 TAIL_BYTES = 16 * 1024  # more than enough for the last line
+# Lines that do not explain a death: of workers, of uvicorn and of Redis, below the level of a warning.
+ROUTINE = re.compile(r"(\d{4}-\d\d-\d\d \S+ )?(DEBUG|INFO)\b|\d+:[XCSM] [^*#]*? [.*-] ")
 
 
 def describe_death(name: str, logs: Path) -> str:
-    """One line: how `name` died according to supervisord's log, and the last line that it printed."""
+    """One line: how `name` died according to supervisord's log, and its last line, or where its log is."""
     how = None
     for line in _read_tail(logs / SUPERVISOR_LOG):
         how = re.search(rf"exited: {re.escape(name)} \((.*?)(?:; not expected|; expected)?\)$", line) or how
-    said = [line.strip() for line in _read_tail(logs / f"{name}.log") if line.strip()]
-    last = said[-1] if said else "it printed nothing"
-    return escape_controls(f"{name} died ({how[1] if how else 'unknown cause'}) and is being restarted: {last}")
+    words = f"{name} died ({how[1] if how else 'unknown cause'}) and is being restarted"
+    log = logs / f"{name}.log"
+    said = [line.strip() for line in _read_tail(log) if line.strip()]
+    if not said:
+        return escape_controls(f"{words}: it printed nothing")
+    return escape_controls(f"{words}; see {log}" if ROUTINE.match(said[-1]) else f"{words}: {said[-1]}")
 
 
 def _read_tail(log: Path) -> list[str]:
@@ -45,7 +51,8 @@ def main(logs: Path) -> None:
             return
         headers = get_headers(header)
         fields, _ = eventdata(sys.stdin.read(int(headers["len"])) + "\n")
-        print(describe_death(fields["processname"], logs), file=sys.stderr, flush=True)  # noqa: T201
+        if fields["processname"] != ANNOUNCER:
+            print(describe_death(fields["processname"], logs), file=sys.stderr, flush=True)  # noqa: T201
         listener.ok()
 
 

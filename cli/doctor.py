@@ -16,7 +16,7 @@ from configs.privacy import keep_files_private
 from configs.settings import Settings
 from configs.shadowing import find_shadowed
 from storage.archive import Archive
-from storage.connection import redis_errors, same_server
+from storage.connection import Role, redis_errors, same_server
 from storage.errors import DamagedFile, LongwatchError, NewerDocument, NotFound
 from storage.store import Store
 from storage.urls import redact
@@ -71,8 +71,13 @@ def _run_check(part: str, check: Callable[[], str]) -> Finding:
         return Finding(part, False, str(error))
 
 
+def _is_down(settings: Settings, role: Role) -> bool:
+    """Whether the role's private server does not run: `up` starts it."""
+    return not find_url(settings, role) and not find_socket(settings, role).exists()
+
+
 def _check_state(settings: Settings, store: Store) -> str:
-    if not find_url(settings, "state") and not find_socket(settings, "state").exists():
+    if _is_down(settings, "state"):
         return f"`longwatch up` will run {find_server()}"
     store.index.check()
     apart_s = abs(store.index.read_clock_s() - time.time())
@@ -86,7 +91,7 @@ def _check_state(settings: Settings, store: Store) -> str:
 
 
 def _check_cache(settings: Settings, store: Store) -> str:
-    if not find_url(settings, "cache") and not find_socket(settings, "cache").exists():
+    if _is_down(settings, "cache"):
         return f"`longwatch up` will run {find_server()}"
     store.cache.check()
     return f"answers at {redact(settings.cache_url)}"
@@ -114,7 +119,10 @@ def _check_roles(settings: Settings, store: Store) -> Iterator[Finding]:
 
 
 def _check_archive(settings: Settings, store: Store) -> str:
-    store.check_archive()
+    if _is_down(settings, "state"):
+        store.archive.files.check()  # nothing knows yet what it should hold
+    else:
+        store.check_archive()
     return f"can be written: {redact(settings.archive_url) if '://' in settings.archive_url else settings.archive_url}"
 
 

@@ -53,7 +53,7 @@ def say_error(error: Exception) -> None:
 
 
 def run_each(items: Iterable[str], act: Callable[[str], None]) -> None:
-    """Acts on each item, reports those that failed, and then fails if any did. Stops at once on Unreachable."""
+    """Runs `act` on every item, prints each error, and exits with 1 if there was one. Stops at once on Unreachable."""
     failed = False
     for item in items:
         try:

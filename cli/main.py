@@ -11,6 +11,7 @@ import typer
 
 from cli import pictures, programs, questions, show, videos
 from cli.errors import say_error
+from cli.flags import hide_types_of_flags
 from cli.options import read_settings
 from configs.loading import CONFIG_VARIABLE, SettingsError, find_config, load_settings
 from storage.errors import LongwatchError
@@ -61,6 +62,9 @@ def doctor(context: typer.Context) -> None:
         show.finding(finding.part, finding.words, fine=finding.fine, needed=finding.needed)
     if any(finding.needed and not finding.fine for finding in findings):
         raise typer.Exit(1)
+
+
+hide_types_of_flags(app)
 
 
 def main() -> None:

@@ -22,6 +22,10 @@ def _time(text: str) -> float | str:
         raise typer.BadParameter(str(error)) from error
 
 
+def _time_text(text: str) -> str:
+    return str(_time(text))
+
+
 def _wall_clock(text: str) -> str:
     try:
         return parse_wall_clock(text)
@@ -41,7 +45,7 @@ Output = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write; - is standard output.")
 ]
 Time = Annotated[
-    Any, typer.Argument(metavar="TIME", parser=_time, help="Seconds, 1:30, 1:02:03, or RFC 3339 (…T13:00:00Z).")
+    str, typer.Argument(metavar="TIME", parser=_time_text, help="Seconds, 1:30, 1:02:03, or RFC 3339 (…T13:00:00Z).")
 ]
 From = Annotated[
     Any,

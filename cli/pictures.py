@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,11 +20,20 @@ STANDARD_OUTPUT = "-"
 
 
 @app.command()
-def frame(context: typer.Context, video_id: VideoId, at: Time, output: Output = None, api_url: ApiUrl = None) -> None:
+def frame(
+    context: typer.Context,
+    video_id: VideoId,
+    at: Time,
+    kind: Annotated[
+        Literal["view", "model"], typer.Option(help="The picture for people, or what the model sees.")
+    ] = "view",
+    output: Output = None,
+    api_url: ApiUrl = None,
+) -> None:
     """Fetch the frame at a given time as a JPEG; prints the file's name (default: ID-SLOT.jpg)."""
     with Client.of(read_settings(context), api_url) as client:
         found = find_video(client, video_id)
-        content, address, _ = client.download(f"/v1/videos/{found}/frame", {"at": str(at)})
+        content, address, _ = client.download(f"/v1/videos/{found}/frame", {"at": at, "kind": kind})
     slot = SLOT.search(address.path)
     _write(content, output or f"{found}-{slot[1] if slot else 'frame'}.jpg")
 

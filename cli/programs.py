@@ -52,7 +52,7 @@ def redis(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def plan(context: typer.Context) -> None:
-    """Show what fits on a GPU: `longwatch plan --gpu-gb 24 --config llava-mini-8b`."""
+    """Show what fits on a GPU: `longwatch plan --gpu-gb 24`. Without a configuration, that of llava-mini-8b."""
     _exec("llava_mini.plan", *context.args)
 
 

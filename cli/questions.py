@@ -33,7 +33,8 @@ def ask(
         Literal["focused", "sampled", "exact"] | None, typer.Option(help="Default: as the service is configured.")
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Answer at once over what is encoded, without waiting for the rest.")
+        bool,
+        typer.Option("--partial", help="Wait only for the stretch's first segment; answer over what is encoded then."),
     ] = False,
     follow: Annotated[
         str | None, typer.Option(metavar="QUESTION_ID", help="An answered question to follow up.")
@@ -43,6 +44,8 @@ def ask(
     api_url: ApiUrl = None,
 ) -> None:
     """Ask about a video, and print the answer as it is generated. Ctrl-C cancels the question."""
+    if not question.strip():
+        raise typer.BadParameter("the question is empty", param_hint="QUESTION")
     with Client.of(read_settings(context), api_url) as client:
         found = find_video(client, video_id)
         given = {

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import typer
 
-from cli import deaths
+from cli import announcement, deaths
+from cli.client import Client
 from cli.redis_server import ROLES, build_command, find_url
 from configs.places import PROCFILE
 from configs.privacy import keep_files_private
@@ -17,6 +18,7 @@ from configs.settings import Settings
 from storage.errors import LongwatchError
 
 STDERR = Path("/dev/stderr")
+API = "api"  # the API's name in the Procfile
 STOP_WAIT_S = 5  # jobs are level-triggered: those of a killed worker run again
 
 
@@ -39,8 +41,13 @@ def parse_procfile(text: str) -> dict[str, str]:
     return processes
 
 
-def supervisor_config(processes: dict[str, str], folder: Path, logs: Path, deaths_to: Path) -> ConfigParser:
-    """supervisord's configuration: restarts each process, logs its output to `logs` and its death to `deaths_to`."""
+def supervisor_config(
+    processes: dict[str, str], folder: Path, logs: Path, terminal: Path, url: str | None = None
+) -> ConfigParser:
+    """supervisord's configuration: restarts each process, logs its output to `logs` and its death to `terminal`.
+
+    With `url`, it also says on `terminal` when the service at that address is ready.
+    """
     config = ConfigParser(interpolation=None)
     config["supervisord"] = {
         "nodaemon": "true",
@@ -54,9 +61,16 @@ def supervisor_config(processes: dict[str, str], folder: Path, logs: Path, death
         "events": ",".join(deaths.EVENTS),
         "autorestart": "true",
         "stdout_logfile": "NONE",  # the channel to supervisord
-        "stderr_logfile": str(deaths_to),
-        "stderr_logfile_maxbytes": "0",  # a terminal cannot be rotated
+        **_write_errors_to(terminal),
     }
+    if url is not None:
+        config[f"program:{deaths.ANNOUNCER}"] = {
+            "command": _escape(shlex.join([sys.executable, "-P", "-m", announcement.__name__, url])),
+            "autorestart": "false",  # it ends when it has said so
+            "startsecs": "0",
+            "stdout_logfile": "NONE",
+            **_write_errors_to(terminal),
+        }
     for order, (name, command) in enumerate(processes.items()):
         config[f"program:{name}"] = {
             "command": _escape(_own_command(command)),
@@ -96,10 +110,15 @@ def run(settings: Settings, procfile: Path | None = None) -> None:
         place.mkdir(parents=True, exist_ok=True)
     path = folder / "supervisord.conf"
     with path.open("w", encoding="utf-8") as file:
-        supervisor_config(processes, folder, logs, _choose_terminal(logs)).write(file)
+        url = Client.of(settings).base_url if API in processes else None
+        supervisor_config(processes, folder, logs, _choose_terminal(logs), url).write(file)
     typer.echo(f"http://{settings.api.host}:{settings.api.port}  (logs in {logs}; Ctrl-C stops)")
     line = [sys.executable, "-P", "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(path)]
     os.execv(line[0], line)  # noqa: S606 - no shell: the arguments are ours
+
+
+def _write_errors_to(terminal: Path) -> dict[str, str]:
+    return {"stderr_logfile": str(terminal), "stderr_logfile_maxbytes": "0"}  # a terminal cannot be rotated
 
 
 def _choose_terminal(logs: Path) -> Path:

@@ -38,7 +38,7 @@ def refuse_mistyped(
     Kubernetes' variables for Services are ignored. Any other variable that resembles no setting is logged.
     """
     first_words = {f"{prefix}{field}".upper() for field in settings.model_fields}
-    names = [*others, *(f"{prefix}{delimiter.join(path)}".upper() for path in _list_paths(settings))]
+    names = [*others, *(f"{prefix}{delimiter.join(path)}".upper() for path in list_paths(settings))]
     for variable, value in environment.items():
         name = variable.upper()
         if not name.startswith(prefix) or name in others or name.split(delimiter)[0] in first_words:
@@ -53,12 +53,12 @@ def refuse_mistyped(
         log.warning("%s is not a Longwatch setting and is ignored", variable)
 
 
-def _list_paths(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+def list_paths(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
     """Lists every setting as a path of words, such as (`api`, `port`)."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from ((name, *path) for path in _list_paths(kind))
+            yield from ((name, *path) for path in list_paths(kind))
         else:
             yield (name,)
 

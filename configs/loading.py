@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -14,7 +15,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SourceError
 
-from configs.environment import UnknownVariable, refuse_mistyped
+from configs.environment import ALIKE, UnknownVariable, list_paths, refuse_mistyped
 from configs.places import CONFIGS
 from configs.settings import Settings
 
@@ -56,12 +57,17 @@ def settings_from_command_line(description: str | None) -> Settings:
         parser.error(str(error))
 
 
+def list_configs() -> dict[str, Path]:
+    """The bundled files by name."""
+    return {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+
+
 def find_config(name: str) -> Path:
     """Finds the YAML file `name`: the name of a bundled file, or a path. Raises SettingsError."""
-    bundled = {file.stem: file for file in CONFIGS.glob("*.yaml")}
+    bundled = list_configs()
     path = bundled.get(name, Path(name).absolute())
     if not path.is_file():
-        known = ", ".join(sorted(bundled))
+        known = ", ".join(bundled)
         raise SettingsError(f"no settings file {path}; give a path, or the name of a bundled one: {known}")
     return path
 
@@ -87,8 +93,27 @@ def _read_settings(path: Path) -> Settings:
 
 
 def _explain(error: ValidationError, path: Path) -> str:
-    lines = [
-        f"  {'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r})"
-        for item in error.errors(include_url=False)
-    ]
+    lines = []
+    for item in error.errors(include_url=False):
+        name = ".".join(map(str, item["loc"]))
+        if item["type"] == "extra_forbidden":
+            meant = _find_similar(name)
+            lines.append(f"  {name}: there is no such setting{f'; did you mean {meant}?' if meant else ''}")
+        else:
+            lines.append(f"  {name}: {item['msg']} (got {item['input']!r})")
     return f"wrong settings (from {path} and {PREFIX}* variables):\n" + "\n".join(lines)
+
+
+def _find_similar(name: str) -> str | None:
+    """The setting or section that `name` may stand for: misspelt in its section, or without its section."""
+    section, _, word = name.rpartition(".")
+    paths = list(list_paths(Settings))
+    depth = name.count(".")
+    beside = {
+        path[depth]: ".".join(path[: depth + 1])
+        for path in paths
+        if ".".join(path[:depth]) == section and len(path) > depth
+    }
+    elsewhere = {path[-1]: ".".join(path) for path in paths}
+    similar = get_close_matches(word, beside, n=1, cutoff=ALIKE)
+    return beside[similar[0]] if similar else elsewhere.get(word)

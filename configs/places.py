@@ -13,6 +13,11 @@ HUB = "hub:"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
+def list_checkpoints() -> list[str]:
+    """The names of the bundled checkpoints."""
+    return sorted(file.parent.name for file in CHECKPOINTS.glob("*/config.json"))
+
+
 def locate_checkpoint(name: str) -> str:
     """Turns `bundled:tiny` or a path into an absolute folder; leaves `hub:owner/name` as it is.
 
@@ -24,7 +29,7 @@ def locate_checkpoint(name: str) -> str:
             raise ValueError(f"{name} is not an id on the hub; write {HUB}owner/name")
         return name
     if name.startswith(BUNDLED):
-        known = sorted(file.parent.name for file in CHECKPOINTS.glob("*/config.json"))
+        known = list_checkpoints()
         if name.removeprefix(BUNDLED) not in known:
             raise ValueError(f"this installation has no checkpoint {name}, only: {', '.join(known) or 'none'}")
         return str(CHECKPOINTS / name.removeprefix(BUNDLED))

@@ -237,5 +237,8 @@ class Settings(Part):
         return (self.data_dir / "incoming").absolute()
 
     def work_file(self, video_id: str) -> Path:
-        """The file that holds an uploaded or downloaded video until it is ingested."""
+        """The file of a video while it is received or downloaded.
+
+        With a remote archive it is also the local copy that is being sampled.
+        """
         return self.work_dir / f"{video_id}.video"

@@ -70,7 +70,7 @@ class IngestJobs:
         try:
             fence, video = self._begin(video_id)
             if not video.settled:
-                message = f"{reason}; `longwatch retry {video_id}` tries again, the log of `worker ingest` says more"
+                message = f"{reason}; `longwatch retry {video_id}` tries again, logs/ingest.log in data_dir says more"
                 fetched = video.kind != "url" or video.in_archive
                 self._fail(video, fence, "internal" if fetched else "source-unavailable", message)
         except NotFound:

@@ -51,7 +51,7 @@ class ByteCosts:
     encode_batch: int  # the peak while a batch of frames is encoded and fused with a text
     prefill: int  # activations and scores of the LLM for PREFILL_POSITIONS, the most it runs at once
     cache_per_position: int  # keys and values in the LLM
-    copy_per_position: int  # one layer's keys and values, copied to grow and repeated for their heads; the mask
+    copy_per_position: int  # of one layer: keys and values copied while they grow, and repeated for all heads; the mask
     token_per_frame: int  # compressed tokens in a record (float16)
 
 

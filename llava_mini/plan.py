@@ -1,6 +1,7 @@
 """Shows what fits on a card: `python -m llava_mini.plan --gpu-gb 24 --config llava-mini-8b`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +10,8 @@ from textwrap import fill
 
 import torch
 
-from configs.loading import SettingsError, load_settings
-from configs.places import CONFIGS, HUB
+from configs.loading import CONFIG_VARIABLE, SettingsError, list_configs, load_settings
+from configs.places import BUNDLED, HUB, list_checkpoints, locate_checkpoint
 from configs.settings import Settings
 from llava_mini.checkpoint import Checkpoint
 from llava_mini.config import LlavaMiniConfig
@@ -32,6 +33,7 @@ DRIVER_BYTES = 308 * MIB
 CONTEXT_BYTES, PROCESSES = 600 * 10**6, 2
 FRAGMENTS = 0.10  # allowance for free blocks that fit nothing else, as a share of the memory that comes and goes
 WIDTH = 100  # columns of a terminal that the plan needs
+USUAL = "llava-mini-8b"  # the subject if neither an option nor the environment names one
 
 
 @dataclass(frozen=True)
@@ -147,20 +149,35 @@ def format_flops(config: LlavaMiniConfig) -> str:
 
 
 def find_subject(name: str) -> tuple[LlavaMiniConfig, Settings]:
-    """Finds the shape and settings for `name`: a settings file, a checkpoint's folder or a known shape.
+    """Finds the shape and settings for `name`: a settings file, a known shape or a checkpoint.
 
     The last two get the default settings in bfloat16. Raises ModelError, SettingsError.
     """
     plain = Settings()
     assumed = plain.model_copy(update={"model": plain.model.model_copy(update={"dtype": "bfloat16"})})
-    if Path(name).is_dir():
-        return Checkpoint(name).config.with_attention("eager"), assumed
-    if name in SHAPES and not (CONFIGS / f"{name}.yaml").is_file():
+    if Path(name).is_dir() or name in [BUNDLED + known for known in list_checkpoints()]:
+        return _find_shape(locate_checkpoint(name)), assumed
+    if name.startswith(HUB) and name.removeprefix(HUB) in RELEASED:
+        return _find_shape(name), assumed
+    if name in list_configs() or Path(name).is_file():
+        settings = load_settings(name)
+        return _find_shape(settings.model.checkpoint), settings
+    if name in SHAPES:
         return SHAPES[name](), assumed
-    settings = load_settings(name)
-    checkpoint = settings.model.checkpoint
+    raise SettingsError(_describe_subjects(name))
+
+
+def _find_shape(checkpoint: str) -> LlavaMiniConfig:
     released = RELEASED.get(checkpoint.removeprefix(HUB))
-    return released() if released else Checkpoint(checkpoint).config.with_attention("eager"), settings
+    return released() if released else Checkpoint(checkpoint).config.with_attention("eager")
+
+
+def _describe_subjects(unknown: str) -> str:
+    checkpoints = ", ".join([*(BUNDLED + name for name in list_checkpoints()), *(HUB + name for name in RELEASED)])
+    return (
+        f"unknown configuration {unknown!r}; give a settings file or the name of a bundled one "
+        f"({', '.join(list_configs())}), a shape ({', '.join(SHAPES)}), a checkpoint's folder, or one of {checkpoints}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,13 +187,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--gpu-gb", type=float, default=24.0, help="the card's nominal memory: 24 means 24 GiB, 25.77e9 bytes"
     )
     parser.add_argument(
-        "--config", default="llava-mini-8b", help=f"a settings file, {', '.join(SHAPES)}, or a checkpoint's folder"
+        "--config",
+        help=f"a settings file, a shape or a checkpoint; default: {CONFIG_VARIABLE}, or else {USUAL}",
     )
     parser.add_argument("--dtype", choices=list(DTYPES), help="overrides the settings")
     parser.add_argument("--batch-frames", type=int, help="overrides the settings")
     given = parser.parse_args(arguments)
     try:
-        config, settings = find_subject(given.config)
+        config, settings = find_subject(given.config or os.environ.get(CONFIG_VARIABLE) or USUAL)
         load = Load.from_settings(settings)
         if given.dtype:
             load = replace(load, dtype=resolve_dtype(given.dtype))

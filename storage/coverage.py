@@ -20,7 +20,7 @@ MODELS = "lw:models"  # set of the fingerprints of all models that ever encoded 
 
 @dataclass(frozen=True)
 class Pace:
-    """The work on a video since it last stood still for `IDLE_S`, by the marks of encoded segments (epoch seconds)."""
+    """Encoding speed since the last pause of `IDLE_S` seconds, by the marks of encoded segments (epoch seconds)."""
 
     since_s: float
     last_s: float
@@ -29,7 +29,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Totals:
-    """How many frames of a video are sampled, encoded, and given up; and how encoding has gone on lately."""
+    """How many frames of a video are sampled, encoded, and given up; and the current encoding speed."""
 
     sampled: int
     encoded: int

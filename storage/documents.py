@@ -153,7 +153,9 @@ class Question(Document):
     start_s: float = 0.0
     end_s: float | None = None
     fusion: FusionMode
-    partial: bool = Field(False, description="Answer from the frames encoded so far, without waiting for the rest.")
+    partial: bool = Field(
+        False, description="Wait only for the first segment of the stretch; answer over what is encoded then."
+    )
     options: Options = Options()
     previous_question_id: str | None = None
     status: QuestionStatus = "queued"

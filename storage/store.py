@@ -33,8 +33,9 @@ from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
-TOKENS_AT_ONCE_BYTES = 32 * 1024**2  # most for one command, which must end within seconds: an hour at the 8B shapes
-UNWRITTEN_S = 60.0  # a document that is on the agenda but not written by then never will be
+# Upper limit of one MGET, so that it ends within seconds: about an hour of tokens at 8B shapes.
+TOKENS_AT_ONCE_BYTES = 32 * 1024**2
+UNWRITTEN_S = 60.0  # after this long without a document, assume that its writer died
 
 
 class Store:

@@ -114,8 +114,8 @@ def count_quarter_turns(frame: VideoFrame) -> int:
 def time_frames_in_turn(frames: Iterable[VideoFrame], times: Sequence[int]) -> Iterator[VideoFrame]:
     """Gives frames without display times the `times`, one after the other.
 
-    Their pts is the number of their packet. A keyframe takes the time with its number or a later one, so frames
-    lost before it do not shift those after it.
+    The pts of such a frame is the number of its packet. At a keyframe that number tells how many frames came before,
+    so if some of them were lost, their times are skipped and later frames keep theirs.
     """
     turn = 0
     for frame in frames:

@@ -60,6 +60,18 @@ def test_every_error_has_the_same_schema_and_says_when_to_retry(http: httpx.Clie
     assert described["components"]["schemas"]["Problem"]["required"] == ["type", "title", "status", "detail"]
 
 
+def test_the_routes_that_need_the_lists_say_that_these_may_be_rebuilding(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    for method, path in (
+        ("get", "/v1/videos"),
+        ("delete", "/v1/videos/{video_id}"),
+        ("post", "/v1/videos/{video_id}/retry"),
+        ("get", "/v1/videos/{video_id}/questions"),
+    ):
+        examples = paths[path][method]["responses"]["503"]["content"][problems.MEDIA_TYPE]["examples"]
+        assert "state-rebuilding" in examples, (method, path)
+
+
 def test_every_reference_resolves(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()
     assert described["openapi"].startswith("3.1.")

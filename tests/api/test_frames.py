@@ -104,6 +104,8 @@ def test_a_time_redirects_to_its_picture(http: httpx.Client, seed: Seed, at: str
     found = http.get(f"/v1/videos/{video.id}/frame?at={at}")
     assert (found.status_code, found.headers["location"]) == (307, f"/v1/videos/{video.id}/frames/{slot}.jpg")
     assert http.get(found.headers["location"]).content == JPEG % (b"view", slot)
+    found = http.get(f"/v1/videos/{video.id}/frame?at={at}&kind=model")
+    assert http.get(found.headers["location"]).content == JPEG % (b"model", slot)
 
 
 @pytest.mark.parametrize("at", ["70.1", "1e8", "2026-11-21T13:59:59Z"])

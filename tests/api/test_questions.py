@@ -288,3 +288,10 @@ def test_the_settings_choose_the_fusion_unless_the_question_does(
 ) -> None:
     asked = http.post(f"/v1/videos/{seed().id}/questions", json={"question": "?"}).json()
     assert asked["fusion"] == settings.reasoner.fusion
+
+
+def test_an_empty_question_is_named_in_plain_words(http: httpx.Client, seed: Seed) -> None:
+    path = f"/v1/videos/{seed().id}/questions"
+    for empty in ("", "  "):
+        problem = require_problem(http.post(path, json={"question": empty}), 422, "invalid")
+        assert problem["detail"] == "body.question: the question is empty"

@@ -112,3 +112,11 @@ def test_a_question_that_fails_or_is_interrupted_says_so(config: Path, longwatch
     assert leaving.returncode not in (0, 2)
     assert "Traceback" not in err
     assert [request.path for request in service.requests("DELETE")] == [f"/v1/questions/{QUESTION_ID}"]
+
+
+def test_an_empty_question_is_refused_before_anything_is_sent(longwatch: Longwatch, service: Service) -> None:
+    for empty in ("", "  "):
+        done = longwatch("ask", VIDEO_ID, empty)
+        assert done.returncode == 2
+        assert "the question is empty" in done.stderr
+    assert service.asked == []

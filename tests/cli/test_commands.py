@@ -171,7 +171,20 @@ def test_a_frame_and_an_image_are_fetched_into_files(longwatch: Longwatch, servi
     done = longwatch("frame", VIDEO_ID, "1:05.5", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{VIDEO_ID}-65.jpg\n"), done.stderr
     assert (tmp_path / f"{VIDEO_ID}-65.jpg").read_bytes() == picture
-    assert next(request.query for request in service.asked if request.path.endswith("/frame")) == {"at": "65.5"}
+    assert next(request.query for request in service.asked if request.path.endswith("/frame")) == {
+        "at": "65.5",
+        "kind": "view",
+    }
+    service.on(
+        "GET", f"/v1/videos/{VIDEO_ID}/frame", None, 307, location=f"/v1/videos/{VIDEO_ID}/frames/9.jpg?kind=model"
+    )
+    service.routes["GET", f"/v1/videos/{VIDEO_ID}/frames/9.jpg"] = lambda request: (
+        200,
+        {},
+        request.query["kind"].encode(),
+    )
+    assert longwatch("frame", VIDEO_ID, "9", "--kind", "model", "-o", "-").stdout == "model"
+    assert longwatch("frame", VIDEO_ID, "9", "--kind", "best").returncode == 2
     done = longwatch("source", VIDEO_ID, cwd=tmp_path)
     assert (tmp_path / done.stdout.strip()).read_bytes() == b"png"
     assert (tmp_path / f"{VIDEO_ID}.png").exists()
@@ -246,8 +259,20 @@ def test_version_and_completion_work(longwatch: Longwatch) -> None:
     assert longwatch("no-such-command").returncode == 2
 
 
-def test_workers_and_plan_run_as_other_programs(longwatch: Longwatch) -> None:
+def test_help_shows_no_types_of_python(longwatch: Longwatch) -> None:
+    for words in ([], ["frame"], ["ask"], ["delete"], ["worker"], ["worker", "encode"]):
+        shown = longwatch(*words, "--help")
+        assert shown.returncode == 0, shown.stderr
+        assert "--help" in shown.stdout
+        assert "<bool>" not in shown.stdout
+        assert "<Any>" not in shown.stdout
+
+
+def test_workers_and_plan_run_as_other_programs(longwatch: Longwatch, config: Path) -> None:
     plan = longwatch("plan", "--help")
     assert "--gpu-gb" in plan.stdout, plan.stderr
+    config.write_text("encoder: {batch_frames: 7}\n")
+    plan = longwatch("plan")  # with the fixture's global --config
+    assert "7 frames a batch" in " ".join(plan.stdout.split()), plan.stderr
     for kind in ("ingest", "encode", "reason"):
         assert longwatch("worker", kind, "--help").returncode == 0

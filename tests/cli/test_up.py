@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from cli.announcement import CHECK_EVERY_S
 from cli.deaths import describe_death
 from cli.redis_server import NoRedisServer, build_command, find_socket
 from cli.up import CannotStart, parse_procfile, run, supervisor_config
@@ -30,6 +32,20 @@ import os, pathlib, signal
 pathlib.Path('{file}').write_text(str(os.getpid()))
 print('my last\\x1b[2J words', flush=True)
 signal.pause()
+"""
+
+API = """
+import http.server, json, pathlib
+asked = pathlib.Path('{file}')
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with asked.open('a') as log:
+            log.write(self.path + ' ')
+        missing = [] if len(asked.read_text().split()) > 2 else [{{'part': 'encode', 'message': 'no worker'}}]
+        self.send_response(503 if missing else 200)
+        self.end_headers()
+        self.wfile.write(json.dumps({{'missing': missing}}).encode())
+http.server.HTTPServer(('127.0.0.1', {port}), Handler).serve_forever()
 """
 
 
@@ -70,6 +86,23 @@ def test_everything_starts_restarts_and_stops_with_ctrl_c(folder: Path, config: 
     assert not alive(pid_in(folder / "beat"))
 
 
+def test_up_says_once_that_the_service_is_ready(folder: Path, config: Path, unused_port: int) -> None:
+    asked, program, procfile = folder / "asked", folder / "api.py", folder / "Procfile"
+    program.write_text(API.format(file=asked, port=unused_port))
+    procfile.write_text(f"api: {sys.executable} {program}\n")
+    process = spawn(config, "up", "--procfile", str(procfile), start_new_session=True)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"ready: http://127.0.0.1:{unused_port}\n"
+        assert asked.read_text().split() == ["/readyz"] * 3
+        time.sleep(2 * CHECK_EVERY_S)
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert asked.read_text().split() == ["/readyz"] * 3  # nobody asks any more
+
+
 def pid_in(path: Path) -> int:
     wait_until(lambda: path.exists() and path.read_text())
     return int(path.read_text())
@@ -87,6 +120,25 @@ def test_a_death_is_reported_with_its_cause_and_last_line(tmp_path: Path) -> Non
     assert describe_death("reasoner", tmp_path) == (
         "reasoner died (exit status 3) and is being restarted: RuntimeError: out of memory"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("2026-11-21 12:00:00,123 INFO jobs.worker: encode-1 works on x", False),
+        ("INFO:     127.0.0.1:5000 - GET /readyz", False),
+        ("77:M 21 Nov 2026 12:00:00.123 * Ready to accept connections unix", False),
+        ("2026-11-21 12:00:00,123 WARNING jobs.worker: no memory", True),
+        ("2026-11-21 12:00:00,123 CRITICAL jobs.worker: no memory", True),
+        ("77:M 21 Nov 2026 12:00:00.123 # Out of memory - stopping", True),
+        ("MemoryError", True),
+        ("INFORMATION: not a level", True),
+    ],
+)
+def test_the_last_line_of_a_death_is_shown_only_if_it_can_explain_it(tmp_path: Path, line: str, shown: bool) -> None:
+    (tmp_path / "reasoner.log").write_text(f"ValueError: an older one\n{line}\n")
+    end = f": {line}" if shown else f"; see {tmp_path / 'reasoner.log'}"
+    assert describe_death("reasoner", tmp_path) == f"reasoner died (unknown cause) and is being restarted{end}"
 
 
 def test_up_reports_what_would_stop_it_before_it_starts(folder: Path, unused_port: int) -> None:

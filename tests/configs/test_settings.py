@@ -49,6 +49,26 @@ def test_the_error_names_a_wrong_key_or_value(text: str, named: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("ingest: {sample_fsp: 1}", "ingest.sample_fsp: there is no such setting; did you mean ingest.sample_fps?"),
+        ("ingets: {}", "ingets: there is no such setting; did you mean ingest?"),
+        ("sample_fps: 1", "sample_fps: there is no such setting; did you mean ingest.sample_fps?"),
+        ("api: {zzz: 1}", "api.zzz: there is no such setting"),
+        ("data_dir: {zzz: 1}", "data_dir: "),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_one_that_was_meant(text: str, hint: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file)
+    (said,) = str(caught.value).splitlines()[1:]
+    assert said.startswith(f"  {hint}")
+    assert ("did you mean" in said) == ("did you mean" in hint)
+
+
+@pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("LONGWATCH_INGEST__SAMPLE_FSP", "1"),

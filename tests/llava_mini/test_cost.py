@@ -185,6 +185,25 @@ def test_the_plan_follows_the_given_settings(tmp_path: Path, capsys: pytest.Capt
     assert "torch.bfloat16, 6 frames a batch" in printed
 
 
+def test_the_plan_follows_the_environment_unless_an_option_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*words: str) -> str:
+        assert main(words) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    monkeypatch.delenv("LONGWATCH_CONFIG", raising=False)
+    usual = printed()
+    assert usual == printed("--config", "llava-mini-8b")
+    file = tmp_path / "mine.yaml"
+    file.write_text("encoder: {batch_frames: 5}\n", encoding="utf-8")
+    monkeypatch.setenv("LONGWATCH_CONFIG", str(file))
+    assert "5 frames a batch" in printed()
+    assert usual == printed("--config", "llava-mini-8b")
+    monkeypatch.setenv("LONGWATCH_CONFIG", "")
+    assert usual == printed()
+
+
 def test_the_plan_is_printed_for_a_shape_and_for_a_checkpoint(
     folder_a: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,8 +212,27 @@ def test_the_plan_is_printed_for_a_shape_and_for_a_checkpoint(
     assert "2.009" in printed
     assert "int8" in printed
     assert main(["--config", str(folder_a)]) == 0
-    assert main(["--config", "no-such-config"]) == 1
-    assert "no-such-config" in capsys.readouterr().err
+
+
+def test_the_plan_is_printed_for_a_checkpoint_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(name: str) -> str:
+        assert main(["--config", name]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    assert "torch.bfloat16" in printed("bundled:tiny")
+    released = printed("hub:ICTNLP/llava-mini-llama-3.1-8b")
+    assert released.split("TFLOP")[1] == printed("llava-mini-8b").split("TFLOP")[1]
+
+
+@pytest.mark.parametrize("name", ["no-such-config", "bundled:nope", "hub:some/body", "tiny.yaml"])
+def test_an_unknown_subject_is_answered_with_all_that_is_accepted(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", name]) == 1
+    said = capsys.readouterr().err
+    assert repr(name) in said
+    for known in ("llava-mini-7b", "llava-mini-8b", "tiny", "bundled:tiny", "hub:ICTNLP/llava-mini-llama-3.1-8b"):
+        assert known in said
 
 
 @pytest.mark.parametrize("name", [*SHAPES, "tiny"])
