@@ -210,7 +210,7 @@ class IngestJobs:
         problem = Problem(code=code, message=message)
         sampled = self._store.coverage.count_sampled(video.id)
         self._update(video, fence, status="failed", problem=problem, frames_sampled=sampled)
-        self._store.agenda.put(due.VIDEOS, *self._store.index.list_leaning(video.id))  # its duplicates fail with it
+        self._store.agenda.put(due.VIDEOS, *self._store.index.list_duplicates(video.id))  # its duplicates fail with it
         self._inspector.inspect_video(video.id)
 
     def _require_wanted(self, video_id: str, fence: Fence) -> None:

@@ -125,12 +125,12 @@ class Inspector:
         try:
             holder = self._store.read_video(video.duplicate_of)
         except NotFound:
-            self._store.index.stop_leaning(video.id, video.duplicate_of)
+            self._store.index.remove_duplicate(video.id, video.duplicate_of)
             self._store.update_video(video.model_copy(update={"status": "queued", "duplicate_of": None}))
             return
         if holder.status == "failed":
             problem = holder.problem or Problem(code="internal", message=f"{holder.id} has the same content and failed")
-            self._store.index.stop_leaning(video.id, holder.id)
+            self._store.index.remove_duplicate(video.id, holder.id)
             changes = {"status": "failed", "duplicate_of": None, "problem": problem}
             self._store.update_video(video.model_copy(update=changes))
             return
@@ -207,7 +207,7 @@ class Inspector:
         stretch = find_stretch(self._store, question, holder, model)
         if stretch.is_ready(partial=question.partial):
             self._store.agenda.stop_waiting(holder.id, [question.id])
-            if self.queues.answer(question.id):
+            if self.queues.enqueue_answer(question.id):
                 self._store.set_question_state(question.id, "queued")
             return
         self._store.agenda.wait(holder.id, question.id, stretch.awaited_segment(partial=question.partial))

@@ -142,11 +142,11 @@ class Queues:
             put += self._push([call for call in wanted if call.id not in live])
         return put
 
-    def answer(self, question_id: str) -> bool:
+    def enqueue_answer(self, question_id: str) -> bool:
         """Queues the answer job; returns False if it already waits or runs."""
         return bool(self.ensure([Call(answer_job_id(question_id), "answer_question", (question_id,))]))
 
-    def fuse(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
+    def enqueue_fusions(self, video_id: str, requests: Sequence[FusionRequest]) -> None:
         """Queues one job that fuses these texts with these frames, however many segments they span.
 
         The caller has checked that the job neither waits nor runs.

@@ -152,7 +152,8 @@ class Gatherer:
             self._still_wanted()
             if time.monotonic() - began > self._timeout_s:
                 raise FusionFailed(
-                    f"encoder workers did not fuse the question within {self._timeout_s:g} s; check their log, that "
+                    f"encoder workers did not fuse the question within {self._timeout_s:g} s; see "
+                    "logs/encoder_worker.log in data_dir, and check that "
                     f"they run this checkpoint ({self._fingerprint}), and that the cache has room (redis.cache_url)"
                 )
             problem = self._notices.wait(self._order(ids, first_row, pending), LOOK_S)
@@ -200,7 +201,7 @@ class Gatherer:
         if live:
             return next(known for known in (*earlier, job_id) if known in live)
         self._notices.clear(job_id)
-        self._queues.fuse(self._holder.id, requests)
+        self._queues.enqueue_fusions(self._holder.id, requests)
         self._ordered[job_id] = requests
         return job_id
 

@@ -80,7 +80,7 @@ class ReasonerJobs:
         try:
             question = self._store.read_question(question_id)
             if not question.settled:
-                message = f"answering failed repeatedly: {reason}; the log of `longwatch worker reason` says more"
+                message = f"answering failed repeatedly: {reason}; see logs/reasoner.log in data_dir"
                 self._fail(question, self._store.fences.take(question_id), "internal", message)
         except NotFound:
             log.info("question %s was deleted meanwhile", question_id)

@@ -15,10 +15,10 @@ def delete_video(store: Store, video_id: str) -> None:
         raise NotFound(f"no video {video_id}: `longwatch list` shows the ids")
     store.agenda.put(due.DELETIONS, video_id, in_s=UNWRITTEN_S)  # another process finishes it if this one dies
     if not store.index.mark_deleted(video_id):
-        leaning = _list_leaning(store, video_id)
-        if leaning or not store.index.mark_deleted(video_id):
+        duplicates = _list_duplicates(store, video_id)
+        if duplicates or not store.index.mark_deleted(video_id):
             store.agenda.remove(due.DELETIONS, video_id)
-            names = ", ".join(leaning) or "another video"
+            names = ", ".join(duplicates) or "another video"
             raise Conflict(f"{video_id} holds the frames of {names} (same content); delete these first")
     finish_deletion(store, video_id)
 
@@ -35,20 +35,20 @@ def finish_deletion(store: Store, video_id: str) -> None:
     store.agenda.remove(due.DELETIONS, video_id)
 
 
-def _list_leaning(store: Store, video_id: str) -> list[str]:
+def _list_duplicates(store: Store, video_id: str) -> list[str]:
     """The videos that use this one's frames; entries of videos that no longer do are removed."""
-    leaning = []
-    for other_id in store.index.list_leaning(video_id):
-        if _leans(store, other_id, video_id):
-            leaning.append(other_id)
+    duplicates = []
+    for other_id in store.index.list_duplicates(video_id):
+        if _uses_frames(store, other_id, video_id):
+            duplicates.append(other_id)
         else:
-            store.index.stop_leaning(other_id, video_id)
-    return leaning
+            store.index.remove_duplicate(other_id, video_id)
+    return duplicates
 
 
-def _leans(store: Store, video_id: str, on: str) -> bool:
+def _uses_frames(store: Store, video_id: str, holder_id: str) -> bool:
     try:
-        return store.read_video(video_id).duplicate_of == on
+        return store.read_video(video_id).duplicate_of == holder_id
     except NotFound:
         return False
     except (DamagedFile, NewerDocument):

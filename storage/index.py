@@ -121,7 +121,7 @@ class Index:
         """Stores a copy of the document and lists the video; does nothing if the video was deleted."""
         keys = [deleted_key(video.id), _video_key(video.id), VIDEOS, UNREADABLE]
         if video.duplicate_of:
-            keys.append(_leaning_key(video.duplicate_of))
+            keys.append(_duplicates_key(video.duplicate_of))
         with redis_errors():
             self._put(keys=keys, args=[video.id, video.model_dump_json()])
 
@@ -147,9 +147,9 @@ class Index:
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.zrem(VIDEOS, video_id)
             pipeline.hdel(UNREADABLE, video_id)
-            pipeline.delete(_video_key(video_id), _questions_key(video_id), _leaning_key(video_id))
+            pipeline.delete(_video_key(video_id), _questions_key(video_id), _duplicates_key(video_id))
             if not isinstance(video, str) and video.duplicate_of:
-                pipeline.srem(_leaning_key(video.duplicate_of), video_id)
+                pipeline.srem(_duplicates_key(video.duplicate_of), video_id)
             pipeline.execute()
         if not isinstance(video, str) and video.content_key:
             self.release_content(video.content_key, video_id)
@@ -173,15 +173,15 @@ class Index:
         with redis_errors():
             self._release(keys=[_content_key(content_key)], args=[video_id])
 
-    def list_leaning(self, video_id: str) -> list[str]:
+    def list_duplicates(self, video_id: str) -> list[str]:
         """The duplicates that use this video's frames."""
-        with self._rebuilt_if_damaged(_leaning_key(video_id)), redis_errors():
-            return sorted(as_text(member) for member in self._redis.smembers(_leaning_key(video_id)))
+        with self._rebuilt_if_damaged(_duplicates_key(video_id)), redis_errors():
+            return sorted(as_text(member) for member in self._redis.smembers(_duplicates_key(video_id)))
 
-    def stop_leaning(self, video_id: str, on: str) -> None:
-        """Notes that the video no longer uses the frames of `on`."""
+    def remove_duplicate(self, video_id: str, holder_id: str) -> None:
+        """Notes that the video no longer uses the frames of the holder."""
         with redis_errors():
-            self._redis.srem(_leaning_key(on), video_id)
+            self._redis.srem(_duplicates_key(holder_id), video_id)
 
     # questions
 
@@ -232,8 +232,10 @@ class Index:
 
     def mark_deleted(self, video_id: str) -> bool:
         """Marks the video as deleted, so that running jobs stop; returns False instead if others use its frames."""
-        with self._rebuilt_if_damaged(_leaning_key(video_id)), redis_errors():
-            marked = self._mark_deleted(keys=[deleted_key(video_id), _leaning_key(video_id)], args=[DELETION_KNOWN_S])
+        with self._rebuilt_if_damaged(_duplicates_key(video_id)), redis_errors():
+            marked = self._mark_deleted(
+                keys=[deleted_key(video_id), _duplicates_key(video_id)], args=[DELETION_KNOWN_S]
+            )
         return bool(marked)
 
     def is_deleted(self, video_id: str) -> bool:
@@ -249,7 +251,7 @@ def deleted_key(video_id: str) -> str:
 
 def types_of(video_id: str) -> dict[str, bytes]:
     """The keys of one video that must have a certain type -> that type."""
-    return {_leaning_key(video_id): b"set", _questions_key(video_id): b"zset"}
+    return {_duplicates_key(video_id): b"set", _questions_key(video_id): b"zset"}
 
 
 def _parse(video_id: str, content: object) -> Video | None:
@@ -270,8 +272,8 @@ def _content_key(content_key: str) -> str:
     return f"lw:content:{content_key}"
 
 
-def _leaning_key(video_id: str) -> str:
-    return f"lw:leaning:{video_id}"
+def _duplicates_key(video_id: str) -> str:
+    return f"lw:duplicates:{video_id}"
 
 
 def question_state_key(question_id: str) -> str:

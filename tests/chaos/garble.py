@@ -26,7 +26,7 @@ PARSED = (
 ANY_TYPE = (
     *PARSED,
     "lw:sampled:", "lw:encoded:", "lw:totals:", "lw:partial:", "lw:failed:", "lw:waiting", "lw:fence:", "lw:content:",
-    "lw:leaning:", "lw:questions:", "lw:due:", "lw:videos", "lw:models", "lw:workers", "lw:model", "lw:pieces:",
+    "lw:duplicates:", "lw:questions:", "lw:due:", "lw:videos", "lw:models", "lw:workers", "lw:model", "lw:pieces:",
     "lw:attempts:", "lw:ended:", "lw:state:ready", "lw:unreadable", "rq:queue:", "rq:wip:",
 )  # fmt: skip
 

@@ -301,7 +301,7 @@ def test_a_duplicate_whose_owner_is_gone_is_sampled_itself(
     wait_settled(store, first)
     second = new_video(kind="path", location=str(path), status="duplicate", duplicate_of=first.id)
     store.add_video(second)
-    store.index.stop_leaning(second.id, first.id)  # it was not registered yet
+    store.index.remove_duplicate(second.id, first.id)  # it was not registered yet
     intake.delete_video(first.id)
     wait_until(lambda: store.archive.read_video(second.id).status == "ready")
     assert read_numbers(store, second) == [12, 37, 62]

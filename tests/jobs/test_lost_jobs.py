@@ -12,7 +12,7 @@ QUEUE, ON_ITS_WAY = "rq:queue:answer", "rq:queue:answer:intermediate"
 
 def take(store: Store, question_id: str) -> bytes:
     """Queues an answer job and takes it as a worker does; returns its id."""
-    assert Queues(store.state).answer(question_id)
+    assert Queues(store.state).enqueue_answer(question_id)
     job_id = store.state.lmove(QUEUE, ON_ITS_WAY, "LEFT", "RIGHT")
     assert isinstance(job_id, bytes)
     return job_id
@@ -48,7 +48,7 @@ def test_a_job_that_was_queued_again_meanwhile_stays(store: Store) -> None:
     job_id = take(store, question_id)
     queues = Queues(store.state)
     queues.drop_lost()
-    assert queues.answer(question_id)
+    assert queues.enqueue_answer(question_id)
 
     queues.drop_lost()
     assert store.state.lrange(QUEUE, 0, -1) == [job_id]
@@ -60,7 +60,7 @@ def test_a_job_that_was_queued_again_is_whole_when_its_dead_worker_is_found(stor
     job_id = take(store, question_id := f"{new_video_id()}_{new_video_id()}").decode()
     store.state.zadd("rq:wip:answer", {f"{job_id}:execution": 1})  # its worker began it and fell silent
     queues = Queues(store.state)
-    assert queues.answer(question_id)
+    assert queues.enqueue_answer(question_id)
 
     assert queues.take_dead() == [job_id]
     assert store.state.exists(f"rq:job:{job_id}")

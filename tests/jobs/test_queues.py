@@ -34,8 +34,8 @@ def test_a_job_is_queued_once(store: Store) -> None:
         queues.ensure([fetch_call(VIDEO_ID)])
         queues.ensure([ingest_call(VIDEO_ID)])
         queues.ensure([encode_call(VIDEO_ID, 0), encode_call(VIDEO_ID, 1)])
-        queues.fuse(VIDEO_ID, REQUESTS)
-        assert queues.answer(QUESTION_ID) is expected
+        queues.enqueue_fusions(VIDEO_ID, REQUESTS)
+        assert queues.enqueue_answer(QUESTION_ID) is expected
     assert {name: count_waiting(store, name) for name in QUEUES} == {
         "fetch": 1,
         "ingest": 1,
@@ -53,7 +53,7 @@ def test_a_job_is_queued_once_if_many_processes_queue_it_at_the_same_moment(stor
         queues = Queues(Store.open(settings).state)
         for number in range(20):
             start.wait()
-            queued.append(queues.answer(f"{VIDEO_ID}_20261121-0000000{number:02d}-aaaaaa"))
+            queued.append(queues.enqueue_answer(f"{VIDEO_ID}_20261121-0000000{number:02d}-aaaaaa"))
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
@@ -98,8 +98,8 @@ def test_a_job_lost_between_queue_and_worker_is_found_again(store: Store, settin
 def test_a_withdrawn_job_is_gone_and_can_be_queued_again(store: Store) -> None:
     queues = Queues(store.state)
     for _ in range(2):
-        queues.fuse(VIDEO_ID, REQUESTS)
-        assert queues.answer(QUESTION_ID)
+        queues.enqueue_fusions(VIDEO_ID, REQUESTS)
+        assert queues.enqueue_answer(QUESTION_ID)
         queues.withdraw_fuse(VIDEO_ID, REQUESTS)
         queues.withdraw_answer(QUESTION_ID)
         assert not any(count_waiting(store, name) for name in QUEUES)

@@ -332,7 +332,7 @@ def test_a_duplicate_fails_with_its_holder_and_is_sampled_if_the_holder_is_gone(
     reconciler.inspector.inspect_video(copies[1].id)
     freed = store.read_video(copies[1].id)
     assert (freed.status, freed.duplicate_of) == ("queued", None)
-    assert store.index.list_leaning(holder.id) == []
+    assert store.index.list_duplicates(holder.id) == []
 
 
 @pytest.mark.parametrize("died_after", ["the mark", "the document", "the folder"])

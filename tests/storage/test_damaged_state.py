@@ -102,7 +102,7 @@ def test_junk_under_any_key_is_repaired(
         with suppress(StateRebuilding):  # a reader is told to come again
             store.read_progress([video, copy])
             store.index.list_questions(video.id, None, 10)
-            store.index.list_leaning(video.id)
+            store.index.list_duplicates(video.id)
         reconciler.run_forever(StopAfter(6, partial(beat, store, reconciler)))
         assert reconciler_works(store, settings), key
         assert store.index.is_ready(), key

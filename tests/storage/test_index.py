@@ -83,11 +83,11 @@ def test_a_video_cannot_be_marked_as_deleted_while_duplicates_use_it(store: Stor
     copies = [make_video(status="duplicate", duplicate_of=holder.id) for _ in range(2)]
     for copy in copies:
         store.index.put_video(copy)
-    assert store.index.list_leaning(holder.id) == sorted(copy.id for copy in copies)
+    assert store.index.list_duplicates(holder.id) == sorted(copy.id for copy in copies)
     assert store.index.mark_deleted(holder.id) is False
     assert not store.index.is_deleted(holder.id)
     store.index.forget_video(copies[0])
-    store.index.stop_leaning(copies[1].id, on=holder.id)
+    store.index.remove_duplicate(copies[1].id, holder_id=holder.id)
     assert store.index.mark_deleted(holder.id) is True
 
 

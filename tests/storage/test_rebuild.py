@@ -64,7 +64,7 @@ def test_everything_is_back_after_a_flush(store: Store, settings: Settings) -> N
     ]
     assert store.read_coverage(videos[0], range(2), OTHER_MODEL).encoded == {1}
     assert store.index.list_questions(videos[1].id, None, 10) == sorted([unsettled.id, settled.id], reverse=True)
-    assert store.index.list_leaning(videos[0].id) == [copy.id]
+    assert store.index.list_duplicates(videos[0].id) == [copy.id]
     assert store.claim_content(make_video(sha256="0")) == videos[0].id
     reconciler.run_once()  # looks at the questions that the first pass found
     assert store.read_question(settled.id).status == "done"
