@@ -9,21 +9,19 @@ from cli.errors import ServiceError
 CHECK_EVERY_S = 1.0
 
 
-def wait_until_ready(client: Client) -> None:
-    """Returns once no part of the service is missing."""
-    while True:
-        try:
-            if not client.missing_parts():
-                return
-        except ServiceError:
-            pass  # the API is not up yet
-        time.sleep(CHECK_EVERY_S)
+def is_ready(client: Client) -> bool:
+    """Whether the service answers and no part of it is missing."""
+    try:
+        return not client.missing_parts()
+    except ServiceError:
+        return False
 
 
 def main(url: str) -> None:
     """Waits, and prints one line."""
     with Client(url) as client:
-        wait_until_ready(client)
+        while not is_ready(client):
+            time.sleep(CHECK_EVERY_S)
     print(f"ready: {url}", file=sys.stderr, flush=True)  # noqa: T201
 
 
