@@ -67,7 +67,7 @@ class VideoSource:
     def sample_frames(self, sample_fps: float, *, mode: str = "exact", start_slot: int = 0) -> Iterator[SampledFrame]:
         """A frame for every slot from `start_slot` on (see `sampling.find_slot_times`).
 
-        "exact" gives the frame on display at the slot's time; "keyframes" the nearest keyframe, for a tenth of the
+        "exact" gives the frame on display at the slot's time; "keyframes" the nearest keyframe, for 6 % of the
         work. The frame before a damaged one stands in for it. A later start gives the same frames.
         """
         if start_slot == 0:
