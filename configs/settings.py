@@ -185,7 +185,9 @@ class ApiSettings(Part):
         200, description="Queued or being answered; like max_unsettled_videos."
     )
     max_waiting_questions_per_video: PositiveInt = Field(100, description="Waiting for frames; they hold no worker.")
-    max_waiting_questions: PositiveInt = Field(10_000, description="Waiting for frames of any video.")
+    max_waiting_questions: PositiveInt = Field(
+        1000, description="Waiting for frames of any video. Checking them takes about 3 % of a core for 1,000."
+    )
     max_body_bytes: PositiveInt = 64 * 1024
     max_question_chars: PositiveInt = 4000
     max_wait_s: PositiveFloat = 60.0

@@ -25,7 +25,7 @@ class Sight(NamedTuple):
     copy: Video | None  # Redis' copy of its document
     missing: list[int] | None  # segments to encode, a bounded number; None if unknown
     model: str
-    due: float  # when the video is due again
+    due_at_s: float  # when the video is due again (epoch seconds)
 
 
 class Inspector:
@@ -48,10 +48,10 @@ class Inspector:
         if not video_ids:
             return []
         model = self._store.workers.read_model()
-        again = self._store.agenda.postpone(due.VIDEOS, *video_ids, in_s=self._settings.recheck_after_s)
+        due_at_s = self._store.agenda.postpone(due.VIDEOS, *video_ids, in_s=self._settings.recheck_after_s)
         copies = self._store.index.get_videos(video_ids)
         lists = self._store.coverage.list_pending(video_ids, model, self._settings.max_pending_segments)
-        return [Sight(*each, model, again) for each in zip(video_ids, copies, lists, strict=True)]
+        return [Sight(*each, model, due_at_s) for each in zip(video_ids, copies, lists, strict=True)]
 
     def find_jobs(self, sight: Sight) -> list[Call]:
         """Returns the jobs that the video needs. A video that needs none is taken off the agenda."""
@@ -61,9 +61,9 @@ class Inspector:
         if video.duplicate_of is not None:
             self._inspect_duplicate(video)
             return []
-        missing, again = sight.missing, sight.due
+        missing, due_at_s = sight.missing, sight.due_at_s
         if missing is None:
-            missing, again = self._count_missing(video, sight.model)
+            missing, due_at_s = self._count_missing(video, sight.model)
         calls = []
         if not video.settled:
             to_fetch = video.kind == "url" and not video.in_archive
@@ -71,7 +71,7 @@ class Inspector:
         if sight.model:
             calls += [encode_call(video.id, segment) for segment in missing]
         if video.settled and not missing:
-            self._store.agenda.finish(due.VIDEOS, video.id, again)
+            self._store.agenda.finish(due.VIDEOS, video.id, due_at_s)
             self.wake_questions(video.id)
         return calls
 
@@ -106,12 +106,12 @@ class Inspector:
 
         Raises DamagedState.
         """
-        again = self._recount(video)
+        due_at_s = self._recount(video)
         most = self._settings.max_pending_segments
         (missing,) = self._store.coverage.list_pending([video.id], model, most)
         if missing is None:
             raise DamagedState(f"the marks of {video.id} were damaged again while they were read from the archive")
-        return missing, again
+        return missing, due_at_s
 
     def _recount(self, video: Video) -> float:
         """Reads the marks from the archive if they are lost; returns when the video is due again."""
@@ -121,7 +121,7 @@ class Inspector:
     def _inspect_duplicate(self, video: Video) -> None:
         """Follows the video whose frames it uses: fails if that one failed, is sampled if that one is gone."""
         assert video.duplicate_of is not None
-        again = self._recount(video)  # a duplicate has no segments, but this finds its open questions
+        due_at_s = self._recount(video)  # a duplicate has no segments, but this finds its open questions
         try:
             holder = self._store.read_video(video.duplicate_of)
         except NotFound:
@@ -137,7 +137,7 @@ class Inspector:
         for question_id in self._store.agenda.list_waiting(video.id, None):
             self.inspect_question(question_id)
         if holder.settled:
-            self._store.agenda.finish(due.VIDEOS, video.id, again)
+            self._store.agenda.finish(due.VIDEOS, video.id, due_at_s)
 
     # questions
 

@@ -82,10 +82,10 @@ class Agenda:
                 self._redis.zadd(agenda, dict.fromkeys(ids, due), xx=True)
         return due
 
-    def finish(self, agenda: str, item_id: str, due: float) -> None:
+    def finish(self, agenda: str, item_id: str, due_at_s: float) -> None:
         """Removes an item that was inspected, unless another process made it due again after `postpone`."""
         with redis_errors():
-            self._finish(keys=[agenda], args=[item_id, repr(due)])
+            self._finish(keys=[agenda], args=[item_id, repr(due_at_s)])
 
     def remove(self, agenda: str, item_id: str) -> None:
         """Removes an item, because it is settled or gone."""

@@ -108,15 +108,9 @@ class Coverage:
         """The totals of each video, None if its marks are incomplete; with one command."""
         if not video_ids:
             return []
-        keys = [
-            key
-            for video_id in video_ids
-            for key in (
-                _totals_key(video_id),
-                _failed_key(video_id, fingerprint),
-                _encoded_key(video_id, fingerprint),
-            )
-        ]
+        keys: list[str] = []
+        for video_id in video_ids:
+            keys += [_totals_key(video_id), _failed_key(video_id, fingerprint), _encoded_key(video_id, fingerprint)]
         with redis_errors():
             found = self._totals(keys=keys)
         return [_totals([_pairs(reply[0]), *reply[1:]], fingerprint) for reply in found]
@@ -166,16 +160,10 @@ class Coverage:
         """
         if not video_ids:
             return []
-        keys = [
-            key
-            for video_id in video_ids
-            for key in (
-                _sampled_key(video_id),
-                _encoded_key(video_id, fingerprint),
-                _failed_key(video_id, fingerprint),
-                _totals_key(video_id),
-            )
-        ]
+        keys: list[str] = []
+        for video_id in video_ids:
+            keys += [_sampled_key(video_id), _encoded_key(video_id, fingerprint)]
+            keys += [_failed_key(video_id, fingerprint), _totals_key(video_id)]
         with redis_errors():
             found = self._pending(keys=keys)
         return [_gaps(reply[1:], count) if reply and reply[0] else None for reply in found]
