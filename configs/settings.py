@@ -95,6 +95,9 @@ class IngestSettings(Part):
     allowed_private_hosts: tuple[Annotated[str, AfterValidator(check_private_host)], ...] = Field(
         (), description="Host names, addresses or networks that are not public but allowed; host:port for one port."
     )
+    camera_networks: tuple[Annotated[str, AfterValidator(check_private_host)], ...] = Field(
+        (), description="Hosts, addresses or networks whose cameras may be captured; host:port for one port."
+    )
     max_download_bytes: PositiveInt = 20 * 1024**3
     min_free_disk_bytes: Annotated[int, Field(ge=0)] = Field(
         2 * 1024**3, description="A download stops before the disk has less than this left."
@@ -107,6 +110,24 @@ class IngestSettings(Part):
     max_redirects: Annotated[int, Field(ge=0)] = 3
     concurrent_downloads: PositiveInt = Field(8, description="Downloads at once in one ingest worker.")
     concurrent_videos: PositiveInt = Field(2, description="Videos sampled at once in one ingest worker.")
+
+
+class CameraSettings(Part):
+    """How live cameras are captured."""
+
+    streams_file: Path | None = Field(None, description="YAML file that declares streams (docs/live.md).")
+    max_streams: PositiveInt = Field(1000, description="Streams that may exist.")
+    max_captures: PositiveInt = Field(64, description="Cameras captured at once by one capture worker.")
+    lease_s: PositiveFloat = Field(8.0, description="A silent host loses its cameras to another after this.")
+    connect_timeout_s: PositiveFloat = Field(10.0, description="From connecting to the first packet.")
+    stall_s: PositiveFloat = Field(20.0, description="A camera that sends no frame this long is connected again.")
+    retry_least_s: PositiveFloat = Field(1.0, description="Pause before the first reconnect; doubled each time.")
+    retry_most_s: PositiveFloat = Field(30.0, description="Longest pause between two reconnects.")
+    frozen_s: PositiveFloat = Field(60.0, description="A picture that does not change by a bit this long is reported.")
+    lag_s: PositiveFloat = Field(30.0, description="Frames that wait longer for the encoder are reported.")
+    max_gop_mb: PositiveInt = Field(64, description="Coded packets held between keyframes, of one camera.")
+    default_stretch_s: PositiveFloat = Field(60.0, description="A question without a time is about the last seconds.")
+    gaps_shown_h: PositiveFloat = Field(24.0, description="A stream's `gaps` reach back this far.")
 
 
 class ModelSettings(Part):
@@ -203,6 +224,7 @@ class Settings(Part):
     redis: RedisSettings = RedisSettings()
     jobs: JobSettings = JobSettings()
     ingest: IngestSettings = IngestSettings()
+    cameras: CameraSettings = CameraSettings()
     model: ModelSettings = ModelSettings()
     encoder: EncoderSettings = EncoderSettings()
     reasoner: ReasonerSettings = ReasonerSettings()
@@ -237,6 +259,11 @@ class Settings(Part):
     def work_dir(self) -> Path:
         """The folder for incoming uploads and downloads: local to this host, and not part of the archive."""
         return (self.data_dir / "incoming").absolute()
+
+    @property
+    def spool_dir(self) -> Path:
+        """The folder for captured frames until the archive has them: local to this host."""
+        return (self.data_dir / "spool").absolute()
 
     def work_file(self, video_id: str) -> Path:
         """The file of a video while it is received or downloaded.

@@ -12,7 +12,7 @@ from storage.timeline import Grid
 VERSION = 1  # of the documents that this Longwatch writes; it refuses newer ones
 
 FusionMode = Literal["focused", "sampled", "exact"]
-VideoStatus = Literal["queued", "fetching", "sampling", "ready", "duplicate", "failed"]
+VideoStatus = Literal["queued", "fetching", "sampling", "ready", "duplicate", "failed", "live"]
 QuestionState = Literal["waiting", "queued", "running"]  # of an unsettled question; kept in Redis only
 QuestionStatus = Literal["waiting", "queued", "running", "done", "failed", "cancelled"]
 
@@ -30,12 +30,42 @@ class Problem(Document):
     message: str
 
 
+class Retention(Document):
+    """How much of a stream is kept. Empty: no limit of its own; the global one still holds."""
+
+    max_age_h: float | None = Field(None, gt=0, description="Frames, tokens and events older than this are removed.")
+    max_gb: float | None = Field(None, gt=0, description="Frames and tokens above this size are removed, oldest first.")
+    recordings_max_age_h: float | None = Field(None, gt=0)
+    recordings_max_gb: float | None = Field(None, gt=0)
+
+
+class Capture(Document):
+    """How a stream is captured. Its address is the video's location, its password is in `credentials.json`."""
+
+    transport: Literal["tcp", "udp"] = Field("tcp", description="Of RTSP.")
+    record: bool = Field(False, description="Whether the coded video is kept too.")
+    static_threshold: float = Field(
+        0.0, ge=0, le=255, description="A frame whose mean difference to the last encoded one is less reuses its token."
+    )
+    retention: Retention = Retention()
+    paused: bool = False
+    declared: bool = Field(False, description="It comes from the operator's file of streams.")
+
+
+class Credentials(Document):
+    """A camera's user name and password (`credentials.json`). Never part of a document that is copied or shown."""
+
+    version: int = VERSION
+    username: str = ""
+    password: str = Field("", repr=False)
+
+
 class Video(Document):
-    """A source and what became of it (`video.json`)."""
+    """A source and what became of it (`video.json`). A stream is a video that has not ended: kind "stream"."""
 
     version: int = VERSION
     id: str
-    kind: Literal["url", "path", "upload"]
+    kind: Literal["url", "path", "upload", "stream"]
     media: Literal["video", "image"] = Field("video", description="An image is a video of one frame.")
     source: str = Field(description="What the user submitted, without credentials.")
     title: str | None = None
@@ -57,6 +87,14 @@ class Video(Document):
     duplicate_of: str | None = Field(None, description="The video with the same content, which holds the frames.")
     truncated: str | None = Field(None, description="Where and why the source ended early; earlier frames are kept.")
     problem: Problem | None = None
+    capture: Capture | None = Field(None, description="Of a stream only.")
+    removed_until_s: float = Field(0.0, description="Retention removed the frames before this second.")
+    recordings_removed_until_s: float = Field(0.0, description="Retention removed the recordings before this second.")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is a stream: it has no end, and slots without a frame are gaps."""
+        return self.kind == "stream"
 
     @property
     def grid(self) -> Grid:
@@ -169,7 +207,7 @@ class Question(Document):
         return self.status in ("done", "failed", "cancelled")
 
 
-Kept = TypeVar("Kept", Video, Question)
+Kept = TypeVar("Kept", bound=Document)
 
 
 def parse_document(kind: type[Kept], content: bytes, path: str) -> Kept:
