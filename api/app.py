@@ -5,7 +5,7 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
-from api import docs, frames, health, problems, questions, videos
+from api import docs, frames, health, problems, questions, streams, videos
 from api.context import Service
 from api.description import describe
 from api.heads import HeadAsGet
@@ -42,7 +42,13 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     app.add_middleware(HostCheck, settings=api)
     app.add_middleware(RequestLimit, most=api.max_connections)
     problems.install(app)
-    for router in (videos.router, frames.router, questions.router, health.router, docs.router):
+    for router in (videos.router, frames.source_router, streams.router, questions.router, health.router, docs.router):
         app.include_router(router)
+    app.include_router(frames.router, prefix=videos.router.prefix)
+    app.include_router(
+        frames.router,
+        prefix=streams.router.prefix,
+        generate_unique_id_function=lambda route: f"{route.name}_of_stream",
+    )
     describe(app)
     return app

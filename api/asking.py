@@ -1,7 +1,7 @@
 """Turns a request into a stored question, or says why it cannot be answered."""
 
 from api.context import Service
-from api.moments import find_stretch_s
+from api.moments import find_past_s
 from api.problems import TooMany
 from api.schemas import QuestionRequest
 from configs.settings import ApiSettings
@@ -20,7 +20,8 @@ def keep_question(video_id: str, wanted: QuestionRequest, service: Service) -> Q
         most = settings.api.max_question_chars
         raise BadRequest(f"the question is longer than {most} characters (api.max_question_chars)")
     video = store.read_video(video_id)
-    start_s, end_s = find_stretch_s(video, wanted.start, wanted.end)
+    default_s = settings.cameras.default_stretch_s
+    start_s, end_s = find_past_s(video, wanted.start, wanted.end, wanted.last_s, default_s)
     holder = store.read_holder(video_id)
     _require_frames(store, holder, start_s, end_s)
     if wanted.previous_question_id is not None:
@@ -39,6 +40,8 @@ def keep_question(video_id: str, wanted: QuestionRequest, service: Service) -> Q
         previous_question_id=wanted.previous_question_id,
     )
     stretch = find_stretch(store, question, holder, store.workers.read_model())
+    if holder.is_live and stretch.ends_in_s <= 0 and not stretch.covered.sampled:
+        raise Conflict(f"{video_id} has no frames in this stretch: the camera was not captured then (`gaps` says when)")
     if not question.partial:
         _require_fit(store, stretch)
     met = service.intake.admit_question(question, stretch)
@@ -74,7 +77,7 @@ def _require_frames(store: Store, holder: Video, start_s: float, end_s: float | 
     """Raises Conflict or BadRequest if the stretch will never have a frame."""
     if end_s is not None and not holder.grid.slots_between(start_s, end_s):
         raise BadRequest(f"no frame lies between {start_s:g} and {end_s:g} s: ask about a longer stretch")
-    if not holder.settled:
+    if not holder.settled or holder.is_live:
         return
     store.count_video(holder)
     frames = store.coverage.count_sampled(holder.id)

@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from api.context import ServiceNeeded
 from api.description import headers, responses
-from api.moments import TEXT, QueryMoment, end_of, find_second, find_stretch_s
+from api.moments import LONGEST_S, TEXT, LastSeconds, QueryMoment, end_of, find_past_s, find_second
 from api.views import Failure, SegmentList, SegmentView
 from storage.coverage import Covered
 from storage.documents import Video
@@ -16,7 +16,8 @@ from storage.store import Store
 from storage.text import escape_controls
 from storage.timeline import SEGMENT_SLOTS, locate, mask_within, segments_of
 
-router = APIRouter(prefix="/v1/videos/{video_id}", tags=["frames"])
+router = APIRouter(prefix="/{video_id}", tags=["frames"])  # of videos, and of streams
+source_router = APIRouter(prefix="/v1/videos/{video_id}", tags=["frames"])
 STORAGE = ("file-damaged", "archive-unavailable", "redis-unavailable")
 FOREVER = {"cache-control": "private, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
 KINDS_OF_IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}  # by first bytes
@@ -30,15 +31,20 @@ IfNoneMatch = Annotated[str | None, Header()]
 
 @router.get("/segments", responses=responses("bad-request", "not-found", "invalid", *STORAGE))
 def list_segments(
-    video_id: str, service: ServiceNeeded, start: QueryMoment = None, end: QueryMoment = None
+    video_id: str,
+    service: ServiceNeeded,
+    start: QueryMoment = None,
+    end: QueryMoment = None,
+    last_s: LastSeconds = None,
 ) -> SegmentList:
     """Lists the segments that have frames in a stretch."""
     store = service.store
     video, holder = store.read_video(video_id), store.read_holder(video_id)
-    start_s, end_s = find_stretch_s(video, start, end)
+    start_s, end_s = find_past_s(video, start, end, last_s, LONGEST_S)
     store.count_video(holder)
-    last_s = holder.grid.segment_start_s(store.coverage.count_segments(holder.id))
-    slots = holder.grid.slots_between(start_s, last_s if end_s is None else min(end_s, last_s))
+    known_s = end_s if holder.is_live else holder.grid.segment_start_s(store.coverage.count_segments(holder.id))
+    until_s = min(each for each in (end_s, known_s) if each is not None)
+    slots = holder.grid.slots_between(start_s, until_s)
     covered = store.read_coverage(holder, segments_of(slots), store.workers.read_model())
     there = [segment for segment, mask in sorted(covered.sampled.items()) if mask & mask_within(slots, segment)]
     return SegmentList(segments=[_view(video, segment, covered) for segment in there])
@@ -65,10 +71,7 @@ def read_frame(
     etag = f'"{holder.id}-{slot}-{kind}"'  # never changes: a segment is written once
     if _is_known(etag, if_none_match):
         return Response(status_code=304, headers={**FOREVER, "etag": etag})
-    segment, place = locate(slot)
-    with service.store.archive.open_segment(holder.id, segment) as reader:
-        found = kind if kind == "model" or reader.has(kind, place) else "model"
-        picture = reader.read_picture(found, place)
+    picture = _read_picture(service.store, holder, slot, kind)
     return Response(picture, media_type="image/jpeg", headers={**FOREVER, "etag": etag})
 
 
@@ -95,7 +98,7 @@ def find_frame(
     return RedirectResponse(f"/v1/videos/{video_id}/frames/{slot}.jpg{query}", 307)
 
 
-@router.get(
+@source_router.get(
     "/source",
     responses={
         200: {"content": dict.fromkeys(KINDS_OF_IMAGES.values(), BINARY), "description": "The image"},
@@ -120,15 +123,30 @@ def _view(video: Video, segment: int, covered: Covered) -> SegmentView:
     reason = covered.failed.get(segment)
     return SegmentView(
         segment=segment,
+        start=grid.clock(start_s) or start_s,
         start_s=start_s,
         end_s=end_s,
         start_at=grid.clock(start_s),
         end_at=grid.clock(end_s),
         frames=mask.bit_count(),
         mask=f"{mask:016x}",
-        encoded=segment in covered.encoded,
+        encoded=not mask & ~covered.encoded.get(segment, 0),
         problem=None if reason is None else Failure(code="not-encoded", message=escape_controls(reason)),
     )
+
+
+def _read_picture(store: Store, holder: Video, slot: int, kind: str) -> bytes:
+    """The picture; if there is none of the kind, the model's. Raises NotFound."""
+    segment, place = locate(slot)
+    try:
+        with store.archive.open_segment(holder.id, segment) as reader:
+            return reader.read_picture(kind if kind == "model" or reader.has(kind, place) else "model", place)
+    except NotFound:
+        frame = store.open_frames.read_pictures(holder.id, segment, 1 << place).get(place) if holder.is_live else None
+        picture = frame and ((frame.view if kind == "view" else None) or frame.model)
+        if not picture:
+            raise
+        return picture
 
 
 def _find_slot(store: Store, holder: Video, t_s: float) -> int:
@@ -144,6 +162,8 @@ def _find_slot(store: Store, holder: Video, t_s: float) -> int:
 
 
 def _describe_length(store: Store, holder: Video) -> str:
+    if holder.is_live:
+        return "the camera was not captured then; `gaps` of the stream, and its segments, say when it was"
     store.count_video(holder)
     so_far = "" if holder.settled else " so far"
     frames = store.coverage.count_sampled(holder.id)

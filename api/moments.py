@@ -18,6 +18,10 @@ _LOST_PLUS = re.compile(r"(T.*) (\d\d:\d\d)$")  # an unescaped `+` in a query ar
 TEXT = "Seconds from the start, or RFC 3339 (2026-11-21T14:02:00Z) if the video has a wall clock."
 QueryMoment = Annotated[str | None, Query(max_length=64, description=TEXT)]
 
+LastSeconds = Annotated[
+    float | None, Query(gt=0, allow_inf_nan=False, description="Of a stream, instead of a time: the last seconds.")
+]
+
 
 def _known_century(when: datetime) -> datetime:
     if not EARLIEST <= when <= LATEST:
@@ -49,6 +53,32 @@ def find_stretch_s(video: Video, start: str | float | None, end: str | float | N
     if end_s is not None and end_s <= start_s:
         raise BadRequest(f"end ({end}) must be after start ({0 if start is None else start}) and after 0 s")
     return start_s, end_s
+
+
+def find_past_s(
+    video: Video,
+    start: str | float | None,
+    end: str | float | None,
+    last_s: float | None = None,
+    default_s: float | None = None,
+) -> tuple[float, float | None]:
+    """(start, end) in seconds, as `find_stretch_s`. A stream's stretch ends now unless `end` says otherwise.
+
+    `last_s` are the seconds before now; without any time a stream's stretch has `default_s` seconds.
+    """
+    if not video.is_live:
+        if last_s is not None:
+            raise BadRequest("last_s is for streams: a video has no present; give start and end")
+        return find_stretch_s(video, start, end)
+    now_s = video.grid.seconds(datetime.now(UTC))
+    if start is None and end is None:
+        last_s = last_s or default_s
+    if last_s is not None:
+        return max(now_s - last_s, 0.0), now_s
+    start_s, end_s = find_stretch_s(video, start, end)
+    if end_s is None and start_s >= now_s:
+        raise BadRequest(f"start ({start}) lies in the future: give an end too, and the question waits for it")
+    return start_s, now_s if end_s is None else end_s
 
 
 def end_of(grid: Grid, slot: int) -> float:

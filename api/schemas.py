@@ -16,7 +16,7 @@ from pydantic.config import JsonDict
 
 from api import examples
 from api.moments import TEXT, Clock
-from storage.documents import FusionMode
+from storage.documents import FusionMode, Retention
 from storage.text import escape_controls
 
 LEAST_TEMPERATURE = 0.01  # dividing logits by less overflows 16-bit floats
@@ -86,14 +86,48 @@ class VideoRequest(UploadFields):
         return self
 
 
+SampleFps = Annotated[float, Field(gt=0, le=60)]
+Secret = Annotated[str, Field(max_length=1024)]
+
+
+class StreamChange(Request):
+    """Changes of a stream; fields that are left out stay as they are. Its `sample_fps` cannot change."""
+
+    model_config = shown(examples.STREAM_CHANGE)
+
+    url: str | None = Field(None, max_length=4096, description="rtsp, rtsps, http or https.")
+    name: Title | None = None
+    username: Secret | None = Field(None, description="Any characters; never shown again.")
+    password: Secret | None = Field(None, description="Any characters; never shown again.")
+    transport: Literal["tcp", "udp"] = Field("tcp", description="Of RTSP.")
+    decode: SamplingMode | None = Field(None, description="Empty: as configured.")
+    record: bool = Field(False, description="Whether the coded video is kept too.")
+    retention: Retention = Retention()
+    static_threshold: float = Field(
+        0.0, ge=0, le=255, description="Frames whose mean difference to the last encoded one is less are not encoded."
+    )
+
+
+class StreamRequest(StreamChange):
+    """A camera to capture: RTSP, or live MPEG-TS or MJPEG over HTTP."""
+
+    model_config = shown(examples.STREAM_REQUEST)
+
+    url: str = Field(max_length=4096, description="rtsp, rtsps, http or https.")
+    sample_fps: SampleFps | None = Field(None, description="Frames kept a second. Empty: as configured.")
+
+
 class QuestionRequest(Request):
     """A question about a stretch of a video."""
 
     model_config = shown(examples.QUESTION_REQUEST)
 
     question: Annotated[str, AfterValidator(_not_empty), Field(json_schema_extra={"minLength": 1})]
-    start: RequestMoment = Field(0.0, description=TEXT)
-    end: RequestMoment | None = Field(None, description=f"{TEXT} Empty: to the end.")
+    start: RequestMoment | None = Field(None, description=f"{TEXT} Empty: from the start; see `last_s`.")
+    end: RequestMoment | None = Field(None, description=f"{TEXT} Empty: to the end; of a stream, until now.")
+    last_s: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Of a stream: the last seconds. Without any time: the last minute."
+    )
     fusion: FusionMode | None = Field(None, description="Empty: as configured (focused).")
     partial: bool = Field(
         False, description="Wait only until the stretch's first segment is encoded; answer over what is encoded then."
@@ -108,4 +142,6 @@ class QuestionRequest(Request):
     def _sensible(self) -> "QuestionRequest":
         if 0 < self.temperature < LEAST_TEMPERATURE:
             raise ValueError(f"temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE:g}")
+        if self.last_s is not None and (self.start is not None or self.end is not None):
+            raise ValueError("give either last_s, or start and end")
         return self

@@ -29,7 +29,7 @@ class VideoView(BaseModel):
     model_config = shown(examples.VIDEO)
 
     id: str
-    kind: Literal["url", "path", "upload"]
+    kind: Literal["url", "path", "upload", "stream"]
     media: Literal["video", "image"]
     source: str
     title: str | None
@@ -60,6 +60,7 @@ class SegmentView(BaseModel):
     """Up to 64 frames of a video."""
 
     segment: int
+    start: datetime | float = Field(description="The wall-clock time, or seconds if the video has no wall clock.")
     start_s: float
     end_s: float
     start_at: datetime | None

@@ -7,9 +7,10 @@ from configs.privacy import keep_files_private
 from configs.settings import Settings
 from encoder_worker.encoder import Encoder
 from encoder_worker.jobs import EncoderJobs
+from encoder_worker.live_encoding import KIND, LiveEncoder
 from jobs.names import ENCODE, FUSE
 from jobs.runner import Handler
-from jobs.worker import Pool, run_worker
+from jobs.worker import Pool, name_worker, run_worker
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
 from storage.store import Store
@@ -43,7 +44,8 @@ def run(settings: Settings) -> None:
         "encode_segment": Handler(jobs.encode_segment, jobs.give_up_segment),
     }
     pools = [Pool((FUSE,), 1), Pool((FUSE, ENCODE), settings.encoder.concurrent_jobs)]
-    run_worker(settings, store, "encode", pools, handlers, encoder.fingerprint)
+    live = LiveEncoder(settings, store, encoder, name_worker(KIND))
+    run_worker(settings, store, KIND, pools, handlers, encoder.fingerprint, services=[live.run_forever])
 
 
 if __name__ == "__main__":

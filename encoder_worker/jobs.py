@@ -17,9 +17,9 @@ from llava_mini.errors import NonFinite
 from storage.cache import FusionKey
 from storage.documents import Video
 from storage.errors import DamagedFile, NotFound
-from storage.records import Half, Record, text_id
+from storage.records import Half, Record, select_tokens, text_id
 from storage.store import Store
-from storage.timeline import Masks, count_frames, cut_portions
+from storage.timeline import Masks, count_frames, cut_portions, places_in
 
 log = logging.getLogger(__name__)
 
@@ -84,18 +84,47 @@ class EncoderJobs:
         """The mask of the segment's frames to encode: 0 if they are encoded already, or if there are none."""
         video = self._store.read_video(video_id)
         covered = self._store.read_coverage(video, range(segment, segment + 1), self._encoder.fingerprint)
-        return 0 if segment in covered.encoded else covered.sampled.get(segment, 0)
+        return 0 if segment in covered.recorded else covered.sampled.get(segment, 0)
 
     def _make_record(self, video_id: str, segment: int, mask: int) -> None:
         record = self._store.archive.read_record(video_id, segment, self._encoder.fingerprint)
+        video = self._store.read_video(video_id)
+        if record is not None and mask & ~record.mask:  # a stream's segment has grown
+            self._store.drop_record(video_id, segment, record)
+            record = None
         if record is None:
-            video = self._store.read_video(video_id)
-            wish = (self._encoder.system_text, range(mask.bit_count()))
-            encoded = encode_places(self._store.archive, self._encoder, video, {segment: mask}, [wish])
-            where = f"segment {segment} of {video_id}"
-            tokens, system = _to_half(encoded.tokens, where), _to_half(encoded.means[0], where)
-            record = Record(self._encoder.fingerprint, mask, tokens, self._encoder.system_id, system)
+            record = self._encode_rest(video, segment, mask)
         self._store.create_record(video_id, segment, record)
+        if video.is_live:
+            self._store.open_frames.remove_tokens(video_id, self._encoder.fingerprint, segment)
+
+    def _encode_rest(self, video: Video, segment: int, mask: int) -> Record:
+        """Makes the record. Of a stream, most frames were encoded when they came; only the others are encoded now."""
+        known, tokens, system = self._read_known(video, segment, mask)
+        rest = mask & ~known
+        if rest:
+            wish = (self._encoder.system_text, range(rest.bit_count()))
+            encoded = encode_places(self._store, self._encoder, video, {segment: rest}, [wish])
+            tokens |= dict(zip(places_in(rest), encoded.tokens, strict=True))
+            share = rest.bit_count() / mask.bit_count()
+            system = encoded.means[0] if system is None else encoded.means[0] * share + system * (1 - share)
+        assert system is not None, "a segment has frames"
+        where = f"segment {segment} of {video.id}"
+        rows = _to_half(np.stack([tokens[place] for place in places_in(mask)]), where)
+        return Record(self._encoder.fingerprint, mask, rows, self._encoder.system_id, _to_half(system, where))
+
+    def _read_known(
+        self, video: Video, segment: int, mask: int
+    ) -> tuple[int, dict[int, NDArray[np.float32]], NDArray[np.float32] | None]:
+        """What is known of a stream's segment: a mask, the tokens by place, and the system prompt's mean over it."""
+        if not video.is_live:
+            return 0, {}, None
+        mean = self._store.open_frames.read_system(video.id, self._encoder.fingerprint, segment)
+        kept = self._store.open_frames.read_tokens(video.id, segment, self._encoder.fingerprint)
+        if mean is None or kept is None or mean.mask & ~(kept[0] & mask):
+            return 0, {}, None
+        rows = select_tokens(kept[1], kept[0], mean.mask).astype(np.float32)
+        return mean.mask, dict(zip(places_in(mean.mask), rows, strict=True)), mean.rows.astype(np.float32)
 
     def _require_deleted(self, video_id: str, error: NotFound) -> None:
         """Raises DamagedFile if the video still exists: its pictures are gone, and no retry brings them back."""
@@ -115,7 +144,7 @@ class EncoderJobs:
             masks[segment] = masks.get(segment, 0) | mask
         count = count_frames(masks.items())
         wishes = [(fusion.ids, range(count)) for fusion in fusions]
-        means = encode_places(self._store.archive, self._encoder, video, masks, wishes, urgent=True).means
+        means = encode_places(self._store, self._encoder, video, masks, wishes, urgent=True).means
         where = f"segments {min(masks)} to {max(masks)} of {video.id}"
         return {
             FusionKey(video.id, text_id(fusion.ids), fusion.masks): _to_half(mean[fusion.first_row :], where)

@@ -1,7 +1,9 @@
 """Compares one video or question with the state it should be in, and enqueues the missing jobs."""
 
+import math
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from configs.settings import JobSettings
@@ -50,7 +52,8 @@ class Inspector:
         model = self._store.workers.read_model()
         due_at_s = self._store.agenda.postpone(due.VIDEOS, *video_ids, in_s=self._settings.recheck_after_s)
         copies = self._store.index.get_videos(video_ids)
-        lists = self._store.coverage.list_pending(video_ids, model, self._settings.max_pending_segments)
+        streams = {copy.id for copy in copies if copy is not None and copy.is_live}  # their latest frames matter most
+        lists = self._store.coverage.list_pending(video_ids, model, self._settings.max_pending_segments, streams)
         return [Sight(*each, model, due_at_s) for each in zip(video_ids, copies, lists, strict=True)]
 
     def find_jobs(self, sight: Sight) -> list[Call]:
@@ -182,7 +185,8 @@ class Inspector:
         (totals,) = self._store.coverage.read_totals([holder_id], self._store.workers.read_model())
         if totals is None:
             return
-        reached = None if describe_progress(holder, totals).complete else totals.encoded_segments - 1
+        whole = holder.is_live or describe_progress(holder, totals).complete  # a stream's gaps are never encoded
+        reached = None if whole else totals.encoded_segments - 1
         ready = self._store.agenda.list_waiting(holder_id, reached)
         if encoded is not None:
             ready += self._store.agenda.list_waiting(holder_id, encoded + self._settings.max_pending_segments, encoded)
@@ -212,6 +216,14 @@ class Inspector:
             return
         self._store.agenda.wait(holder.id, question.id, stretch.awaited_segment(partial=question.partial))
         self._store.set_question_state(question.id, "waiting")
+        if 0 < stretch.ends_in_s < self._settings.recheck_after_s:
+            self._store.agenda.postpone(due.QUESTIONS, question.id, in_s=stretch.ends_in_s)
         if model:  # these come before the rest of the video, and before videos that nobody asks about
-            wanted = stretch.covered.missing()[: self._settings.max_pending_segments]
+            archived = [s for s in stretch.covered.missing() if not self._is_open(holder, s)]
+            wanted = archived[: self._settings.max_pending_segments]
             self.queues.ensure([encode_call(holder.id, segment) for segment in wanted])
+
+    def _is_open(self, holder: Video, segment: int) -> bool:
+        """Whether the segment of a stream is not in the archive yet: its frames are encoded as they come."""
+        now_s = holder.grid.seconds(datetime.now(UTC)) if holder.is_live else math.inf
+        return now_s < holder.grid.segment_start_s(segment + 1)

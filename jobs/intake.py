@@ -1,14 +1,19 @@
 """Takes requests from users: adds, retries and deletes videos, adds and cancels questions."""
 
+from collections.abc import Mapping
+
 from configs.settings import Settings
 from jobs.inspector import Inspector
 from storage import agenda as due
 from storage.agenda import Full, Limits
 from storage.deletion import delete_video
-from storage.documents import Question, Video
+from storage.documents import Capture, Credentials, Question, Video
 from storage.errors import Conflict, GivenAway, StateRebuilding
 from storage.store import UNWRITTEN_S, Store
 from storage.stretch import Stretch
+
+# A capture starts again when one of these changes.
+RESTARTS = {"location", "transport", "mode", "record", "static_threshold"}
 
 
 class Intake:
@@ -28,6 +33,36 @@ class Intake:
         self._store.add_video(video)
         self._store.agenda.remove(due.DELETIONS, video.id)
         self._inspector.inspect_video(video.id)
+
+    def add_stream(self, stream: Video, credentials: Credentials) -> None:
+        """Adds a new stream. A capture worker finds it within seconds."""
+        # If this process dies before the document is written, the reconciler finds the credentials through this entry.
+        self._store.agenda.put(due.DELETIONS, stream.id, in_s=UNWRITTEN_S)
+        self._store.archive.write_credentials(stream.id, credentials)
+        self.add_video(stream)
+
+    def change_stream(self, stream_id: str, changes: Mapping[str, object], credentials: Credentials | None) -> Video:
+        """Changes the document's fields and those of its `capture`; raises NotFound.
+
+        What a running capture must know raises the revision, so that it starts again.
+        """
+        if credentials is not None:
+            self._store.read_stream(stream_id)
+            self._store.archive.write_credentials(stream_id, credentials)
+
+        def change(video: Video) -> Video:
+            assert video.capture is not None, "a stream has one"
+            inner = {name: value for name, value in changes.items() if name in Capture.model_fields}
+            outer = {name: value for name, value in changes.items() if name not in inner}
+            restarts = credentials is not None or any(
+                getattr(video.capture if name in inner else video, name) != value
+                for name, value in changes.items()
+                if name in RESTARTS
+            )
+            inner["revision"] = video.capture.revision + restarts
+            return video.model_copy(update={**outer, "capture": video.capture.model_copy(update=inner)})
+
+        return self._store.change_stream(stream_id, change)
 
     def claim_upload(self, video: Video) -> Video | None:
         """Makes the upload the owner of its content. If another video already owns it, returns that video."""

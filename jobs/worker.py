@@ -41,6 +41,9 @@ RESTART_S = 2.0  # pause before a thread whose loop failed restarts
 STOP_S = 3.0  # time for running jobs to end after a stop signal; `longwatch up` kills after 5 s
 
 
+Service = Callable[[threading.Event], None]  # runs until the event is set
+
+
 @dataclass(frozen=True)
 class Pool:
     """Threads that work on the same queues, in order of priority."""
@@ -57,12 +60,18 @@ def run_worker(
     handlers: Handlers,
     fingerprint: str | None = None,
     max_frames: int | None = None,
+    services: Sequence[Service] = (),
 ) -> None:
-    """Works on the pools' queues until a signal stops it.
+    """Works on the pools' queues until a signal stops it. Each service runs in a thread beside them.
 
     One more thread runs the reconciler, so any live worker of any kind brings back the jobs of a dead one.
     """
-    WorkerProcess(settings, store, kind, pools, handlers, fingerprint, max_frames).run()
+    WorkerProcess(settings, store, kind, pools, handlers, fingerprint, max_frames, services).run()
+
+
+def name_worker(kind: str) -> str:
+    """The name of this process as a worker of the given kind, unique among all hosts."""
+    return f"{kind}-{socket.gethostname()}-{os.getpid()}"
 
 
 def start_thread(body: Callable[[], None], name: str) -> threading.Thread:
@@ -150,6 +159,7 @@ class WorkerProcess:
         handlers: Handlers,
         fingerprint: str | None,
         max_frames: int | None = None,
+        services: Sequence[Service] = (),
     ) -> None:
         self.settings: JobSettings = settings.jobs
         self.redis = connect(settings.state_url, settings.redis)  # not the store's: RQ changes its time-outs
@@ -163,7 +173,8 @@ class WorkerProcess:
         self._fingerprint = fingerprint
         self._max_frames = max_frames
         self._reconciler = Reconciler(store, settings.jobs, settings.archive.orphan_after_s)
-        self._name = f"{kind}-{socket.gethostname()}-{os.getpid()}"
+        self._services = services
+        self._name = name_worker(kind)
 
     def run(self) -> None:
         """Works until a signal; then waits a moment for running jobs and gives the rest back."""
@@ -180,6 +191,9 @@ class WorkerProcess:
     def start_threads(self) -> list[threading.Thread]:
         """Starts the heartbeat, reconciler and job threads; they end some time after `stopping` is set."""
         started = [self.start_heart(), start_thread(self._reconcile, "reconciler")]
+        started += [
+            start_thread(partial(service, self.stopping), f"service-{k}") for k, service in enumerate(self._services)
+        ]
         pools = [pool for pool in self._pools for _ in range(pool.threads)]
         for count, pool in enumerate(pools, 1):
             started.append(start_thread(self._job_loop(pool, f"{self._name}-{count}"), f"job-{count}"))

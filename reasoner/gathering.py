@@ -66,7 +66,8 @@ class Gatherer:
 
     def load_tokens(self) -> Half:
         """Returns the stretch's tokens (n,C,D) in float16, as they are kept; raises RecordLost."""
-        found = self._store.read_tokens(self._holder.id, list(self._masks), self._fingerprint)
+        live_masks = self._masks if self._holder.is_live else None
+        found = self._store.read_tokens(self._holder.id, list(self._masks), self._fingerprint, wanted=live_masks)
         rows = []
         for segment, wanted in self._masks.items():
             kept = found[segment]
@@ -78,6 +79,10 @@ class Gatherer:
     def load_anchor(self, system: Sequence[int]) -> Array:
         """Returns the system prompt's rows (L,D): the mean over the whole first segment (docs/design.md, anchors)."""
         segment = next(iter(self._masks))
+        if self._holder.is_live:
+            open_mean = self._store.open_frames.read_system(self._holder.id, self._fingerprint, segment)
+            if open_mean is not None:  # over fewer frames: no difference was measured (docs/design.md, anchors)
+                return as_float(open_mean.rows)
         return self._pool_system_rows(system, {segment: self._sampled.get(segment, self._masks[segment])})
 
     def load_system(self, system: Sequence[int]) -> Array:

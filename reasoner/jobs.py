@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -17,7 +17,7 @@ from llava_mini.prompt import PromptIds, Turn
 from reasoner.engine import Engine, Outcome, TokenSource
 from reasoner.focus import Array, Frame, as_float, evidence
 from reasoner.gathering import EncoderMissing, Gatherer, RecordLost
-from storage.documents import Answer, Evidence, Problem, Question, Timings, Tokens
+from storage.documents import Answer, Evidence, Gap, Problem, Question, Timings, Tokens, Video
 from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
 from storage.fences import Fence
 from storage.progress import describe_progress
@@ -226,6 +226,8 @@ class ReasonerJobs:
             end_at=grid.clock(frames[-1].t_s),
             frames=len(frames),
             frames_missing=asked.stretch.frames_missing,
+            gaps=tuple(_clock_gaps(holder, asked.stretch.gaps)) if holder.is_live else (),
+            seen=len(frames) / max(len(asked.stretch.slots), 1) if holder.is_live else 1.0,
             fusion=question.fusion,
             fusion_frames=outcome.fusion_frames,
             evidence=tuple(
@@ -234,7 +236,7 @@ class ReasonerJobs:
                     t_s=frames[place].t_s,
                     at=grid.clock(frames[place].t_s),
                     score=score,
-                    picture=f"/v1/videos/{question.video_id}/frames/{frames[place].slot}.jpg",
+                    picture=picture_path(holder, question.video_id, frames[place].slot),
                 )
                 for place, score in best
             ),
@@ -255,11 +257,25 @@ class ReasonerJobs:
         self._store.settle_question(question.model_copy(update={"status": "failed", "problem": problem}), fence)
 
 
+def picture_path(holder: Video, video_id: str, slot: int) -> str:
+    """The path of a frame's picture in the API."""
+    return f"/v1/{'streams' if holder.is_live else 'videos'}/{video_id}/frames/{slot}.jpg"
+
+
+def _clock_gaps(stream: Video, gaps: Sequence[range]) -> Iterator[Gap]:
+    for gap in gaps:
+        start, end = (stream.grid.clock(slot / stream.sample_fps) for slot in (gap.start, gap.stop))
+        if start is not None and end is not None:
+            yield Gap(start=start, end=end)
+
+
 def _describe_empty(question: Question, stretch: Stretch) -> str:
     """Says why a stretch has no frames to answer from."""
     if stretch.covered.failed:
         reason = next(iter(stretch.covered.failed.values()))
         return f"the frames of this stretch could not be encoded ({reason}); try `longwatch retry {stretch.holder.id}`"
+    if stretch.holder.is_live:
+        return "the stream has no frames in this stretch: the camera was not captured then"
     problem = stretch.holder.problem
     if problem is not None and not stretch.covered.sampled:
         return f"the video has no frames here: {problem.message}"

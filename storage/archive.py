@@ -8,23 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.documents import Question, Video, parse_document
+from storage.documents import Credentials, Question, Video, parse_document
 from storage.errors import DamagedFile, ForeignRecord, NotFound
 from storage.files import Files
 from storage.ids import QUESTION_ID, VIDEO_ID, check_video_id, video_of
 from storage.records import Record, parse_record
 from storage.segments import SegmentFrame, SegmentReader, pack_segment
-from storage.timeline import mask_of
+from storage.timeline import FULL_MASK, mask_of
 
 log = logging.getLogger(__name__)
-_SEGMENT_FILE = re.compile(r"(\d{6,})/(frames\.zip|tokens-([0-9a-f]+)\.safetensors)")
+_RECORD_FILE = re.compile(r"(\d{6,})/tokens-([0-9a-f]+)\.safetensors")
+_FRAMES_FILE = re.compile(r"(\d{6,})/(frames(?:-([0-9a-f]{16}))?\.zip)")
 
 
 @dataclass(frozen=True)
 class Contents:
     """What the archive holds for a video."""
 
-    sampled: list[int]  # segments with frames, ascending
+    sampled: dict[int, int]  # segment -> mask of its frames, ascending; a file's last segment may be shorter
     encoded: dict[str, list[int]]  # fingerprint -> segments with a record
     question_ids: list[str]  # oldest first
 
@@ -64,15 +65,15 @@ class Archive:
 
     def list_contents(self, video_id: str) -> Contents:
         """What the archive holds for the video, from one listing of its folder."""
-        sampled: list[int] = []
+        sampled: dict[int, int] = {}
         encoded: dict[str, list[int]] = {}
         question_ids: list[str] = []
         for path in self.files.tree(check_video_id(video_id)):
-            match = _SEGMENT_FILE.fullmatch(path)
-            if match and match[3]:
-                encoded.setdefault(match[3], []).append(int(match[1]))
-            elif match:
-                sampled.append(int(match[1]))
+            if record := _RECORD_FILE.fullmatch(path):
+                encoded.setdefault(record[2], []).append(int(record[1]))
+            elif frames := _FRAMES_FILE.fullmatch(path):
+                segment, mask = int(frames[1]), _mask_in_name(frames)
+                sampled[segment] = max(sampled.get(segment, 0), mask, key=int.bit_count)
             elif path.startswith("questions/") and QUESTION_ID.fullmatch(Path(path).stem):
                 question_ids.append(Path(path).stem)
         return Contents(sampled, encoded, question_ids)
@@ -121,13 +122,54 @@ class Archive:
         with self.open_segment(video_id, segment) as kept:
             return kept.mask
 
+    def merge_segment(self, video_id: str, segment: int, frames: Sequence[SegmentFrame]) -> int:
+        """Writes a segment of a stream, or adds frames to one that exists. Returns the mask of the stored segment.
+
+        Several hosts can hold frames of one segment: one takes over from another, whose spool comes back later. The
+        frames that a segment has stay as they are. Raises NotFound if the video was deleted.
+        """
+        wanted = mask_of(frame.place for frame in frames)
+        while True:
+            held = self._list_frames(video_id, segment)
+            if len(held) == 1 and not wanted & ~held[0][0]:
+                return held[0][0]
+            kept = {frame.place: frame for frame in frames}
+            for _, path in sorted(held, key=lambda each: each[0].bit_count()):
+                kept |= {frame.place: frame for frame in self._read_frames(path)}
+            mask = mask_of(kept)
+            self.files.create(_live_frames_path(video_id, segment, mask), pack_segment([kept[k] for k in sorted(kept)]))
+            self._require_video(video_id)
+            for older, path in held:
+                if older != mask:
+                    self.files.delete(path)
+
+    def _read_frames(self, path: str) -> list[SegmentFrame]:
+        with self.files.open(path) as file:
+            if file is None:  # another writer has just replaced it by a larger one
+                return []
+            return SegmentReader(file, self.files.full(path)).read_all()
+
+    def _list_frames(self, video_id: str, segment: int) -> list[tuple[int, str]]:
+        """(mask, path) of the files with the segment's frames: more than one only while it is being merged."""
+        folder = f"{check_video_id(video_id)}/{segment:06d}"
+        found = (_FRAMES_FILE.fullmatch(f"{segment:06d}/{name}") for name in self.files.names(folder))
+        return [(_mask_in_name(match), f"{folder}/{match[2]}") for match in found if match]
+
     @contextmanager
     def open_segment(self, video_id: str, segment: int) -> Iterator[SegmentReader]:
         """The segment's pictures; raises NotFound, DamagedFile."""
         path = _frames_path(check_video_id(video_id), segment)
         with self.files.open(path) as file:
+            if file is not None:
+                yield SegmentReader(file, self.files.full(path))
+                return
+        held = self._list_frames(video_id, segment)  # of a stream, with gaps
+        if not held:
+            raise NotFound(f"video {video_id} has no segment {segment}")
+        _, path = max(held, key=lambda each: each[0].bit_count())
+        with self.files.open(path) as file:
             if file is None:
-                raise NotFound(f"video {video_id} has no segment {segment}")
+                raise NotFound(f"video {video_id} has no segment {segment}: it was removed a moment ago")
             yield SegmentReader(file, self.files.full(path))
 
     def segment_path(self, video_id: str, segment: int) -> str:
@@ -156,6 +198,26 @@ class Archive:
             log.error("%s", error)
             self.files.delete(path)
             return None
+
+    def delete_record(self, video_id: str, segment: int, fingerprint: str) -> None:
+        """Removes a record that no longer covers all frames of its segment."""
+        self.files.delete(_record_path(video_id, segment, fingerprint))
+
+    def delete_segment(self, video_id: str, segment: int) -> None:
+        """Removes a segment with all that belongs to it."""
+        self.files.delete(f"{check_video_id(video_id)}/{segment:06d}")
+
+    # credentials
+
+    def write_credentials(self, video_id: str, credentials: Credentials) -> None:
+        """Writes a camera's user name and password; raises NotFound if the video was deleted."""
+        self.files.write(_credentials_path(video_id), credentials.model_dump_json().encode())
+
+    def read_credentials(self, video_id: str) -> Credentials:
+        """A camera's user name and password; empty if it has none. Raises DamagedFile, NewerDocument."""
+        path = _credentials_path(check_video_id(video_id))
+        content = self.files.read(path)
+        return Credentials() if content is None else parse_document(Credentials, content, self.files.full(path))
 
     # questions
 
@@ -193,6 +255,20 @@ def _source_path(video_id: str) -> str:
 
 def _frames_path(video_id: str, segment: int) -> str:
     return f"{video_id}/{segment:06d}/frames.zip"
+
+
+def _live_frames_path(video_id: str, segment: int, mask: int) -> str:
+    """The name tells the mask, so that one listing of a stream's folder tells which of its slots have frames."""
+    name = "frames.zip" if mask == FULL_MASK else f"frames-{mask:016x}.zip"
+    return f"{video_id}/{segment:06d}/{name}"
+
+
+def _mask_in_name(frames_file: re.Match[str]) -> int:
+    return int(frames_file[3], 16) if frames_file[3] else FULL_MASK
+
+
+def _credentials_path(video_id: str) -> str:
+    return f"{video_id}/credentials.json"
 
 
 def _record_path(video_id: str, segment: int, fingerprint: str) -> str:

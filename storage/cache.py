@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
@@ -13,6 +12,7 @@ from configs.settings import RedisSettings
 from storage.connection import mget, redis_errors
 from storage.documents import Question, parse_document
 from storage.errors import DamagedFile, DamagedState, NewerDocument, RedisUnavailable
+from storage.packing import pack_array, unpack_array
 from storage.records import Half, Record
 from storage.timeline import Masks, count_frames
 
@@ -55,7 +55,7 @@ class Cache:
             return {}
         found = {}
         for segment, blob in zip(segments, blobs, strict=True):
-            array = None if blob is None else _unpack(blob, 3)
+            array = None if blob is None else unpack_array(blob, 3)
             if array is not None and array[0].bit_count() == len(array[1]):
                 found[segment] = array
         return found
@@ -64,7 +64,7 @@ class Cache:
         """Caches a record's tokens and, under another key, the system prompt's fusion, which few questions read."""
         key = _tokens_key(video_id, segment, record.fingerprint)
         system_key = _system_key(video_id, segment, record.system_id, record.fingerprint)
-        self._write({key: _pack(record.mask, record.tokens), system_key: _pack(record.mask, record.system)})
+        self._write({key: pack_array(record.mask, record.tokens), system_key: pack_array(record.mask, record.system)})
 
     def read_fusions(self, keys: Sequence[FusionKey], fingerprint: str) -> list[Half | None]:
         """The fusions (L,D) under these keys, None for each missing one; with one command."""
@@ -72,7 +72,7 @@ class Cache:
             return []
         with redis_errors("cache"):
             blobs = mget(self.redis, [_fusion_key(key, fingerprint) for key in keys])
-        arrays = [None if blob is None else _unpack(blob, 2) for blob in blobs]
+        arrays = [None if blob is None else unpack_array(blob, 2) for blob in blobs]
         return [
             None if array is None or array[0] != count_frames(key.masks) else array[1]
             for key, array in zip(keys, arrays, strict=True)
@@ -80,7 +80,9 @@ class Cache:
 
     def write_fusions(self, fusions: Mapping[FusionKey, Half], fingerprint: str) -> None:
         """Caches fusions; raises RedisUnavailable."""
-        blobs = {_fusion_key(key, fingerprint): _pack(count_frames(key.masks), value) for key, value in fusions.items()}
+        blobs = {
+            _fusion_key(key, fingerprint): pack_array(count_frames(key.masks), value) for key, value in fusions.items()
+        }
         with redis_errors("cache"), self.redis.pipeline(transaction=False) as pipeline:
             for key, blob in blobs.items():
                 pipeline.set(key, blob, ex=self._ttl_s)
@@ -94,11 +96,11 @@ class Cache:
         except (RedisUnavailable, DamagedState) as error:
             log.warning("cannot read a value from the cache: %s", error)
             return None
-        return _unpack(blob, 2) if isinstance(blob, bytes) else None
+        return unpack_array(blob, 2) if isinstance(blob, bytes) else None
 
     def write_rows(self, name: str, fingerprint: str, frames: int, rows: Half) -> None:
         """Caches a pooled question's rows."""
-        self._write({_rows_key(name, fingerprint): _pack(frames, rows)})
+        self._write({_rows_key(name, fingerprint): pack_array(frames, rows)})
 
     def read_systems(self, video_id: str, segments: Sequence[int], system_id: str, fingerprint: str) -> dict[int, Half]:
         """Segment -> the system prompt's fusion with its frames (L,D), for the cached segments; with one command."""
@@ -111,7 +113,9 @@ class Cache:
         except (RedisUnavailable, DamagedState) as error:
             log.warning("cannot read values from the cache: %s", error)
             return {}
-        arrays = {segment: _unpack(blob, 2) for segment, blob in zip(segments, blobs, strict=True) if blob is not None}
+        arrays = {
+            segment: unpack_array(blob, 2) for segment, blob in zip(segments, blobs, strict=True) if blob is not None
+        }
         return {segment: array[1] for segment, array in arrays.items() if array is not None}
 
     def read_settled(self, question_ids: Sequence[str]) -> list[Question | None]:
@@ -148,26 +152,6 @@ class Cache:
                 pipeline.execute()
         except (RedisUnavailable, OutOfMemoryError) as error:
             log.warning("cannot write %s to the cache: %s", ", ".join(blobs), error)
-
-
-def _pack(number: int, array: Half) -> bytes:
-    """A number (tokens: the mask; fusions: the count of frames), the shape, then float16 values; little-endian."""
-    header = np.array([number], "<u8").tobytes() + np.array([array.ndim, *array.shape], "<u4").tobytes()
-    return header + np.ascontiguousarray(array, "<f2").tobytes()
-
-
-def _unpack(blob: bytes, ndim: int) -> tuple[int, Half] | None:
-    """(number, array) as packed; None for a damaged value, which is made again."""
-    try:
-        mask = int.from_bytes(blob[:8], "little")
-        found, *shape = np.frombuffer(blob, "<u4", ndim + 1, 8).tolist()
-        values = np.frombuffer(blob, "<f2", -1, 12 + 4 * ndim)
-        if found != ndim:
-            raise ValueError(f"{found} dimensions, not {ndim}")
-        return mask, values.reshape(shape)
-    except ValueError as error:
-        log.error("ignoring a damaged value in the cache: %s", error)
-        return None
 
 
 def _question(blob: object) -> Question | None:

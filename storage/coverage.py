@@ -1,7 +1,7 @@
 """Which segments of a video are sampled and encoded: bitmaps in Redis, read for a stretch, counted for a video."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from redis import Redis
 from storage import coverage_scripts
 from storage.connection import as_text, redis_errors
 from storage.index import deleted_key
-from storage.timeline import FULL_MASK
+from storage.open_frames import open_slots_key, open_tokens_key
+from storage.timeline import FULL_MASK, SEGMENT_SLOTS, masks_of
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +43,20 @@ class Totals:
 class Covered:
     """What is known of the segments of a stretch."""
 
-    sampled: dict[int, int]  # segment -> mask of its frames
-    encoded: frozenset[int]
+    sampled: dict[int, int]  # segment -> mask of its frames; of a stream, with those that the archive lacks so far
+    encoded: dict[int, int]  # segment -> mask of the frames that have tokens
+    recorded: frozenset[int]  # segments whose record the archive holds
     failed: dict[int, str]  # segment -> why it could not be encoded
     segments: int = 0  # of the whole video: the last sampled segment's number plus one, rounded up to a multiple of 8
     totals: Totals | None = None  # of the whole video; None: the marks are incomplete
 
     def missing(self) -> list[int]:
-        """Sampled segments that are still to be encoded, ascending."""
-        return [segment for segment in self.sampled if segment not in self.encoded and segment not in self.failed]
+        """Sampled segments that are not completely encoded, ascending."""
+        return [
+            segment
+            for segment, mask in self.sampled.items()
+            if mask & ~self.encoded.get(segment, 0) and segment not in self.failed
+        ]
 
 
 class Coverage:
@@ -65,10 +71,36 @@ class Coverage:
         self._pending = redis.register_script(coverage_scripts.PENDING)
         self._counted = redis.register_script(coverage_scripts.COUNTED)
         self._fail = redis.register_script(coverage_scripts.FAIL)
+        self._mark_live = redis.register_script(coverage_scripts.MARK_LIVE)
+        self._remove = redis.register_script(coverage_scripts.REMOVE)
 
     def mark_sampled(self, video_id: str, masks: Mapping[int, int]) -> None:
         """Marks these segments (segment -> mask) as sampled: the archive holds their frames."""
         self._set(_sampled_key(video_id), video_id, masks, "sampled", ())
+
+    def mark_live(self, video_id: str, segment: int, mask: int) -> None:
+        """Marks a stream's segment as sampled. If it had fewer frames before, it counts as not encoded again."""
+        marks, counters = self._list_marks(video_id)
+        keys = [_sampled_key(video_id), _totals_key(video_id), _partial_key(video_id), deleted_key(video_id), *marks]
+        with redis_errors():
+            self._mark_live(keys=keys, args=[segment, f"{mask:016x}", mask.bit_count(), *counters])
+
+    def remove_segment(self, video_id: str, segment: int, mask: int) -> None:
+        """Removes all marks of a segment that retention removed."""
+        marks, counters = self._list_marks(video_id)
+        keys = [_sampled_key(video_id), _totals_key(video_id), _partial_key(video_id), *marks]
+        with redis_errors():
+            self._remove(keys=keys, args=[segment, mask.bit_count(), *counters])
+
+    def list_models(self) -> list[str]:
+        """The fingerprints of all models that ever encoded here."""
+        with redis_errors():
+            return sorted(as_text(fingerprint) for fingerprint in self._redis.smembers(MODELS))
+
+    def _list_marks(self, video_id: str) -> tuple[list[str], list[str]]:
+        """Returns the keys of the marks of encoded segments, one for each model, and the names of their counters."""
+        models = self.list_models()
+        return [_encoded_key(video_id, model) for model in models], [f"encoded:{model}" for model in models]
 
     def mark_encoded(self, video_id: str, masks: Mapping[int, int], fingerprint: str) -> None:
         """Marks these segments (segment -> mask) as encoded: the archive holds this model's records of them."""
@@ -118,26 +150,37 @@ class Coverage:
     def read(self, video_id: str, segments: range, fingerprint: str) -> Covered:
         """What is known of the segments of a stretch, with one command."""
         if not segments:
-            return Covered({}, frozenset(), {})
+            return Covered({}, {}, frozenset(), {})
         with redis_errors():
-            sampled, encoded, partial, failed, length, *totals = self._read(
+            sampled, encoded, partial, failed, length, *totals, captured, tokens = self._read(
                 keys=[
                     _sampled_key(video_id),
                     _encoded_key(video_id, fingerprint),
                     _partial_key(video_id),
                     _failed_key(video_id, fingerprint),
                     _totals_key(video_id),
+                    open_slots_key(video_id),
+                    open_tokens_key(video_id, fingerprint),
                 ],
                 args=[segments.start, segments.stop - 1],
             )
         offset = segments.start // 8 * 8
         masks = dict.fromkeys(_bits(sampled, offset, segments), FULL_MASK)
         masks |= {segment: mask for segment, mask in map(_partial, partial) if segment in masks}
+        recorded = frozenset(_bits(encoded, offset, segments))
+        done = {segment: masks[segment] for segment in recorded if segment in masks}
+        _add_masks(masks, map(int, captured), segments)
+        _add_masks(
+            done,
+            (slot for slot in map(int, tokens) if masks.get(slot // SEGMENT_SLOTS, 0) >> slot % SEGMENT_SLOTS & 1),
+            segments,
+        )
         values = _pairs(failed)
         reasons = {int(segment): as_text(value).partition(":")[2] for segment, value in values.items()}
         return Covered(
-            masks,
-            frozenset(_bits(encoded, offset, segments)),
+            dict(sorted(masks.items())),
+            dict(sorted(done.items())),
+            recorded,
             {segment: reason for segment, reason in sorted(reasons.items()) if segment in segments},
             8 * int(length),
             _totals([_pairs(totals[0]), list(values.values()), *totals[1:]], fingerprint),
@@ -153,10 +196,13 @@ class Coverage:
         with redis_errors():
             return 8 * int(self._redis.strlen(_sampled_key(video_id)))
 
-    def list_pending(self, video_ids: Sequence[str], fingerprint: str, count: int) -> list[list[int] | None]:
+    def list_pending(
+        self, video_ids: Sequence[str], fingerprint: str, count: int, newest_first: Collection[str] = ()
+    ) -> list[list[int] | None]:
         """For each video, up to `count` segments that are sampled but neither encoded nor given up, ascending.
 
-        None for a video whose marks are incomplete or damaged. One command reads all videos.
+        Of the videos in `newest_first` the last ones, descending. None for a video whose marks are incomplete or
+        damaged. One command reads all videos.
         """
         if not video_ids:
             return []
@@ -166,7 +212,10 @@ class Coverage:
             keys += [_failed_key(video_id, fingerprint), _totals_key(video_id)]
         with redis_errors():
             found = self._pending(keys=keys)
-        return [_gaps(reply[1:], count) if reply and reply[0] else None for reply in found]
+        return [
+            _gaps(reply[1:], count, descending=video_id in newest_first) if reply and reply[0] else None
+            for video_id, reply in zip(video_ids, found, strict=True)
+        ]
 
     def find_models(self) -> None:
         """Rebuilds the set of fingerprints from the existing keys, after its value was damaged."""
@@ -224,8 +273,8 @@ def _pace(encoded: int, since_s: int | None, last_s: int | None, base: int | Non
     return Pace(since_s, last_s, encoded - base)
 
 
-def _gaps(replies: Sequence[Any], count: int) -> list[int]:
-    """The first `count` bits that are set in the first reply, not in the second, and not listed in the third."""
+def _gaps(replies: Sequence[Any], count: int, *, descending: bool) -> list[int]:
+    """The first or last `count` bits that are set in the first reply, not in the second, not listed in the third."""
     sampled, encoded, failed = replies
     size = len(sampled)
     done = int.from_bytes(encoded[:size].ljust(size, b"\0"), "big")
@@ -234,7 +283,8 @@ def _gaps(replies: Sequence[Any], count: int) -> list[int]:
         return []
     given_up = {int(segment) for segment in failed}
     missing = _bits(open_bits.to_bytes(size, "big"), 0, range(8 * size))
-    return [segment for segment in missing if segment not in given_up][:count]
+    left = [segment for segment in missing if segment not in given_up]
+    return left[::-1][:count] if descending else left[:count]
 
 
 def _pairs(flat: Sequence[Any]) -> dict[Any, Any]:
@@ -248,6 +298,12 @@ def _bits(data: bytes, offset: int, segments: range) -> list[int]:
         offset + 8 * at + place for at, byte in enumerate(data) if byte for place in range(8) if byte >> (7 - place) & 1
     )
     return [number for number in found if number in segments]
+
+
+def _add_masks(masks: dict[int, int], slots: Iterable[int], segments: range) -> None:
+    for segment, mask in masks_of(slots).items():
+        if segment in segments:
+            masks[segment] = masks.get(segment, 0) | mask
 
 
 def _partial(member: bytes) -> tuple[int, int]:

@@ -50,6 +50,7 @@ class Capture(Document):
     retention: Retention = Retention()
     paused: bool = False
     declared: bool = Field(False, description="It comes from the operator's file of streams.")
+    revision: int = Field(0, description="Counts changes that a running capture must learn of.")
 
 
 class Credentials(Document):
@@ -108,8 +109,8 @@ class Video(Document):
 
     @property
     def settled(self) -> bool:
-        """Whether ingest has nothing left to do."""
-        return self.status in ("ready", "duplicate", "failed")
+        """Whether no ingest job is left to do; a stream has none."""
+        return self.status in ("ready", "duplicate", "failed", "live")
 
 
 class Progress(Document):
@@ -161,6 +162,13 @@ class Timings(Document):
     total_s: float
 
 
+class Gap(Document):
+    """A time in which a stream has no frames."""
+
+    start: datetime
+    end: datetime
+
+
 class Answer(Document):
     """The answer, the frames it is based on, and how it was made."""
 
@@ -172,6 +180,11 @@ class Answer(Document):
     end_at: datetime | None = None
     frames: int = Field(description="Frames of the stretch, all of them in the LLM's context.")
     frames_missing: int = Field(0, description="Frames of the stretch that were not encoded (yet, or not at all).")
+    gaps: tuple[Gap, ...] = Field((), description="Times of the stretch in which a stream has no frames.")
+    seen: float = Field(1.0, description="Share of the stretch that has frames; less than 1 only for streams.")
+    probability: float | None = Field(
+        None, description="Of the answer's first token; of yes and no, against the other one."
+    )
     fusion: FusionMode
     fusion_frames: int = Field(description="Frames over which the question's text was fused.")
     evidence: tuple[Evidence, ...] = ()

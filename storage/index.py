@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 GENERATION = "lw:state:generation"
 READY = "lw:state:ready"  # set once the state was built from the archive; a flush removes it
 VIDEOS = "lw:videos"  # sorted set, all scores 0: ids sort by age
+STREAMS = "lw:streams"  # sorted set like VIDEOS: the videos that are streams
+STREAMS_VERSION = "lw:streams:version"  # counts the changes of streams' documents
 PROBE = "lw:check"
 UNREADABLE = "lw:unreadable"  # hash: path -> what is wrong with the document there
 STATE_KNOWN_S = 7 * 86400
@@ -29,10 +31,14 @@ _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL
 # Stores a copy and lists the video, unless it was deleted: a late reader of the archive must not bring it back.
 _PUT = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-if KEYS[5] and redis.call('TYPE', KEYS[5]).ok ~= 'set' then redis.call('DEL', KEYS[5]) end
+if KEYS[7] and redis.call('TYPE', KEYS[7]).ok ~= 'set' then redis.call('DEL', KEYS[7]) end
 redis.call('SET', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[3], 0, ARGV[1])
-if KEYS[5] then redis.call('SADD', KEYS[5], ARGV[1]) end
+if ARGV[3] == '1' then
+  redis.call('ZADD', KEYS[5], 0, ARGV[1])
+  redis.call('INCR', KEYS[6])
+end
+if KEYS[7] then redis.call('SADD', KEYS[7], ARGV[1]) end
 redis.call('HDEL', KEYS[4], ARGV[1])
 return 1
 """
@@ -119,11 +125,11 @@ class Index:
 
     def put_video(self, video: Video) -> None:
         """Stores a copy of the document and lists the video; does nothing if the video was deleted."""
-        keys = [deleted_key(video.id), _video_key(video.id), VIDEOS, UNREADABLE]
+        keys = [deleted_key(video.id), _video_key(video.id), VIDEOS, UNREADABLE, STREAMS, STREAMS_VERSION]
         if video.duplicate_of:
             keys.append(_duplicates_key(video.duplicate_of))
         with redis_errors():
-            self._put(keys=keys, args=[video.id, video.model_dump_json()])
+            self._put(keys=keys, args=[video.id, video.model_dump_json(), int(video.is_live)])
 
     def get_video(self, video_id: str) -> Video | None:
         """The copy of the document; None if it is missing or damaged."""
@@ -132,6 +138,21 @@ class Index:
     def list_videos(self, before: str | None, count: int, prefix: str = "") -> list[str]:
         """Up to `count` ids that begin with `prefix`, newest first; with `before`, only those older than it."""
         return self._list(VIDEOS, before, count, prefix)
+
+    def list_streams(self, before: str | None, count: int, prefix: str = "") -> list[str]:
+        """Up to `count` ids of streams, newest first; see `list_videos`."""
+        return self._list(STREAMS, before, count, prefix)
+
+    def count_streams(self) -> int:
+        """How many streams there are."""
+        with redis_errors():
+            return int(self._redis.zcard(STREAMS))
+
+    def read_streams_version(self) -> str:
+        """Changes whenever a stream is added, changed or deleted."""
+        with redis_errors():
+            (version,) = mget(self._redis, [STREAMS_VERSION])
+        return as_text(version)
 
     def get_videos(self, video_ids: Sequence[str]) -> list[Video | None]:
         """The copies of these documents, with one command."""
@@ -146,6 +167,8 @@ class Index:
         video_id = video if isinstance(video, str) else video.id
         with redis_errors(), self._redis.pipeline() as pipeline:
             pipeline.zrem(VIDEOS, video_id)
+            pipeline.zrem(STREAMS, video_id)
+            pipeline.incr(STREAMS_VERSION)
             pipeline.hdel(UNREADABLE, video_id)
             pipeline.delete(_video_key(video_id), _questions_key(video_id), _duplicates_key(video_id))
             if not isinstance(video, str) and video.duplicate_of:

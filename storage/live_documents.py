@@ -16,8 +16,8 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 class StreamState(Document):
     """What the capturing host last said of a stream. Kept in Redis only; nobody says anything while no host has it."""
 
-    condition: StreamCondition
-    since: datetime = Field(description="When the condition began.")
+    state: StreamCondition
+    since: datetime = Field(description="When that began.")
     problem: Problem | None = Field(None, description="Why it is offline.")
     next_try_at: datetime | None = None
     host: str = ""

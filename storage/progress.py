@@ -10,7 +10,7 @@ from storage.timeline import SEGMENT_SLOTS
 def describe_progress(video: Video, counts: Totals) -> Progress:
     """The progress of a video that holds its own frames."""
     expected = video.frames_sampled if video.frames_sampled is not None else video.frames_expected
-    complete = video.settled and counts.encoded + counts.failed >= counts.sampled
+    complete = video.settled and not video.is_live and counts.encoded + counts.failed >= counts.sampled
     until = min(counts.encoded_segments * SEGMENT_SLOTS, counts.encoded)
     return Progress(
         frames_sampled=counts.sampled,

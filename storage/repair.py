@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 # Keys that all videos share -> their type.
 SHARED = {
     index.VIDEOS: "zset",
+    index.STREAMS: "zset",
+    index.STREAMS_VERSION: "string",
     index.UNREADABLE: "hash",
     index.READY: "string",
     index.GENERATION: "string",

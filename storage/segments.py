@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import BinaryIO
 
 from storage.errors import DamagedFile, NewerDocument, NotFound
-from storage.timeline import FULL_MASK, mask_of
+from storage.timeline import FULL_MASK, mask_of, places_in
 
 VERSION = 1
 INDEX = "index.json"
@@ -39,6 +39,7 @@ class SegmentFrame:
     t_s: float
     model: bytes | None  # JPEG that the encoder reads; None for images: it reads the original
     view: bytes | None  # JPEG for people, at the true aspect
+    same_as: int | None = None  # the earlier place whose token it shares, because hardly anything changed
 
 
 def pack_segment(frames: Sequence[SegmentFrame]) -> bytes:
@@ -58,6 +59,7 @@ def pack_segment(frames: Sequence[SegmentFrame]) -> bytes:
             "version": VERSION,
             "mask": f"{mask_of(frame.place for frame in frames):016x}",
             "times_s": {frame.place: frame.t_s for frame in frames},
+            "same_as": {frame.place: frame.same_as for frame in frames if frame.same_as is not None},
         }
         file.writestr(zipfile.ZipInfo(INDEX), json.dumps(index))
     return blob.getvalue()
@@ -76,11 +78,25 @@ class SegmentReader:
                 raise NewerDocument(f"{path} was written by a newer Longwatch (version {version}): upgrade this one")
             self.mask = int(index["mask"], 16)
             self.times_s = {int(place): float(t_s) for place, t_s in index["times_s"].items()}
+            self.same_as = {int(place): int(other) for place, other in index.get("same_as", {}).items()}
         except DAMAGE as error:
             raise DamagedFile(f"{path} is damaged: {error}; restore it, or add the video again") from error
         if not 0 < self.mask <= FULL_MASK:
             raise DamagedFile(f"{path} is damaged: it names no frames; restore it, or add the video again")
         self._names = set(self._zip.namelist())
+
+    def read_all(self) -> list[SegmentFrame]:
+        """Every frame with its pictures."""
+        return [
+            SegmentFrame(
+                place,
+                self.times_s[place],
+                self.read_picture("model", place) if self.has("model", place) else None,
+                self.read_picture("view", place) if self.has("view", place) else None,
+                self.same_as.get(place),
+            )
+            for place in places_in(self.mask)
+        ]
 
     def has(self, kind: str, place: int) -> bool:
         """Whether the segment holds a picture of this kind ("model" or "view")."""

@@ -1,7 +1,7 @@
 """The one entrance to storage: writes to archive, state and cache in the right order, and reads from the cheapest."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from configs.settings import Settings
 from storage import agenda as due
@@ -24,17 +24,20 @@ from storage.errors import (
 from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
+from storage.leases import Leases
 from storage.locks import Locks
+from storage.open_frames import OpenFrames
 from storage.progress import describe_progress
 from storage.records import Half, Record
 from storage.segments import SegmentFrame
-from storage.timeline import FULL_MASK
+from storage.stream_states import StreamStates
 from storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
 # Upper limit of one MGET, so that it ends within seconds: about an hour of tokens at 8B shapes.
 TOKENS_AT_ONCE_BYTES = 32 * 1024**2
+CHANGE_S = 5.0  # longest change of a document
 UNWRITTEN_S = 60.0  # after this long without a document, assume that its writer died
 
 
@@ -52,7 +55,12 @@ class Store:
         self.fences = Fences(state)
         self.locks = Locks(state)
         self.workers = Workers(state)
-        self.cache = Cache(connect(settings.cache_url, settings.redis), settings.redis)
+        cache = connect(settings.cache_url, settings.redis)
+        self.cache = Cache(cache, settings.redis)
+        self.open_frames = OpenFrames(state, cache)
+        self.stream_states = StreamStates(state)
+        self.captures = Leases(state, "capture")  # which host captures which stream
+        self.live_encoders = Leases(state, "encode")  # which encoder worker encodes which stream's open segment
 
     @classmethod
     def open(cls, settings: Settings) -> "Store":
@@ -131,10 +139,33 @@ class Store:
             raise NotFound(f"video {video.id} was deleted meanwhile")
         self.agenda.put(due.VIDEOS, video.id)
 
+    def change_stream(self, stream_id: str, change: Callable[[Video], Video]) -> Video:
+        """Changes a stream's document; changes by different processes do not undo each other.
+
+        Raises NotFound, also for a video that is no stream, and RedisUnavailable if others hold it for too long.
+        """
+        with self.locks.hold(f"stream:{stream_id}", CHANGE_S, wait_s=CHANGE_S) as held:
+            if held is None:
+                raise RedisUnavailable(f"{stream_id} is being changed by another process for too long: try again")
+            video = self.read_stream(stream_id)
+            changed = change(video)
+            if changed != video:
+                self.update_video(changed)
+            return changed
+
+    def read_stream(self, stream_id: str) -> Video:
+        """The document of a stream; raises NotFound, also for a video that is no stream."""
+        video = self.read_video(stream_id)
+        if not video.is_live:
+            raise NotFound(f"{stream_id} is a video, not a stream")
+        return video
+
     def forget_video(self, video: Video | str) -> None:
         """Removes a deleted video from Redis, given its document or, if that is lost, its id."""
         video_id = video if isinstance(video, str) else video.id
         self.index.forget_video(video)
+        if isinstance(video, str) or video.is_live:
+            self.open_frames.forget(video_id, self.coverage.list_models())
         self.coverage.forget(video_id)
         self.agenda.forget_video(video_id)
         self.fences.close(video_id)
@@ -163,6 +194,18 @@ class Store:
         mask = self.archive.create_segment(video_id, segment, frames)
         self.coverage.mark_sampled(video_id, {segment: mask})
 
+    def add_frames(self, stream_id: str, segment: int, frames: Sequence[SegmentFrame]) -> None:
+        """Adds captured frames of a stream's open segment, so that they can be encoded and asked about."""
+        self.open_frames.add_frames(stream_id, segment, frames)
+
+    def close_segment(self, stream_id: str, segment: int, frames: Sequence[SegmentFrame]) -> int:
+        """Stores a segment of a stream (see Archive.merge_segment), marks it as sampled; returns its mask."""
+        mask = self.archive.merge_segment(stream_id, segment, frames)
+        self.coverage.mark_live(stream_id, segment, mask)
+        self.open_frames.remove_segment(stream_id, segment)
+        self.agenda.put(due.VIDEOS, stream_id)
+        return mask
+
     def create_record(self, video_id: str, segment: int, record: Record) -> None:
         """Stores a segment's record in the archive, then in the cache, then marks the segment as encoded."""
         self.archive.create_record(video_id, segment, record)
@@ -170,21 +213,47 @@ class Store:
         self.coverage.mark_encoded(video_id, {segment: record.mask}, record.fingerprint)
 
     def read_tokens(
-        self, video_id: str, segments: Sequence[int], fingerprint: str
+        self,
+        video_id: str,
+        segments: Sequence[int],
+        fingerprint: str,
+        *,
+        wanted: Mapping[int, int] | None = None,
     ) -> dict[int, tuple[int, Half] | None]:
-        """Segment -> (mask, tokens (n,C,D)); None if the record was lost: the segment is encoded again."""
+        """Segment -> (mask, tokens (n,C,D)); None if the record was lost: the segment is encoded again.
+
+        `wanted` (segment -> mask) is given for a stream: its segments can be open, or can have grown.
+        """
         found: dict[int, tuple[int, Half] | None] = {}
         first, count = 0, 1  # the first segment shows how large they are
         while first < len(segments):
             chunk = segments[first : first + count]
             found |= self.cache.read_tokens(video_id, chunk, fingerprint)
             for segment in chunk:
-                if segment not in found:
+                if wanted is not None and not _covers(found.get(segment), wanted[segment]):
+                    found[segment] = self._read_live_tokens(video_id, segment, fingerprint, wanted[segment])
+                elif segment not in found:
                     record = self.read_record(video_id, segment, fingerprint)
                     found[segment] = None if record is None else (record.mask, record.tokens)
             largest_bytes = max(kept[1].nbytes if (kept := found[segment]) else 0 for segment in chunk)
             first, count = first + count, max(TOKENS_AT_ONCE_BYTES // largest_bytes, 1) if largest_bytes else count
         return found
+
+    def _read_live_tokens(self, stream_id: str, segment: int, fingerprint: str, wanted: int) -> tuple[int, Half] | None:
+        kept = self.open_frames.read_tokens(stream_id, segment, fingerprint)
+        if _covers(kept, wanted):
+            return kept
+        record = self.read_record(stream_id, segment, fingerprint)
+        if record is None or not wanted & ~record.mask:
+            return None if record is None else (record.mask, record.tokens)
+        self.drop_record(stream_id, segment, record)
+        return None
+
+    def drop_record(self, stream_id: str, segment: int, record: Record) -> None:
+        """Removes a record whose segment has grown since: the segment is encoded again."""
+        self.archive.delete_record(stream_id, segment, record.fingerprint)
+        self.coverage.unmark_encoded(stream_id, segment, record.mask, record.fingerprint)
+        self.agenda.put(due.VIDEOS, stream_id)
 
     def read_record(self, video_id: str, segment: int, fingerprint: str) -> Record | None:
         """The segment's record from the archive, also cached; None if it was lost: the segment is encoded again."""
@@ -208,10 +277,10 @@ class Store:
             log.error("the marks of %s are read from the archive again: %s", video.id, error)
             self.coverage.forget(video.id)
         contents = self.archive.list_contents(video.id)
-        masks = dict.fromkeys(contents.sampled, FULL_MASK)
-        if contents.sampled:  # only the last segment of a file can be shorter
-            with self.archive.open_segment(video.id, contents.sampled[-1]) as last:
-                masks[contents.sampled[-1]] = last.mask
+        masks = dict(sorted(contents.sampled.items()))
+        if masks and not video.is_live:  # only the last segment of a file can be shorter
+            with self.archive.open_segment(video.id, max(masks)) as last:
+                masks[max(masks)] = last.mask
         self.coverage.mark_sampled(video.id, masks)
         held = sum(mask.bit_count() for mask in masks.values())
         if video.status == "ready" and held < (video.frames_sampled or 0):
@@ -316,3 +385,7 @@ class Store:
             return self.read_holder(video_id).id
         except (NotFound, DamagedFile, NewerDocument):
             return video_id
+
+
+def _covers(kept: tuple[int, Half] | None, wanted: int) -> bool:
+    return kept is not None and not wanted & ~kept[0]

@@ -1,12 +1,15 @@
 """The stretch that a question is about: which of its frames are encoded, and whether it can be answered."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 
 from storage.coverage import Covered
 from storage.documents import Question, Video
 from storage.store import Store
-from storage.timeline import SEGMENT_SLOTS, mask_within, segments_of
+from storage.timeline import SEGMENT_SLOTS, find_gaps, mask_within, segments_of
 
+SETTLING_S = 3.0  # a slot of a stream that is older and has no frame will get none, except from another host's spool
 LAST = 2**31  # beyond every segment, and still an offset that Redis accepts
 
 
@@ -18,6 +21,7 @@ class Stretch:
     slots: range
     open_end: bool  # it lasts to the end of the video, wherever that will be
     covered: Covered
+    ends_in_s: float = 0.0  # of a stream: how long until the stretch is over
 
     @property
     def last_segment(self) -> int | None:
@@ -34,16 +38,35 @@ class Stretch:
     @property
     def masks(self) -> dict[int, int]:
         """Segment -> mask of the stretch's encoded frames, ascending."""
-        masks = {
-            segment: mask & mask_within(self.slots, segment)
-            for segment, mask in self.covered.sampled.items()
-            if segment in self.covered.encoded
-        }
+        return {segment: mask for segment in self._sampled if (mask := self._sampled[segment] & self._encoded(segment))}
+
+    @property
+    def gaps(self) -> list[range]:
+        """Slots of a stream's stretch that have no frame, up to now."""
+        return find_gaps(self.covered.sampled, range(self.slots.start, min(self.slots.stop, self._next_slot)))
+
+    @cached_property
+    def _sampled(self) -> dict[int, int]:
+        """Segment -> mask of the stretch's frames, ascending."""
+        masks = {segment: mask & mask_within(self.slots, segment) for segment, mask in self.covered.sampled.items()}
         return {segment: mask for segment, mask in masks.items() if mask}
+
+    def _encoded(self, segment: int) -> int:
+        return self.covered.encoded.get(segment, 0)
+
+    @property
+    def _next_slot(self) -> int:
+        """The first slot that a stream cannot have filled yet."""
+        if not self.holder.is_live:
+            return self.slots.stop
+        return self.holder.grid.slot_at(self.holder.grid.seconds(datetime.now(UTC)) - SETTLING_S)
 
     @property
     def frames_expected(self) -> int | None:
         """Frames that the stretch has in the end; None while the length of the video is not known."""
+        if self.holder.is_live:
+            coming = range(max(self.slots.start, self._next_slot), self.slots.stop)
+            return sum(mask.bit_count() for mask in self._sampled.values()) + len(coming)
         total = self._frames_of_video
         if total is None:
             return None
@@ -52,10 +75,8 @@ class Stretch:
     @property
     def frames_missing(self) -> int:
         """Frames of the stretch that are not encoded; those still to be sampled too, once the length is known."""
-        sampled = sum(
-            (mask & mask_within(self.slots, segment)).bit_count() for segment, mask in self.covered.sampled.items()
-        )
-        growing = not self.holder.settled and self._frames_of_video is not None
+        sampled = sum(mask.bit_count() for mask in self._sampled.values())
+        growing = not self.holder.settled and not self.holder.is_live and self._frames_of_video is not None
         expected = (growing and self.frames_expected) or 0
         return max(sampled, expected) - sum(mask.bit_count() for mask in self.masks.values())
 
@@ -67,6 +88,11 @@ class Stretch:
     @property
     def is_complete(self) -> bool:
         """Whether it will get no more frames: all are sampled, and encoded or given up."""
+        if self.holder.is_live:
+            pending = (
+                s for s, mask in self._sampled.items() if mask & ~self._encoded(s) and s not in self.covered.failed
+            )
+            return self.ends_in_s <= 0 and next(pending, None) is None
         sampled = all(segment in self.covered.sampled for segment in segments_of(self.slots))
         return (self.holder.settled or (sampled and not self.open_end)) and not self.covered.missing()
 
@@ -82,6 +108,8 @@ def find_stretch(store: Store, question: Question, holder: Video, fingerprint: s
     end_s = last_s if question.end_s is None else min(question.end_s, last_s)
     slots = grid.slots_between(question.start_s, end_s)
     covered = store.read_coverage(holder, segments_of(slots), fingerprint)
+    if holder.is_live and not open_end:
+        return Stretch(holder, slots, False, covered, end_s - grid.seconds(datetime.now(UTC)))
     if open_end or holder.settled:
         slots = grid.slots_between(question.start_s, min(end_s, grid.segment_start_s(covered.segments)))
     return Stretch(holder, slots, open_end, covered)

@@ -5,7 +5,7 @@ after the start. A segment is 64 consecutive slots, so one 64-bit mask names any
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -132,6 +132,20 @@ def masks_of(slots: Iterable[int]) -> dict[int, int]:
         segment, place = locate(slot)
         masks[segment] = masks.get(segment, 0) | 1 << place
     return masks
+
+
+def find_gaps(masks: Mapping[int, int], slots: range) -> list[range]:
+    """The runs of slots in the range that no mask (segment -> mask) has, ascending."""
+    gaps: list[range] = []
+    for segment in segments_of(slots):
+        lacking = mask_within(slots, segment) & ~masks.get(segment, 0)
+        for place in places_in(lacking) if lacking else ():
+            slot = segment * SEGMENT_SLOTS + place
+            if gaps and gaps[-1].stop == slot:
+                gaps[-1] = range(gaps[-1].start, slot + 1)
+            else:
+                gaps.append(range(slot, slot + 1))
+    return gaps
 
 
 def cut_portions(masks: Iterable[tuple[int, int]]) -> list[Masks]:

@@ -22,6 +22,8 @@ def test_segments_show_their_times_and_frames(http: httpx.Client, seed: Seed, st
         segments = http.get(f"/v1/videos/{each.id}/segments").json()["segments"]
         assert [segment.pop("segment") for segment in segments] == [0, 1, 2]
         times = [(segment.pop("start_at"), segment.pop("end_at")) for segment in segments]
+        starts = [segment.pop("start") for segment in segments]
+        assert starts == ([start for start, _ in times] if clock else [0.0, 64.0, 128.0])
         assert times[1] == (("2026-11-21T14:01:04Z", "2026-11-21T14:02:08Z") if clock else (None, None))
         assert segments == expected
 

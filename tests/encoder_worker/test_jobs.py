@@ -97,7 +97,7 @@ def test_a_record_whose_mark_was_lost_is_marked_and_not_made_again(
     store.coverage.unmark_encoded(video.id, 0, 0b111, encoder.fingerprint)
     jobs.encode_segment(video.id, 0)
     assert len(watched.calls) == calls
-    assert store.read_coverage(video, range(1), encoder.fingerprint).encoded == {0}
+    assert store.read_coverage(video, range(1), encoder.fingerprint).recorded == {0}
 
 
 def test_a_damaged_record_is_made_again(jobs: EncoderJobs, store: Store, encoder: Encoder) -> None:
@@ -209,7 +209,7 @@ def test_eight_segments_that_fail_do_not_hold_up_the_others(
     covered = store.read_coverage(video, range(10), encoder.fingerprint)
     assert sorted(covered.failed) == list(range(8))
     assert "frames.zip" in covered.failed[0]
-    assert covered.encoded == {8, 9}
+    assert covered.recorded == {8, 9}
 
 
 def test_encoding_makes_room_in_the_queue_for_segments_held_back(

@@ -1,5 +1,6 @@
 """Small videos, questions, segments and records for the tests of storage and jobs."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from redis import Redis
 
 from storage import agenda as due
 from storage.connection import as_text
-from storage.documents import Question, Video
+from storage.documents import Capture, Question, Video
 from storage.ids import new_question_id, new_video_id
 from storage.records import Record
 from storage.segments import SegmentFrame
@@ -16,6 +17,7 @@ from storage.timeline import FULL_MASK, mask_of
 
 MODEL = "0123456789abcdef"
 OTHER_MODEL = "fedcba9876543210"
+STREAM_START = datetime(2026, 11, 20, 8, tzinfo=UTC)
 
 
 def list_keys(redis: Redis, pattern: str = "*") -> list[str]:
@@ -35,6 +37,12 @@ def make_video(**values: Any) -> Video:
     """A video that was just submitted."""
     base = {"id": new_video_id(), "kind": "url", "source": "s", "location": "s", "sample_fps": 1.0, "mode": "exact"}
     return Video.model_validate(base | values)
+
+
+def make_stream(**values: Any) -> Video:
+    """A stream that began a while ago."""
+    base = {"kind": "stream", "status": "live", "recorded_at": STREAM_START, "capture": Capture()}
+    return make_video(**(base | values))
 
 
 def make_question(video: Video, **values: Any) -> Question:

@@ -26,7 +26,7 @@ def test_everything_written_can_be_read_back(archive: Archive) -> None:
     assert archive.read_question(question.id) == question
     assert archive.list_video_ids() == [video.id]
     contents = archive.list_contents(video.id)
-    assert contents.sampled == [0, 2]
+    assert contents.sampled == {0: FULL_MASK, 2: FULL_MASK}
     assert contents.encoded == {MODEL: [0], OTHER_MODEL: [0]}
     assert contents.question_ids == [question.id]
     with archive.open_segment(video.id, 2) as segment:

@@ -83,7 +83,7 @@ def test_coverage_of_two_models_equals_a_plain_dictionary(
     for model in (MODEL, OTHER_MODEL):
         covered = store.coverage.read(video_id, stretch, model)
         assert covered.sampled == {k: mask for k, mask in oracle.sampled.items() if k in stretch}
-        assert covered.encoded == {k for k in oracle.encoded[model] if k in stretch}
+        assert covered.recorded == {k for k in oracle.encoded[model] if k in stretch}
         assert covered.failed == {k: f"reason: {k}" for k in oracle.failed[model] if k in stretch}
         (totals,) = store.coverage.read_totals([video_id], model)
         assert totals is not None

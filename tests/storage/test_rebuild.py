@@ -62,7 +62,7 @@ def test_everything_is_back_after_a_flush(store: Store, settings: Settings) -> N
     assert [one and one.model_copy(update={"eta_s": None}) for one in after] == [
         one and one.model_copy(update={"eta_s": None}) for one in before
     ]
-    assert store.read_coverage(videos[0], range(2), OTHER_MODEL).encoded == {1}
+    assert store.read_coverage(videos[0], range(2), OTHER_MODEL).recorded == {1}
     assert store.index.list_questions(videos[1].id, None, 10) == sorted([unsettled.id, settled.id], reverse=True)
     assert store.index.list_duplicates(videos[0].id) == [copy.id]
     assert store.claim_content(make_video(sha256="0")) == videos[0].id
