@@ -172,7 +172,6 @@ class Reconciler:
     def _forget_damaged_deliveries(self, item_id: str) -> None:
         stream_id, watch_id = parse_agenda_item(item_id)
         self._store.deliveries.forget_damaged(stream_id, watch_id)
-        self._store.events.start_rebuild(stream_id, f"what is to be delivered for {item_id}")
         self._store.agenda.postpone(due.DELIVERIES, item_id, in_s=self._settings.reconcile_interval_s)
         self._repair_queues()
 

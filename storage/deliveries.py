@@ -7,10 +7,10 @@ from typing import cast, get_args
 
 from redis import Redis
 
-from storage.agenda import DELIVERIES
+from storage.agenda import DELIVERIES, EVENTS
 from storage.connection import as_text, redis_errors
 from storage.documents import parse_document
-from storage.errors import DamagedFile, NewerDocument, NotFound
+from storage.errors import DamagedFile, DamagedState, NewerDocument, NotFound, StateRebuilding
 from storage.event_scripts import LIST_DELIVERIES, POSTPONE_DUE, SET_DELIVERY
 from storage.ids import EVENT_NUMBER, check_video_id, check_watch_id, event_id_of, event_number
 from storage.live_documents import Delivery, DeliveryStatus
@@ -42,8 +42,14 @@ class Deliveries:
         args += [STATUSES.index(delivery.status) + 1, agenda_item(stream_id, watch_id)]
         if delivery.status == "pending":
             args.append(delivery.next_try_at.timestamp() if delivery.next_try_at else time.time())
-        with redis_errors():
-            self._set(keys=keys, args=args)
+        try:
+            with redis_errors():
+                self._set(keys=keys, args=args)
+        except DamagedState as error:
+            log.error("%s", error)
+            self.forget_damaged(stream_id, watch_id)
+            with redis_errors():
+                self._set(keys=keys, args=args)
 
     def get(self, stream_id: str, event_id: str) -> Delivery | None:
         """The delivery of this event; None if there is none, or it is damaged."""
@@ -54,9 +60,16 @@ class Deliveries:
     def list_by_status(self, stream_id: str, status: DeliveryStatus, before: str | None, count: int) -> list[Delivery]:
         """Up to `count` deliveries of this status, those of the newest events first; with `before`, only older ones."""
         high = "+inf" if before is None else f"({event_number(before)}"
-        with redis_errors():
-            contents = self._list(keys=[status_key(stream_id, status), deliveries_key(stream_id)], args=[high, count])
-        found = (_parse(content) for content in contents)
+        keys = [status_key(stream_id, status), deliveries_key(stream_id)]
+        try:
+            with redis_errors():
+                found = [_parse(content) for content in self._list(keys=keys, args=[high, count])]
+            if None in found:
+                raise DamagedState(f"a delivery of {stream_id} in Redis is damaged or lost")
+        except DamagedState as error:
+            log.error("%s", error)
+            self.forget_damaged(stream_id)
+            raise StateRebuilding("deliveries are being read from the archive again: try again soon") from error
         return [delivery for delivery in found if delivery is not None and delivery.status == status]
 
     def find_next(self, stream_id: str, watch_id: str) -> tuple[str, float] | None:
@@ -81,15 +94,18 @@ class Deliveries:
         with redis_errors():
             self._redis.zrem(pending_key(stream_id, watch_id), str(event_number(event_id)))
 
-    def forget_damaged(self, stream_id: str, watch_id: str) -> None:
-        """Removes values of a wrong type."""
-        types = {pending_key(stream_id, watch_id): b"zset", deliveries_key(stream_id): b"hash"}
+    def forget_damaged(self, stream_id: str, watch_id: str | None = None) -> None:
+        """Removes values of a wrong type. The reconciler reads them from the archive again."""
+        types = {deliveries_key(stream_id): b"hash"}
         types |= {status_key(stream_id, status): b"zset" for status in STATUSES}
+        if watch_id is not None:
+            types[pending_key(stream_id, watch_id)] = b"zset"
         with redis_errors():
             for key, kind in types.items():
                 if self._redis.type(key) not in (kind, b"none"):
                     log.error("%s in Redis has the wrong type and is removed", key)
                     self._redis.delete(key)
+            self._redis.zadd(EVENTS, {stream_id: 0})
 
 
 def agenda_item(stream_id: str, watch_id: str) -> str:

@@ -3,7 +3,8 @@
 An event's number is both the member and the score in each sorted set: microseconds are exact as a score until 2255.
 """
 
-# KEYS: ready, streams to rebuild, deleted, keys of the stream, documents, reserved, open, log, last. ARGV: key, stream.
+# KEYS: ready, streams to rebuild, deleted, keys of the stream, documents, reserved, open, log, log of the stream, last.
+# ARGV: key, stream. Each event in the log has its key, so fewer keys are a damage.
 # Numbers only grow, even if the clock steps back. A number a year ahead is junk.
 RESERVE = """
 if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', KEYS[2]) == 1 then return {'rebuilding'} end
@@ -20,9 +21,10 @@ if known then
     return {'open', known}
   end
 end
+if redis.call('HLEN', KEYS[4]) < redis.call('ZCARD', KEYS[9]) then return {'damaged'} end
 local number = now
 local open, log = redis.call('ZRANGE', KEYS[7], -1, -1), redis.call('ZRANGE', KEYS[8], -1, -1)
-local tops = {open[1] or '', log[1] or '', redis.call('GET', KEYS[9]) or ''}
+local tops = {open[1] or '', log[1] or '', redis.call('GET', KEYS[10]) or ''}
 for at = 1, 3 do
   local top = tonumber(tops[at])
   if top and top >= number and top < now + 31536000000000 then number = top + 1 end
@@ -31,10 +33,10 @@ local text = string.format('%.0f', number)
 redis.call('ZADD', KEYS[7], text, text)
 redis.call('HSET', KEYS[6], text, note)
 redis.call('HSET', KEYS[4], ARGV[1], text)
-redis.call('SET', KEYS[9], text)
+redis.call('SET', KEYS[10], text)
 return {'new', text}
 """
-# KEYS: as of RESERVE without `last`, then log of the stream; for a webhook also: due deliveries, pending of the watch,
+# KEYS: as of RESERVE without `last`; for a webhook also: due deliveries, pending of the watch,
 # pending of the stream, deliveries of the stream. ARGV: number, document, key, then: item of the agenda, delivery.
 # Returns 1: it is in the log; 0: its reservation was lost; -1: its stream was deleted; -2: lost in a rebuild.
 COMMIT = """

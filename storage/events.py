@@ -129,6 +129,7 @@ class Events:
                             RESERVED,
                             OPEN,
                             LOG,
+                            _log_key(event.stream_id),
                             LAST,
                         ],
                         [event.key, event.stream_id],
@@ -166,7 +167,7 @@ class Events:
 
     def _commit(self, written: dict[int, Wanted]) -> dict[int, Event]:
         """Adds the events to the log; returns those that are in it. The others lost their reservation."""
-        with redis_errors():
+        with self._rebuilt_if_damaged(*{wanted.event.stream_id for wanted in written.values()}):
             met = self._run_all(COMMIT, [_commit_arguments(*wanted) for wanted in written.values()])
         committed: dict[int, Event] = {}
         for (at, (event, _)), result in zip(written.items(), met, strict=True):
@@ -189,10 +190,11 @@ class Events:
     def resolve_reservations(self) -> None:
         """Ends the reservations of processes that died: commits what is in the archive, and drops the others."""
         with redis_errors():
-            found = [as_text(each) for each in self._scripts[FIND_STALE](keys=[RESERVED, OPEN], args=[RESERVED_S])]
-        for number, note in zip(found[::2], found[1::2], strict=True):
-            _, _, rest = note.partition(":")
+            found: list[bytes] = self._scripts[FIND_STALE](keys=[RESERVED, OPEN], args=[RESERVED_S])
+        for member, note in zip(found[::2], found[1::2], strict=True):
+            _, _, rest = as_text(note).partition(":")
             stream_id, _, key = rest.partition(":")
+            number = as_text(member)
             try:
                 if not EVENT_NUMBER.fullmatch(number):
                     raise NotFound(f"{number!r} is not the number of an event")
@@ -200,7 +202,7 @@ class Events:
             except NotFound as error:
                 log.warning("a reservation is dropped: %s", error)
                 with redis_errors():
-                    self._scripts[DROP](keys=[RESERVED, OPEN], args=[number, key])
+                    self._scripts[DROP](keys=[RESERVED, OPEN], args=[member, key])
 
     def _resolve(self, stream_id: str, number: int, key: str) -> None:
         event_id = event_id_of(number)
