@@ -130,6 +130,27 @@ class CameraSettings(Part):
     gaps_shown_h: PositiveFloat = Field(24.0, description="A stream's `gaps` reach back this far.")
 
 
+class EventSettings(Part):
+    """How long events can be resumed from, and how webhooks are delivered."""
+
+    log_max_events: PositiveInt = Field(
+        100_000, description="Kept in Redis for readers: about 150 MB. The archive has all."
+    )
+    log_max_age_h: PositiveFloat = Field(168.0, description="Older events are kept in the archive only.")
+    poll_interval_s: PositiveFloat = Field(0.25, description="How often a process of the API looks for new events.")
+    allowed_private_hosts: tuple[Annotated[str, AfterValidator(check_private_host)], ...] = Field(
+        (),
+        description="Hosts, addresses or networks of webhooks that are not public but allowed; host:port for one port.",
+    )
+    concurrent_deliveries: PositiveInt = Field(8, description="Webhooks called at once by one ingest worker.")
+    delivery_timeout_s: PositiveFloat = Field(
+        10.0, description="For one call of a webhook, from resolving its host on."
+    )
+    max_delivery_attempts: PositiveInt = Field(15, description="A delivery is given up after this many failures.")
+    delivery_retry_least_s: PositiveFloat = Field(5.0, description="Pause after the first failure; doubled each time.")
+    delivery_retry_most_s: PositiveFloat = Field(900.0, description="Longest pause between two attempts.")
+
+
 class ModelSettings(Part):
     """Which checkpoint runs, and how."""
 
@@ -225,6 +246,7 @@ class Settings(Part):
     jobs: JobSettings = JobSettings()
     ingest: IngestSettings = IngestSettings()
     cameras: CameraSettings = CameraSettings()
+    events: EventSettings = EventSettings()
     model: ModelSettings = ModelSettings()
     encoder: EncoderSettings = EncoderSettings()
     reasoner: ReasonerSettings = ReasonerSettings()

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from configs.settings import JobSettings
-from jobs.queues import Call, Queues, encode_call, fetch_call, ingest_call
+from jobs.queues import Call, Queues, deliver_call, encode_call, fetch_call, ingest_call
 from storage import agenda as due
 from storage.deletion import finish_deletion
+from storage.deliveries import parse_agenda_item
 from storage.documents import Problem, Question, Video
 from storage.errors import DamagedFile, DamagedState, NewerDocument, NotFound
 from storage.ids import created_at
@@ -227,3 +228,21 @@ class Inspector:
         """Whether the segment of a stream is not in the archive yet: its frames are encoded as they come."""
         now_s = holder.grid.seconds(datetime.now(UTC)) if holder.is_live else math.inf
         return now_s < holder.grid.segment_start_s(segment + 1)
+
+    # deliveries to webhooks
+
+    def inspect_deliveries(self, item: str) -> None:
+        """Queues the watch's job if one of its deliveries is due; notes when the next one is."""
+        try:
+            stream_id, watch_id = parse_agenda_item(item)
+        except NotFound:
+            self._store.agenda.remove(due.DELIVERIES, item)
+            return
+        due_at_s = self._store.agenda.postpone(due.DELIVERIES, item, in_s=self._settings.recheck_after_s)
+        following = self._store.deliveries.find_next(stream_id, watch_id)
+        if following is None:
+            self._store.agenda.finish(due.DELIVERIES, item, due_at_s)
+        elif following[1] > time.time():
+            self._store.agenda.put(due.DELIVERIES, item, in_s=following[1] - time.time())
+        else:
+            self.queues.ensure([deliver_call(stream_id, watch_id)])

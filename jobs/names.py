@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from storage.ids import QUESTION_ID, VIDEO_ID
+from storage.ids import QUESTION_ID, VIDEO_ID, WATCH_ID
 
-FETCH, INGEST, ENCODE, FUSE, ANSWER = "fetch", "ingest", "encode", "fuse", "answer"
-QUEUES = (FETCH, INGEST, ENCODE, FUSE, ANSWER)
+FETCH, INGEST, ENCODE, FUSE, ANSWER, DELIVER = "fetch", "ingest", "encode", "fuse", "answer", "deliver"
+QUEUES = (FETCH, INGEST, ENCODE, FUSE, ANSWER, DELIVER)
 
 # Job name -> queue. A job is one of these names, never an import path; each worker binds names to functions.
 JOBS = {
@@ -18,12 +18,14 @@ JOBS = {
     "encode_segment": ENCODE,
     "fuse_question": FUSE,
     "answer_question": ANSWER,
+    "deliver_events": DELIVER,
 }
 
 # (token ids of the text, its first row to keep, [(segment, mask of the frames to average over)])
 FusionRequest = tuple[list[int], int, list[tuple[int, int]]]
 _ENCODE_ID = re.compile(rf"encode-({VIDEO_ID.pattern})-(\d+)")
 _VIDEO_JOB_ID = re.compile(rf"(?:fetch|ingest)-({VIDEO_ID.pattern})")
+_DELIVER_ID = re.compile(rf"deliver-({VIDEO_ID.pattern})-({WATCH_ID.pattern})")
 _ANSWER_ID = re.compile(rf"answer-({QUESTION_ID.pattern})")
 
 
@@ -33,6 +35,7 @@ class Target:
 
     video_id: str | None = None
     question_id: str | None = None
+    watch: tuple[str, str] | None = None  # stream id, watch id
 
 
 def fetch_job_id(video_id: str) -> str:
@@ -61,10 +64,17 @@ def answer_job_id(question_id: str) -> str:
     return f"answer-{question_id}"
 
 
+def deliver_job_id(stream_id: str, watch_id: str) -> str:
+    """The id of the one job that delivers the events of this watch to its webhook."""
+    return f"deliver-{stream_id}-{watch_id}"
+
+
 def find_target(job_id: str) -> Target:
     """Returns what the job works on; empty for `fuse`, because the reasoner itself requests lost fusions again."""
     if match := _ENCODE_ID.fullmatch(job_id) or _VIDEO_JOB_ID.fullmatch(job_id):
         return Target(video_id=match[1])
     if match := _ANSWER_ID.fullmatch(job_id):
         return Target(question_id=match[1])
+    if match := _DELIVER_ID.fullmatch(job_id):
+        return Target(watch=(match[1], match[2]))
     return Target()

@@ -20,6 +20,7 @@ from jobs.names import (
     QUEUES,
     FusionRequest,
     answer_job_id,
+    deliver_job_id,
     encode_job_id,
     fetch_job_id,
     fuse_job_id,
@@ -112,6 +113,11 @@ def ingest_call(video_id: str) -> Call:
 def encode_call(video_id: str, segment: int) -> Call:
     """Returns the job that encodes the segment and writes its record."""
     return Call(encode_job_id(video_id, segment), "encode_segment", (video_id, segment))
+
+
+def deliver_call(stream_id: str, watch_id: str) -> Call:
+    """Returns the job that posts the watch's events that are due to its webhook."""
+    return Call(deliver_job_id(stream_id, watch_id), "deliver_events", (stream_id, watch_id))
 
 
 class Queues:

@@ -12,10 +12,13 @@ from configs.settings import JobSettings
 from jobs.inspector import Inspector
 from jobs.names import ENCODE, JOBS, find_target
 from jobs.queues import Call
+from jobs.runner import make_due
 from storage import agenda as due
-from storage.errors import DamagedState, LongwatchError, NotFound, RedisUnavailable, Surroundings
+from storage.deliveries import parse_agenda_item
+from storage.errors import ArchiveUnavailable, DamagedState, LongwatchError, NotFound, RedisUnavailable, Surroundings
 from storage.ids import check_video_id, video_of
-from storage.rebuild import rebuild_state
+from storage.locks import Hold
+from storage.rebuild import rebuild_events, rebuild_state
 from storage.repair import repair_shared, repair_video
 from storage.store import Store
 
@@ -74,9 +77,20 @@ class Reconciler:
             self._inspect_due_videos()
             self._inspect_due(due.FOUND, self.inspector.inspect_found_question)
             self._inspect_due(due.QUESTIONS, self.inspector.inspect_question)
+            self._keep_events(held)
             if time.monotonic() - self._swept_at > SWEEP_S:
                 self._store.archive.files.sweep(SWEEP_S)
                 self._swept_at = time.monotonic()
+
+    def _keep_events(self, held: Hold) -> None:
+        """Reads lost events from the archive, ends reservations of dead publishers, queues deliveries that are due."""
+        self._inspect_due(due.EVENTS, partial(rebuild_events, self._store, held.renew))
+        try:
+            self._store.events.resolve_reservations()
+        except ArchiveUnavailable as error:
+            log.error("reconciler: %s", error)
+        self._store.events.trim()
+        self._inspect_due(due.DELIVERIES, self.inspector.inspect_deliveries)
 
     def adopt_model(self, fingerprint: str) -> None:
         """Makes every video due if this model differs from the last one, because each model has its own records."""
@@ -141,6 +155,9 @@ class Reconciler:
     def _forget_damaged(self, agenda: str, item_id: str) -> None:
         """Removes damaged values and inspects the item again soon; an item that is not an id is removed."""
         try:
+            if agenda == due.DELIVERIES:
+                self._forget_damaged_deliveries(item_id)
+                return
             video_id = video_of(item_id) if agenda in (due.QUESTIONS, due.FOUND) else check_video_id(item_id)
         except NotFound:
             self._store.agenda.remove(agenda, item_id)
@@ -152,6 +169,12 @@ class Reconciler:
             repair_video(self._store, damaged_id)
             self._store.agenda.put(due.VIDEOS, damaged_id)
 
+    def _forget_damaged_deliveries(self, item_id: str) -> None:
+        stream_id, watch_id = parse_agenda_item(item_id)
+        self._store.deliveries.forget_damaged(stream_id, watch_id)
+        self._store.agenda.postpone(due.DELIVERIES, item_id, in_s=self._settings.reconcile_interval_s)
+        self._repair_queues()
+
     def _repair_queues(self) -> None:
         try:
             self._queues.repair()
@@ -162,8 +185,4 @@ class Reconciler:
         """Makes the targets of jobs of dead workers due now."""
         for job_id in [*self._queues.drop_lost(), *self._queues.take_dead()]:
             log.warning("the worker of job %s is silent: another one gets the job", job_id)
-            target = find_target(job_id)
-            if target.video_id is not None:
-                self._store.agenda.put(due.VIDEOS, target.video_id)
-            if target.question_id is not None:
-                self._store.agenda.put(due.QUESTIONS, target.question_id)
+            make_due(self._store, find_target(job_id))

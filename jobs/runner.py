@@ -15,7 +15,8 @@ from jobs.company import Company
 from jobs.names import JOBS, Target, find_target
 from jobs.queues import parse_arguments
 from storage import agenda as due
-from storage.errors import GivenAway, JobNotAllowed, LongwatchError, RedisUnavailable, Surroundings
+from storage.deliveries import agenda_item
+from storage.errors import GivenAway, JobNotAllowed, LongwatchError, RedisUnavailable, StateRebuilding, Surroundings
 from storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class Runner:
             log.warning("job %s: %s", job_id, error)
             if self._redis_away_at > began:  # it lost its job because heartbeats could not arrive, not because it hung
                 self._forgive(job_id)
-        except Surroundings as error:
+        except (Surroundings, StateRebuilding) as error:
             log.error("job %s cannot run now and is retried later: %s", job_id, error)
             since = self._trouble.since if self.trouble else f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
             self._trouble = Trouble(str(error), time.monotonic(), since)
@@ -173,7 +174,7 @@ class Runner:
         log.error("job %s is given up: %s", job_id, reason)
         try:
             handler.give_up(reason, *args)
-        except (GivenAway, Surroundings) as error:
+        except (GivenAway, Surroundings, StateRebuilding) as error:
             log.error("job %s could not be settled as failed yet: %s", job_id, error)
             self._look_again(job_id, self._settings.surroundings_retry_after_s)
         except Exception:
@@ -182,8 +183,14 @@ class Runner:
             self._attempts.clear(job_id)
 
     def _look_again(self, job_id: str, in_s: float) -> None:
-        target: Target = find_target(job_id)
-        if target.video_id is not None:
-            self._store.agenda.put(due.VIDEOS, target.video_id, in_s=in_s)
-        if target.question_id is not None:
-            self._store.agenda.put(due.QUESTIONS, target.question_id, in_s=in_s)
+        make_due(self._store, find_target(job_id), in_s)
+
+
+def make_due(store: Store, target: Target, in_s: float = 0.0) -> None:
+    """Makes the target of a job due in `in_s` seconds."""
+    if target.video_id is not None:
+        store.agenda.put(due.VIDEOS, target.video_id, in_s=in_s)
+    if target.question_id is not None:
+        store.agenda.put(due.QUESTIONS, target.question_id, in_s=in_s)
+    if target.watch is not None:
+        store.agenda.put(due.DELIVERIES, agenda_item(*target.watch), in_s=in_s)

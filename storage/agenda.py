@@ -16,6 +16,8 @@ VIDEOS = "lw:due:videos"  # sorted sets: id -> when to inspect it next (epoch se
 QUESTIONS = "lw:due:questions"
 DELETIONS = "lw:due:deletions"
 FOUND = "lw:due:found"  # questions found in the archive; an inspection tells whether they are settled
+EVENTS = "lw:due:events"  # streams whose events must be read from the archive; while there is one, no event is read
+DELIVERIES = "lw:due:deliveries"  # stream:watch of watches with deliveries to a webhook
 WAITING = "lw:waiting"  # sorted set, all scores 0: the QUESTIONS that wait for frames; ids sort by video
 LAST = 2**53  # "all of the video": beyond every segment
 
@@ -162,6 +164,7 @@ class Agenda:
         self.forget_waiting(video_id)
         with redis_errors():
             self._redis.zrem(VIDEOS, video_id)
+            self._redis.zrem(EVENTS, video_id)
 
 
 def waiting_key(holder_id: str) -> str:

@@ -6,17 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from storage.documents import Credentials, Question, Video, parse_document
-from storage.errors import DamagedFile, ForeignRecord, NotFound
+from storage.documents import Credentials, Kept, Question, Video, parse_document
+from storage.errors import DamagedFile, ForeignRecord, NewerDocument, NotFound
 from storage.files import Files
-from storage.ids import QUESTION_ID, VIDEO_ID, check_video_id, video_of
+from storage.ids import EVENT_ID, QUESTION_ID, VIDEO_ID, check_video_id, check_watch_id, event_number, video_of
+from storage.live_documents import Delivery, Event, Watch
 from storage.records import Record, parse_record
 from storage.segments import SegmentFrame, SegmentReader, pack_segment
 from storage.timeline import FULL_MASK, mask_of
 
 log = logging.getLogger(__name__)
+VOID = b"void"  # instead of an event: its id was given up, and no event will ever have it
+_DAY = re.compile(r"\d{8}")
+_EVENT_FILE = re.compile(rf"({EVENT_ID.pattern})(\.delivery)?\.json")
 _RECORD_FILE = re.compile(r"(\d{6,})/tokens-([0-9a-f]+)\.safetensors")
 _FRAMES_FILE = re.compile(r"(\d{6,})/(frames(?:-([0-9a-f]{16}))?\.zip)")
 
@@ -28,6 +32,13 @@ class Contents:
     sampled: dict[int, int]  # segment -> mask of its frames, ascending; a file's last segment may be shorter
     encoded: dict[str, list[int]]  # fingerprint -> segments with a record
     question_ids: list[str]  # oldest first
+
+
+class EventDay(NamedTuple):
+    """What the archive holds of a stream's events of one day."""
+
+    event_ids: list[str]  # ascending
+    delivery_ids: frozenset[str]  # those that go to a webhook
 
 
 class Archive:
@@ -234,6 +245,111 @@ class Archive:
             raise NotFound(f"no question {question_id}")
         return parse_document(Question, content, self.files.full(path))
 
+    # watches
+
+    def write_watch(self, watch: Watch) -> None:
+        """Writes the watch; raises NotFound if its stream was deleted."""
+        self.files.write(_watch_path(watch.stream_id, watch.id), watch.model_dump_json(indent=1).encode())
+        self._require_video(watch.stream_id)
+
+    def read_watch(self, stream_id: str, watch_id: str) -> Watch:
+        """The watch's document; raises NotFound, DamagedFile, NewerDocument."""
+        path = _watch_path(check_video_id(stream_id), check_watch_id(watch_id))
+        content = self.files.read(path)
+        if content is None:
+            raise NotFound(f"no watch {watch_id}")
+        return parse_document(Watch, content, self.files.full(path))
+
+    def list_watch_ids(self, stream_id: str) -> list[str]:
+        """The ids of the stream's watches, sorted."""
+        names = self.files.names(f"{check_video_id(stream_id)}/watches")
+        return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+    def delete_watch(self, stream_id: str, watch_id: str) -> None:
+        """Removes the watch's document."""
+        self.files.delete(_watch_path(check_video_id(stream_id), check_watch_id(watch_id)))
+
+    # events
+
+    def create_event(self, event: Event) -> Event | None:
+        """Writes the event unless its id is taken. Returns what the id stands for: this event or an earlier attempt's.
+
+        Returns None if the id was given up: the event needs another one. Raises NotFound if the stream was deleted.
+        """
+        created = self.files.create(_event_path(event.stream_id, event.id), event.model_dump_json(indent=1).encode())
+        self._require_video(event.stream_id)
+        return event if created else self._read_event(event.stream_id, event.id)
+
+    def give_up_event(self, stream_id: str, event_id: str) -> Event | None:
+        """Makes sure that nobody writes this event any more. Returns it if it was written already."""
+        if self.files.create(_event_path(check_video_id(stream_id), event_id), VOID):
+            self._require_video(stream_id)
+            return None
+        return self._read_event(stream_id, event_id)
+
+    def void_event(self, event: Event) -> None:
+        """Takes back an event that no reader has seen."""
+        self.files.write(_event_path(event.stream_id, event.id), VOID)
+        self._require_video(event.stream_id)
+
+    def read_event(self, stream_id: str, event_id: str) -> Event:
+        """The event's document; raises NotFound, DamagedFile, NewerDocument."""
+        event_number(event_id)  # raises NotFound, so that foreign text never becomes a path
+        event = self._read_event(check_video_id(stream_id), event_id)
+        if event is None:
+            raise NotFound(f"no event {event_id}")
+        return event
+
+    def _read_event(self, stream_id: str, event_id: str) -> Event | None:
+        path = _event_path(stream_id, event_id)
+        content = self.files.read(path)
+        if content is None or content == VOID:
+            return None
+        return parse_document(Event, content, self.files.full(path))
+
+    def list_event_days(self, stream_id: str) -> list[str]:
+        """The days (YYYYMMDD) of which the archive holds events, ascending."""
+        return [name for name in self.files.names(f"{check_video_id(stream_id)}/events") if _DAY.fullmatch(name)]
+
+    def list_day(self, stream_id: str, day: str) -> EventDay:
+        """The events of one day, from one listing."""
+        names = self.files.names(f"{check_video_id(stream_id)}/events/{day}")
+        matches = [match for name in names if (match := _EVENT_FILE.fullmatch(name))]
+        return EventDay(
+            [match[1] for match in matches if not match[2]], frozenset(match[1] for match in matches if match[2])
+        )
+
+    def read_events(self, stream_id: str, event_ids: Sequence[str]) -> tuple[list[Event], dict[str, str]]:
+        """The events, and path -> why for those that cannot be read."""
+        return self._read_documents(Event, [_event_path(stream_id, event_id) for event_id in event_ids])
+
+    def delete_event_day(self, stream_id: str, day: str) -> None:
+        """Removes a day's events."""
+        self.files.delete(f"{check_video_id(stream_id)}/events/{day}")
+
+    # deliveries of events to webhooks
+
+    def write_delivery(self, delivery: Delivery) -> None:
+        """Writes what became of a delivery; raises NotFound if its stream was deleted."""
+        path = _delivery_path(delivery.stream_id, delivery.event_id)
+        self.files.write(path, delivery.model_dump_json(indent=1).encode())
+        self._require_video(delivery.stream_id)
+
+    def read_deliveries(self, stream_id: str, event_ids: Sequence[str]) -> tuple[list[Delivery], dict[str, str]]:
+        """What became of these events' deliveries, and path -> why for those that cannot be read."""
+        paths = [_delivery_path(check_video_id(stream_id), event_id) for event_id in event_ids]
+        return self._read_documents(Delivery, paths)
+
+    def _read_documents(self, kind: type[Kept], paths: Sequence[str]) -> tuple[list[Kept], dict[str, str]]:
+        documents, unreadable = list[Kept](), dict[str, str]()
+        for path, content in self.files.read_many(paths).items():
+            try:
+                if content != VOID:
+                    documents.append(parse_document(kind, content, self.files.full(path)))
+            except (DamagedFile, NewerDocument) as error:
+                unreadable[path] = str(error)
+        return documents, unreadable
+
     def _require_video(self, video_id: str) -> None:
         """If the video was deleted, removes what has just been written and raises NotFound.
 
@@ -243,6 +359,18 @@ class Archive:
         if not self.has_video(video_id):
             self.files.delete(video_id)
             raise NotFound(f"video {video_id} was deleted meanwhile")
+
+
+def _watch_path(stream_id: str, watch_id: str) -> str:
+    return f"{stream_id}/watches/{watch_id}.json"
+
+
+def _event_path(stream_id: str, event_id: str) -> str:
+    return f"{stream_id}/events/{event_id[:8]}/{event_id}.json"
+
+
+def _delivery_path(stream_id: str, event_id: str) -> str:
+    return f"{stream_id}/events/{event_id[:8]}/{event_id}.delivery.json"
 
 
 def _video_path(video_id: str) -> str:

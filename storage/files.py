@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -48,6 +48,24 @@ class Files:
                 self._require_root(error)
                 return None
             return content
+
+    def read_many(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """The contents of those of these files that exist; a remote filesystem is asked for all of them at once."""
+        if self._local or not paths:
+            contents = {path: self.read(path) for path in paths}
+            return {path: content for path, content in contents.items() if content is not None}
+        with _translated(self.full(paths[0])):
+            found = self._fs.cat([self.full(path) for path in paths], on_error="return")
+            held = {}
+            for path in paths:
+                content = found[self.full(path)]
+                if isinstance(content, FileNotFoundError):
+                    self._require_root(content)
+                elif isinstance(content, Exception):
+                    raise content
+                else:
+                    held[path] = content
+            return held
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO | None]:

@@ -2,13 +2,18 @@
 
 import re
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from storage.errors import NotFound
 
 _STAMP = r"\d{8}-\d{9}-[0-9a-f]{6}"  # date, time to the millisecond (UTC), random digits
 VIDEO_ID = re.compile(rf"{_STAMP}")
 QUESTION_ID = re.compile(rf"({_STAMP})_({_STAMP})")  # a question's id contains its video's, so no index is needed
+
+EVENT_ID = re.compile(r"\d{8}-\d{12}")  # date, time to the microsecond (UTC): an event's number in a readable form
+EVENT_NUMBER = re.compile(r"[1-9]\d{15}")  # the same as microseconds since 1970
+WATCH_ID = re.compile(r"[0-9a-z][0-9a-z_-]{0,79}")
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 def new_video_id() -> str:
@@ -39,6 +44,31 @@ def video_of(question_id: str) -> str:
     if not match:
         raise NotFound(f"no question {question_id!r}")
     return match[1]
+
+
+def event_id_of(number: int) -> str:
+    """The id of the event with this number (microseconds since 1970), such as 20261121-020851123456."""
+    return f"{_EPOCH + timedelta(microseconds=number):%Y%m%d-%H%M%S%f}"
+
+
+def event_number(event_id: str) -> int:
+    """The number in an event's id; raises NotFound."""
+    try:
+        if not EVENT_ID.fullmatch(event_id):
+            raise ValueError("it does not look like an id")
+        number = (datetime.strptime(event_id, "%Y%m%d-%H%M%S%f").replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+        if not EVENT_NUMBER.fullmatch(str(number)):
+            raise ValueError("it is out of range")
+    except ValueError as error:
+        raise NotFound(f"no event {event_id!r}: {error}") from error
+    return number
+
+
+def check_watch_id(watch_id: str) -> str:
+    """Returns `watch_id`; raises NotFound if it does not look like an id."""
+    if not WATCH_ID.fullmatch(watch_id):
+        raise NotFound(f"no watch {watch_id!r}")
+    return watch_id
 
 
 def _stamp() -> str:

@@ -3,13 +3,15 @@
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from storage.documents import VERSION, Document, Evidence, Problem
+from storage.text import escape_controls
 
 StreamCondition = Literal["connecting", "online", "offline", "paused"]
 EventType = Literal["match", "answer", "online", "offline", "gap", "frozen", "lag", "retention", "error"]
 Notify = Literal["change", "always", "match"]
+DeliveryStatus = Literal["pending", "delivered", "dead"]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
@@ -102,3 +104,41 @@ class Event(Document):
     picture: str | None = Field(None, description="Path of a picture in the API.")
     clip: str | None = Field(None, description="Path of a clip in the API.")
     key: str = Field("", description="What it is about, once: publishing the same key again changes nothing.")
+
+
+class PublicEvent(BaseModel):
+    """An event as the API and webhooks show it."""
+
+    id: str = Field(description="Ids sort in the order in which events are delivered.")
+    type: EventType
+    stream_id: str
+    at: datetime = Field(description="When it happened; of a watch's answer, the end of its window.")
+    watch_id: str | None
+    answer: str | None
+    probability: float | None
+    evidence: tuple[Evidence, ...]
+    message: str
+    start_at: datetime | None
+    end_at: datetime | None
+    picture: str | None
+    clip: str | None
+
+
+class Delivery(Document):
+    """What became of an event that is posted to its watch's webhook (`events/{day}/{id}.delivery.json`)."""
+
+    version: int = VERSION
+    event_id: str
+    stream_id: str
+    watch_id: str
+    status: DeliveryStatus = "pending"
+    attempts: int = 0
+    reason: str = Field("", description="Why the last attempt failed.")
+    changed_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    next_try_at: datetime | None = Field(None, description="Of a pending one.")
+
+
+def show_event(event: Event) -> PublicEvent:
+    """The event without what is internal. Its message may quote a camera's server: control characters are escaped."""
+    shown = event.model_dump(include=set(PublicEvent.model_fields))
+    return PublicEvent.model_validate(shown | {"message": escape_controls(event.message)})

@@ -5,10 +5,13 @@ from collections.abc import Callable
 
 from storage import agenda as due
 from storage.documents import Video
-from storage.errors import DamagedFile, NewerDocument, NotFound
+from storage.errors import DamagedFile, GivenAway, NewerDocument, NotFound
+from storage.ids import VIDEO_ID
 from storage.store import Store
 
 log = logging.getLogger(__name__)
+
+EVENTS_AT_ONCE = 200
 
 
 def rebuild_state(store: Store, renew_lease: Callable[[], bool]) -> None:
@@ -20,6 +23,7 @@ def rebuild_state(store: Store, renew_lease: Callable[[], bool]) -> None:
     log.info("Redis holds no state: building it from the archive")
     generation = store.index.read_generation()
     store.index.forget_unreadable()
+    store.events.forget_log()
     store.agenda.forget_all_waiting()
     owners: dict[str, str] = {}
     for video_id in store.archive.list_video_ids():
@@ -38,6 +42,8 @@ def rebuild_state(store: Store, renew_lease: Callable[[], bool]) -> None:
         store.index.put_video(video)
         store.coverage.forget(video_id)  # some marks may be left: count it again, and find its open questions
         store.agenda.put(due.VIDEOS, video_id)
+        if video.is_live:
+            store.agenda.put(due.EVENTS, video_id)
         if video.content_key and _can_own(video):
             owners.setdefault(video.content_key, video_id)
     for content_key, video_id in owners.items():
@@ -48,3 +54,33 @@ def rebuild_state(store: Store, renew_lease: Callable[[], bool]) -> None:
 
 def _can_own(video: Video) -> bool:
     return video.duplicate_of is None and video.status != "failed"
+
+
+def rebuild_events(store: Store, renew_lease: Callable[[], bool], stream_id: str) -> None:
+    """Reads a stream's events from the archive into the log, as far back as the log reaches.
+
+    Until this is done for all streams, no event is published or read: a reader must not pass events that are missing.
+    Raises GivenAway if the lease is lost.
+    """
+    if not VIDEO_ID.fullmatch(stream_id):
+        log.error("%s in Redis is not a stream; it is removed", stream_id)
+        store.agenda.remove(due.EVENTS, stream_id)
+        return
+    due_at_s = store.agenda.postpone(due.EVENTS, stream_id, in_s=0)
+    store.events.forget_stream_log(stream_id)
+    first_id = store.events.read_oldest_id()
+    days = [day for day in store.archive.list_event_days(stream_id) if day >= first_id[:8]]
+    for day in days:
+        listed = store.archive.list_day(stream_id, day)
+        for first in range(0, len(listed.event_ids), EVENTS_AT_ONCE):
+            if not renew_lease():
+                raise GivenAway(f"the lease is lost: another process reads the events of {stream_id}")
+            chunk = [one for one in listed.event_ids[first : first + EVENTS_AT_ONCE] if one >= first_id]
+            events, unreadable = store.archive.read_events(stream_id, chunk)
+            delivered = [one for one in chunk if one in listed.delivery_ids]
+            deliveries, also_unreadable = store.archive.read_deliveries(stream_id, delivered)
+            store.events.restore(stream_id, events, deliveries)
+            for path, reason in (unreadable | also_unreadable).items():
+                store.index.report_unreadable(path, reason)
+        store.events.trim()
+    store.agenda.finish(due.EVENTS, stream_id, due_at_s)

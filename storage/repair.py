@@ -3,7 +3,7 @@
 import logging
 from typing import cast
 
-from storage import agenda, coverage, index, workers
+from storage import agenda, coverage, events, index, workers
 from storage.connection import as_text, redis_errors
 from storage.store import Store
 
@@ -22,6 +22,13 @@ SHARED = {
     agenda.DELETIONS: "zset",
     agenda.FOUND: "zset",
     agenda.WAITING: "zset",
+    agenda.EVENTS: "zset",
+    agenda.DELIVERIES: "zset",
+    events.LOG: "zset",
+    events.DOCUMENTS: "hash",
+    events.OPEN: "zset",
+    events.RESERVED: "hash",
+    events.LAST: "string",
     coverage.MODELS: "set",
     workers.ALIVE: "set",
     workers.MODEL: "string",

@@ -11,6 +11,7 @@ from storage.archive import Archive
 from storage.cache import Cache
 from storage.connection import connect
 from storage.coverage import Coverage, Covered, Totals
+from storage.deliveries import Deliveries
 from storage.documents import Progress, Question, QuestionState, Video
 from storage.errors import (
     ArchiveUnavailable,
@@ -21,6 +22,7 @@ from storage.errors import (
     NotFound,
     RedisUnavailable,
 )
+from storage.events import Events
 from storage.fences import Fence, Fences
 from storage.ids import check_video_id, video_of
 from storage.index import Index
@@ -52,6 +54,8 @@ class Store:
         self.coverage = Coverage(state)
         self.agenda = Agenda(state)
         self.answers = Answers(state, settings.redis)
+        self.events = Events(state, self.archive, settings.events)
+        self.deliveries = Deliveries(state)
         self.fences = Fences(state)
         self.locks = Locks(state)
         self.workers = Workers(state)
@@ -168,6 +172,7 @@ class Store:
             self.open_frames.forget(video_id, self.coverage.list_models())
         self.coverage.forget(video_id)
         self.agenda.forget_video(video_id)
+        self.events.forget_stream(video_id)
         self.fences.close(video_id)
 
     def claim_content(self, video: Video) -> str | None:
