@@ -4,18 +4,38 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from configs.settings import IngestSettings
 from ingest.files.scaling import Picture, encode_jpeg, fit_view, squeeze_picture
 
 log = logging.getLogger(__name__)
 
 UNSPECIFIED = 2  # matrix_coefficients: unspecified (ITU-T H.273, table 4)
+
+
+class PictureSettings(Protocol):
+    """How large and how good the pictures are. `IngestSettings` has these, and so has a camera's plan."""
+
+    @property
+    def model_side_px(self) -> int:
+        """Side of the model's pictures."""
+
+    @property
+    def jpeg_quality(self) -> int:
+        """Of the model's pictures."""
+
+    @property
+    def view_long_side_px(self) -> int:
+        """Longest side of the pictures for people; 0: keep none."""
+
+    @property
+    def view_jpeg_quality(self) -> int:
+        """Of the pictures for people."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,7 @@ class FramePictures:
 
     model: Picture  # (side,side,3) RGB
     view: Picture | None  # (h,w,3) RGB
-    settings: IngestSettings
+    settings: PictureSettings
 
     @cached_property
     def model_jpeg(self) -> bytes:
@@ -74,7 +94,7 @@ class SampledFrame:
 class FrameConverter:
     """Makes the pictures for the frames of one video, whose pixels are `aspect` times as wide as high."""
 
-    def __init__(self, aspect: float, settings: IngestSettings) -> None:
+    def __init__(self, aspect: float, settings: PictureSettings) -> None:
         self._aspect = aspect
         self._settings = settings
         # One per size for all frames: a frame's own reformatter would set up the conversion each time.

@@ -1,0 +1,1 @@
+"""Captures live cameras: one child process per camera, and the supervisor that looks after them."""
