@@ -151,6 +151,17 @@ class EventSettings(Part):
     delivery_retry_most_s: PositiveFloat = Field(900.0, description="Longest pause between two attempts.")
 
 
+class WatchSettings(Part):
+    """Limits of standing questions."""
+
+    max_per_stream: PositiveInt = 200
+    max_window_s: PositiveFloat = Field(3600.0, description="Longest window of a watch.")
+    max_tokens: PositiveInt = Field(32, description="Longest answer of a watch.")
+    questions_at_once: PositiveInt = Field(32, description="Watches answered in one pass over a shared prefix.")
+    max_history: PositiveInt = Field(1000, description="Evaluations of a watch that are remembered.")
+    max_test_evaluations: PositiveInt = Field(200, description="Of one `test`.")
+
+
 class ModelSettings(Part):
     """Which checkpoint runs, and how."""
 
@@ -246,6 +257,7 @@ class Settings(Part):
     jobs: JobSettings = JobSettings()
     ingest: IngestSettings = IngestSettings()
     cameras: CameraSettings = CameraSettings()
+    watches: WatchSettings = WatchSettings()
     events: EventSettings = EventSettings()
     model: ModelSettings = ModelSettings()
     encoder: EncoderSettings = EncoderSettings()

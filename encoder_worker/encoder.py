@@ -20,10 +20,16 @@ class Encoder:
 
     def __init__(self, model: LlavaMini, prompts: PromptBuilder, batch_frames: int) -> None:
         self._model = model
+        self._prompts = prompts
         self._scheduler = Scheduler(model, batch_frames)
         self.fingerprint = model.fingerprint
         self.system_text = tuple(prompts.build([("", None)]).before)
         self.system_id = text_id(self.system_text)
+
+    def build_question(self, question: str) -> tuple[tuple[int, ...], int]:
+        """The token ids of a question's whole prompt, and the first row that the system prompt's fusion lacks."""
+        prompt = self._prompts.build([(question, None)])
+        return tuple(prompt.text), len(prompt.before)
 
     def encode_frames(self, frames: Sequence[Picture], wishes: Sequence[Wish], *, urgent: bool = False) -> Encodings:
         """Tokens of n frames of video (side x side), and the mean of each wish."""

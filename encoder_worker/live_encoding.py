@@ -11,23 +11,29 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 
 from configs.settings import Settings
-from encoder_worker.encoder import Encoder
+from encoder_worker.encoder import Encoder, Picture
 from encoder_worker.reading import read_open_picture
 from encoder_worker.running_means import Rows, RunningMean
+from encoder_worker.scheduler import Wish
+from encoder_worker.watch_means import WatchMeans
 from jobs.attempts import Attempts
 from jobs.inspector import Inspector
+from jobs.queues import watch_call
 from jobs.shares import plan_share
 from llava_mini.errors import ModelError
+from storage.documents import Video
 from storage.errors import DamagedFile, LongwatchError
 from storage.open_frames import SystemMean
 from storage.segments import SegmentFrame
 from storage.store import Store
-from storage.timeline import SEGMENT_SLOTS, locate, mask_of, masks_of
+from storage.stretch import SETTLING_S
+from storage.timeline import SEGMENT_SLOTS, masks_of, slots_in
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +47,36 @@ KIND = "encode"  # of the workers that share the streams
 
 
 @dataclass
+class SystemSum:
+    """The running mean of the system prompt's rows over frames of a segment."""
+
+    mask: int = 0
+    mean: RunningMean = field(default_factory=RunningMean)
+
+    def add(self, mask: int, rows: Rows) -> None:
+        """Adds the mean rows over the frames in the mask."""
+        self.mask |= mask
+        self.mean.add(mask.bit_count(), rows)
+
+
+@dataclass
 class OpenStream:
     """A stream that this worker encodes."""
 
-    id: str
+    video: Video
+    watches: WatchMeans
     last_slot: int  # the last captured slot that was looked at
     waiting: list[int] = field(default_factory=list)  # captured, not encoded here; ascending
-    means: dict[int, RunningMean] = field(default_factory=dict)  # segment -> system prompt
+    systems: dict[int, SystemSum] = field(default_factory=dict)  # segment -> system prompt
     latest: "Latest | None" = None  # the last frame that went through the model
     unstored: int = 0  # frames since the means were stored
+    to_evaluate: bool = False  # an interval of a watch ended, and its job is not queued yet
     proved: bool = False  # whether a batch of it ended since it was taken
+
+    @property
+    def id(self) -> str:
+        """The stream's id."""
+        return self.video.id
 
 
 class Latest(NamedTuple):
@@ -59,6 +85,7 @@ class Latest(NamedTuple):
     slot: int
     token: Rows  # (C,D)
     system: Rows  # (L,D)
+    watches: dict[str, Rows]  # watch -> the question's rows
 
 
 class LiveEncoder:
@@ -74,6 +101,7 @@ class LiveEncoder:
         self._attempts = Attempts(store.state)
         self._streams: dict[str, OpenStream] = {}
         self._shared_at = float("-inf")
+        self._watches_version = ""
         self._threads = ThreadPoolExecutor(self._batch_frames, "live")
 
     def run_forever(self, stop: threading.Event) -> None:
@@ -96,7 +124,9 @@ class LiveEncoder:
         if time.monotonic() - self._shared_at >= SHARE_S:
             self._take_share()
             self._shared_at = time.monotonic()
-        found = self._store.open_frames.list_new({each.id: each.last_slot for each in self._streams.values()})
+        found = self._store.open_frames.list_new(
+            {stream_id: stream.last_slot for stream_id, stream in self._streams.items()}
+        )
         for stream_id, slots in found.items():
             stream = self._streams[stream_id]
             stream.waiting += slots
@@ -104,6 +134,8 @@ class LiveEncoder:
         batch = self._choose_batch()
         if batch:
             list(self._threads.map(lambda part: self._encode(*part), batch))
+        for stream in self._streams.values():
+            self._evaluate(stream)
 
     def _take_share(self) -> None:
         stream_ids = self._store.index.list_streams(None, MOST_STREAMS)
@@ -115,13 +147,20 @@ class LiveEncoder:
         self._store.live_encoders.release(change.release, self._holder)
         wanted = [each for each in mine if each not in change.release] + change.take
         held = self._store.live_encoders.hold(wanted, self._holder, LEASE_S)
-        self._streams = {each: self._streams.get(each) or self._take_over(each) for each in sorted(held)}
+        videos = self._store.read_videos(sorted(held))
+        before, version = self._streams, self._store.watches.read_version()
+        self._streams = {each.id: before.get(each.id) or self._take_over(each) for each in videos}
+        changed = [each for each in self._streams if each not in before or version != self._watches_version]
+        for stream_id, watches in self._store.watches.list_all(changed).items():
+            self._streams[stream_id].watches.match(watches)
+        self._watches_version = version
 
-    def _take_over(self, stream_id: str) -> OpenStream:
+    def _take_over(self, video: Video) -> OpenStream:
         """Goes on where the worker before stopped, unless this stream's frames killed too many workers."""
-        fingerprint = self._encoder.fingerprint
+        fingerprint, stream_id = self._encoder.fingerprint, video.id
         slots = self._store.open_frames.list_slots(stream_id)
-        stream = OpenStream(stream_id, slots[-1] if slots else -1)
+        watches = WatchMeans(self._store, self._encoder, video.sample_fps, slots[0] if slots else 0)
+        stream = OpenStream(video, watches, slots[-1] if slots else -1)
         if self._attempts.begin(_job_id(stream_id)) > self._max_attempts:
             log.error("the open frames of %s are left to its segment's job: they killed workers", stream_id)
             self._attempts.clear(_job_id(stream_id))
@@ -130,12 +169,10 @@ class LiveEncoder:
         known: set[int] = set()
         for segment, mask in masks_of(slots).items():
             mean = self._store.open_frames.read_system(stream_id, fingerprint, segment)
-            there = {
-                segment * SEGMENT_SLOTS + place for place in range(SEGMENT_SLOTS) if mean and mean.mask >> place & 1
-            }
+            there = set() if mean is None else set(slots_in({segment: mean.mask}))
             if mean is not None and there <= encoded and not mean.mask & ~mask:
-                stream.means[segment] = RunningMean()
-                stream.means[segment].add(there, mean.rows.astype(np.float32))
+                stream.systems[segment] = SystemSum()
+                stream.systems[segment].add(mean.mask, mean.rows.astype(np.float32))
                 known |= there
         stream.waiting = [slot for slot in slots if slot not in known]
         return stream
@@ -168,38 +205,67 @@ class LiveEncoder:
 
     def _encode_segment(self, stream: OpenStream, segment: int, mask: int) -> None:
         first = segment * SEGMENT_SLOTS
-        frames = {
-            first + k: frame for k, frame in self._store.open_frames.read_pictures(stream.id, segment, mask).items()
-        }
-        mean = stream.means.setdefault(segment, RunningMean())
+        read = self._store.open_frames.read_pictures(stream.id, segment, mask)
+        frames = {first + place: frame for place, frame in read.items()}
         tokens: dict[int, Rows] = {}
         for static, slots in _group_static(frames, first, stream.latest):
             if static and stream.latest is not None:
                 tokens |= dict.fromkeys(slots, stream.latest.token)
-                mean.add(set(slots), stream.latest.system)
-                continue
-            system = self._encoder.system_text
-            wishes = [(system, range(len(slots))), (system, [len(slots) - 1])]
-            pictures = [read_open_picture(frames[slot], stream.id) for slot in slots]
-            encoded = self._encoder.encode_frames(pictures, wishes, urgent=True)
-            tokens |= dict(zip(slots, encoded.tokens, strict=True))
-            mean.add(set(slots), encoded.means[0])
-            stream.latest = Latest(slots[-1], encoded.tokens[-1], encoded.means[1])
+                self._add_system(stream, segment, slots, stream.latest.system)
+                for slot in slots:
+                    stream.watches.repeat(slot, stream.latest.watches)
+            else:
+                pictures = [read_open_picture(frames[slot], stream.id) for slot in slots]
+                tokens |= self._run_model(stream, segment, slots, pictures)
         if tokens:
             halves = {slot: row.astype(np.float16) for slot, row in tokens.items()}
             self._store.open_frames.write_tokens(stream.id, self._encoder.fingerprint, halves)
         stream.unstored += len(tokens)
-        if stream.unstored >= STORE_EVERY or mask >> (SEGMENT_SLOTS - 1):
-            self._store_means(stream, segment)
+        over = first + mask.bit_length()
+        if stream.unstored >= STORE_EVERY or over % SEGMENT_SLOTS == 0 or stream.watches.has_ended(over):
+            self._store_means(stream, segment, over)
 
-    def _store_means(self, stream: OpenStream, segment: int) -> None:
-        for number, mean in list(stream.means.items()):
-            mask = mask_of(locate(slot)[1] for slot in mean.slots)
-            rows = mean.rows.astype(np.float16)
-            self._store.open_frames.write_system(stream.id, self._encoder.fingerprint, number, SystemMean(mask, rows))
+    def _run_model(
+        self, stream: OpenStream, segment: int, slots: list[int], pictures: list[Picture]
+    ) -> dict[int, Rows]:
+        """Encodes these frames and fuses every text with them in one pass; returns the tokens by slot."""
+        system, everything, last = self._encoder.system_text, range(len(slots)), [len(slots) - 1]
+        wanted = stream.watches.list_wishes(slots)
+        assert stream.video.capture is not None, "a stream has one"
+        repeated = list(stream.watches.list_texts()) if stream.video.capture.static_threshold else []
+        wishes: list[Wish] = [(system, everything), (system, last), *(each.wish for each in wanted)]
+        encoded = self._encoder.encode_frames(
+            pictures, [*wishes, *((ids, last) for _, ids, _ in repeated)], urgent=True
+        )
+        self._add_system(stream, segment, slots, encoded.means[0])
+        for each, mean in zip(wanted, encoded.means[2 : len(wishes)], strict=True):
+            stream.watches.add(each, mean)
+        rows = zip(repeated, encoded.means[len(wishes) :], strict=True)
+        fused = {watch_id: mean[first_row:] for (watch_id, _, first_row), mean in rows}
+        stream.latest = Latest(slots[-1], encoded.tokens[-1], encoded.means[1], fused)
+        return dict(zip(slots, encoded.tokens, strict=True))
+
+    def _add_system(self, stream: OpenStream, segment: int, slots: list[int], rows: Rows) -> None:
+        stream.systems.setdefault(segment, SystemSum()).add(masks_of(slots)[segment], rows)
+
+    def _store_means(self, stream: OpenStream, segment: int, over: int) -> None:
+        """Stores all means, the watches' first: a successor encodes again what the system prompt's mean lacks."""
+        stream.to_evaluate = stream.watches.store(over) or stream.to_evaluate
+        for number, each in list(stream.systems.items()):
+            mean = SystemMean(each.mask, each.mean.rows.astype(np.float16))
+            self._store.open_frames.write_system(stream.id, self._encoder.fingerprint, number, mean)
             if number < segment:
-                del stream.means[number]
+                del stream.systems[number]
         stream.unstored = 0
+
+    def _evaluate(self, stream: OpenStream) -> None:
+        """Queues the job that evaluates the watches, once an interval has ended, also by a gap."""
+        grid = stream.video.grid
+        over = grid.slot_at(grid.seconds(datetime.now(UTC)) - SETTLING_S)
+        if not stream.waiting and stream.watches.has_ended(over):
+            stream.to_evaluate = stream.watches.store(over) or stream.to_evaluate
+        if stream.to_evaluate and self._inspector.queues.ensure([watch_call(stream.id)]):
+            stream.to_evaluate = False
 
 
 def _group_static(

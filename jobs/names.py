@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from storage.ids import QUESTION_ID, VIDEO_ID, WATCH_ID
 
-FETCH, INGEST, ENCODE, FUSE, ANSWER, DELIVER = "fetch", "ingest", "encode", "fuse", "answer", "deliver"
-QUEUES = (FETCH, INGEST, ENCODE, FUSE, ANSWER, DELIVER)
+FETCH, INGEST, ENCODE, FUSE = "fetch", "ingest", "encode", "fuse"
+ANSWER, WATCH, DELIVER = "answer", "watch", "deliver"
+QUEUES = (FETCH, INGEST, ENCODE, FUSE, ANSWER, WATCH, DELIVER)
 
 # Job name -> queue. A job is one of these names, never an import path; each worker binds names to functions.
 JOBS = {
@@ -18,6 +19,7 @@ JOBS = {
     "encode_segment": ENCODE,
     "fuse_question": FUSE,
     "answer_question": ANSWER,
+    "evaluate_watches": WATCH,
     "deliver_events": DELIVER,
 }
 
@@ -59,6 +61,11 @@ def fuse_job_id(video_id: str, requests: Sequence[FusionRequest]) -> str:
     return f"fuse-{video_id}-{digest}"
 
 
+def watch_job_id(stream_id: str) -> str:
+    """The id of the one job that evaluates this stream's watches."""
+    return f"watch-{stream_id}"
+
+
 def answer_job_id(question_id: str) -> str:
     """The id of the one job that answers this question."""
     return f"answer-{question_id}"
@@ -70,7 +77,10 @@ def deliver_job_id(stream_id: str, watch_id: str) -> str:
 
 
 def find_target(job_id: str) -> Target:
-    """Returns what the job works on; empty for `fuse`, because the reasoner itself requests lost fusions again."""
+    """Returns what the job works on.
+
+    Empty for `fuse`, because the reasoner itself requests lost fusions again, and for `watch`: the next interval does.
+    """
     if match := _ENCODE_ID.fullmatch(job_id) or _VIDEO_JOB_ID.fullmatch(job_id):
         return Target(video_id=match[1])
     if match := _ANSWER_ID.fullmatch(job_id):

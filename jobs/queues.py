@@ -25,6 +25,7 @@ from jobs.names import (
     fetch_job_id,
     fuse_job_id,
     ingest_job_id,
+    watch_job_id,
 )
 from storage.connection import as_text, redis_errors
 
@@ -118,6 +119,11 @@ def encode_call(video_id: str, segment: int) -> Call:
 def deliver_call(stream_id: str, watch_id: str) -> Call:
     """Returns the job that posts the watch's events that are due to its webhook."""
     return Call(deliver_job_id(stream_id, watch_id), "deliver_events", (stream_id, watch_id))
+
+
+def watch_call(stream_id: str) -> Call:
+    """Returns the job that evaluates the stream's watches."""
+    return Call(watch_job_id(stream_id), "evaluate_watches", (stream_id,))
 
 
 class Queues:

@@ -33,6 +33,7 @@ from storage.progress import describe_progress
 from storage.records import Half, Record
 from storage.segments import SegmentFrame
 from storage.stream_states import StreamStates
+from storage.watches import Watches
 from storage.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Store:
         self.cache = Cache(cache, settings.redis)
         self.open_frames = OpenFrames(state, cache)
         self.stream_states = StreamStates(state)
+        self.watches = Watches(state, self.archive)
         self.captures = Leases(state, "capture")  # which host captures which stream
         self.live_encoders = Leases(state, "encode")  # which encoder worker encodes which stream's open segment
 
@@ -169,7 +171,9 @@ class Store:
         video_id = video if isinstance(video, str) else video.id
         self.index.forget_video(video)
         if isinstance(video, str) or video.is_live:
-            self.open_frames.forget(video_id, self.coverage.list_models())
+            models = self.coverage.list_models()
+            self.open_frames.forget(video_id, models)
+            self.watches.forget_stream(video_id, models)
         self.coverage.forget(video_id)
         self.agenda.forget_video(video_id)
         self.events.forget_stream(video_id)
