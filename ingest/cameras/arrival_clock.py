@@ -7,7 +7,9 @@ of arrival, a new timeline begins at the present arrival.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 STEP_S = 0.5  # the host's clock was set if it leaves the monotonic clock by more; it is slewed along with it
@@ -75,6 +77,18 @@ class SenderClock:
         self._last_dts_s = None
         self._strays, self._least_s = 0, float("-inf")
 
+    def prepare(self, least_s: float, arrivals: Sequence[tuple[float, float]]) -> None:
+        """Looks at the first packets, (arrival, pts) of each, before they are timed.
+
+        While a connection is opened, packets queue up and then arrive at once. Their delay is that of the first packet
+        that was awaited. No frame is earlier than `least_s`.
+        """
+        self._least_s = least_s
+        delays_s = [arrival_s - pts_s for arrival_s, pts_s in arrivals]
+        if delays_s and max(delays_s) - min(delays_s) < JUMP_S:
+            for (arrival_s, _), delay_s in zip(arrivals, delays_s, strict=True):
+                self._least_delay(arrival_s, delay_s)
+
     def time_packet(self, arrival_s: float, pts_s: float | None, dts_s: float | None = None) -> FrameTime:
         """When the packet's frame is shown. Arrivals ascend; timestamps may be anything, or None."""
         if self._deaf:
@@ -126,3 +140,16 @@ class SenderClock:
         while self._delays[0][0] < arrival_s - WINDOW_S:
             self._delays.popleft()
         return self._delays[0][1]
+
+
+def fill_first_timestamps(pts_s: Sequence[float | None]) -> list[float | None]:
+    """Gives the packets before the first known timestamp, in order of decoding, times before all known ones.
+
+    FFmpeg does not know when the first RTSP packets are shown.
+    """
+    known = sorted(pts for pts in pts_s if pts is not None)
+    first = next((index for index, pts in enumerate(pts_s) if pts is not None), 0)
+    gaps = [later - earlier for earlier, later in pairwise(known) if later > earlier]
+    if not gaps:
+        return list(pts_s)
+    return [known[0] - (first - index) * min(gaps) for index in range(first)] + list(pts_s[first:])
