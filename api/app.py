@@ -5,9 +5,10 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
-from api import docs, frames, health, problems, questions, videos
+from api import docs, events, frames, health, problems, questions, videos
 from api.context import Service
 from api.description import describe
+from api.event_feed import EventFeed
 from api.heads import HeadAsGet
 from api.hosts import HostCheck
 from api.limits import BodyLimit, RequestLimit
@@ -34,7 +35,12 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,  # names the functions of generated clients
     )
     app.state.service = Service(
-        settings, store, Intake(store, settings), CapacityLimiter(MOST_LISTENERS), CapacityLimiter(api.max_uploads)
+        settings,
+        store,
+        Intake(store, settings),
+        CapacityLimiter(MOST_LISTENERS),
+        CapacityLimiter(api.max_uploads),
+        EventFeed(store, settings.events),
     )
     # The last one added is the first to see a request.
     app.add_middleware(HeadAsGet)
@@ -42,7 +48,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     app.add_middleware(HostCheck, settings=api)
     app.add_middleware(RequestLimit, most=api.max_connections)
     problems.install(app)
-    for router in (videos.router, frames.router, questions.router, health.router, docs.router):
+    for router in (videos.router, frames.router, questions.router, events.router, health.router, docs.router):
         app.include_router(router)
     describe(app)
     return app
