@@ -5,9 +5,10 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
-from api import docs, frames, health, problems, questions, streams, videos
+from api import docs, events, frames, health, problems, questions, streams, videos
 from api.context import Service
 from api.description import describe
+from api.event_feed import EventFeed
 from api.heads import HeadAsGet
 from api.hosts import HostCheck
 from api.limits import BodyLimit, RequestLimit
@@ -34,7 +35,12 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,  # names the functions of generated clients
     )
     app.state.service = Service(
-        settings, store, Intake(store, settings), CapacityLimiter(MOST_LISTENERS), CapacityLimiter(api.max_uploads)
+        settings,
+        store,
+        Intake(store, settings),
+        CapacityLimiter(MOST_LISTENERS),
+        CapacityLimiter(api.max_uploads),
+        EventFeed(store, settings.events),
     )
     # The last one added is the first to see a request.
     app.add_middleware(HeadAsGet)
@@ -42,7 +48,8 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     app.add_middleware(HostCheck, settings=api)
     app.add_middleware(RequestLimit, most=api.max_connections)
     problems.install(app)
-    for router in (videos.router, frames.source_router, streams.router, questions.router, health.router, docs.router):
+    routers = (videos.router, frames.source_router, streams.router, questions.router, events.router)
+    for router in (*routers, health.router, docs.router):
         app.include_router(router)
     app.include_router(frames.router, prefix=videos.router.prefix)
     app.include_router(

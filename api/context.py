@@ -5,6 +5,7 @@ from typing import Annotated, NamedTuple
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from api.event_feed import EventFeed
 from configs.settings import Settings
 from jobs.intake import Intake
 from storage.store import Store
@@ -18,6 +19,7 @@ class Service(NamedTuple):
     intake: Intake
     listeners: CapacityLimiter  # threads that wait for pieces of answers; separate, so that other routes never wait
     uploads: CapacityLimiter  # uploads received at once
+    feed: EventFeed  # of all streams, for all listeners
 
 
 def service_of(request: Request) -> Service:

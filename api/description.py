@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.problems import KINDS, MEDIA_TYPE, problem_body, retry_header
 from api.schemas import UploadFields, VideoRequest
+from storage.live_documents import EventType
 
 EVENT_STREAM = "text/event-stream"
 Described = dict[str, Any]
@@ -38,6 +39,17 @@ class Problem(BaseModel):
     missing: list[MissingPart] | None = Field(None, description="Only with `not-ready`: each missing part.")
 
 
+LIVE_EVENTS: dict[EventType, str] = {
+    "match": "A watch's answer matches.",
+    "answer": "A watch's answer.",
+    "online": "The camera sends again.",
+    "offline": "The camera cannot be reached, or sends nothing.",
+    "gap": "Frames are missing.",
+    "frozen": "The picture does not change.",
+    "lag": "The encoder is behind.",
+    "retention": "Frames were removed earlier than configured.",
+    "error": "Something else went wrong.",
+}
 # What each stream sends, by component: event -> (schema of its data, or None for plain text; description).
 STREAMS: dict[str, dict[str, tuple[str | None, str]]] = {
     "QuestionEvents": {
@@ -51,6 +63,10 @@ STREAMS: dict[str, dict[str, tuple[str | None, str]]] = {
     },
     "VideoEvents": {
         "progress": ("VideoView", "The video, at each change."),
+        "problem": ("Problem", "The last event: the stream cannot continue."),
+    },
+    "LiveEvents": {
+        **{name: ("EventView", f"The event; its id is the field `id`. {what}") for name, what in LIVE_EVENTS.items()},
         "problem": ("Problem", "The last event: the stream cannot continue."),
     },
 }

@@ -3,6 +3,7 @@
 from pydantic.config import JsonDict
 
 _VIDEO_ID, _QUESTION_ID = "20261121-020851123-4f2a9c", "20261121-020851123-4f2a9c_20261121-021544871-9be01d"
+_EVENT_ID = "20261121-021541870123"
 
 VIDEO_REQUEST: JsonDict = {
     "url": "https://example.org/garden.mp4",
@@ -39,6 +40,39 @@ VIDEO: JsonDict = {
         "eta_s": 29.5,
         "complete": False,
     },
+}
+EVENT: JsonDict = {
+    "id": _EVENT_ID,
+    "type": "match",
+    "stream_id": _VIDEO_ID,
+    "at": "2026-11-21T02:15:40Z",
+    "watch_id": "20261121-021201004-77c0de",
+    "answer": "yes",
+    "probability": 0.94,
+    "evidence": [
+        {
+            "slot": 405,
+            "t_s": 405.5,
+            "at": "2026-11-21T02:15:36.500000Z",
+            "score": 0.31,
+            "picture": f"/v1/videos/{_VIDEO_ID}/frames/405.jpg",
+        }
+    ],
+    "message": "Is somebody at the door? yes",
+    "start_at": "2026-11-21T02:15:30Z",
+    "end_at": "2026-11-21T02:15:40Z",
+    "picture": f"/v1/videos/{_VIDEO_ID}/frames/405.jpg",
+    "clip": None,
+}
+DELIVERY: JsonDict = {
+    "id": _EVENT_ID,
+    "stream_id": _VIDEO_ID,
+    "watch_id": "20261121-021201004-77c0de",
+    "status": "pending",
+    "attempts": 2,
+    "reason": "the receiver answers 502 Bad Gateway",
+    "changed_at": "2026-11-21T02:15:51.020000Z",
+    "next_try_at": "2026-11-21T02:16:01.020000Z",
 }
 QUESTION: JsonDict = {
     "id": _QUESTION_ID,

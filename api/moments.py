@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, Field
 
 from storage.documents import Video
 from storage.errors import BadRequest
-from storage.timeline import Grid, parse_moment
+from storage.timeline import Grid, parse_clock, parse_moment
 
 LONGEST_S = 1e9  # 32 years: longer than any video, and well within what dates and bitmaps can hold
 EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -44,6 +44,14 @@ def find_second(video: Video, given: str | float, name: str) -> float:
     if abs(second) > LONGEST_S:
         raise BadRequest(f"{name}: {given} is out of range: no video lasts {LONGEST_S:g} s")
     return second
+
+
+def read_clock(given: str, name: str) -> datetime:
+    """A request's RFC 3339 time; raises BadRequest that names the field."""
+    try:
+        return parse_clock(_LOST_PLUS.sub(r"\1+\2", given))
+    except BadRequest as error:
+        raise BadRequest(f"{name}: {error}") from error
 
 
 def find_stretch_s(video: Video, start: str | float | None, end: str | float | None) -> tuple[float, float | None]:

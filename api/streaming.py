@@ -1,4 +1,4 @@
-"""Server-sent events: the pieces of an answer, and a video's progress."""
+"""Server-sent events: the pieces of an answer, a video's progress, and what happens to live streams."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.context import Service
 from api.problems import problem_body
-from api.views import VideoView, as_json, view_question, view_videos
+from api.views import VideoView, as_json, view_event, view_question, view_videos
 from storage.answers import Piece
 from storage.documents import Question
 from storage.errors import LongwatchError
@@ -34,6 +34,22 @@ def answer_stream(
 def progress_stream(service: Service, video_id: str) -> EventSourceResponse:
     """Streams `progress` with the whole video at every change, until it is complete."""
     return EventSourceResponse(_end_with_problem(_progress_events(service, video_id)))
+
+
+def live_stream(service: Service, after_id: str | None, stream_id: str | None) -> EventSourceResponse:
+    """Streams the events after this id (None: from now on), of one stream or of all, without end.
+
+    The first thing sent is an id alone, so that a client that got no event yet can resume as well.
+    """
+    return EventSourceResponse(_end_with_problem(_live_events(service, after_id, stream_id)))
+
+
+async def _live_events(service: Service, after_id: str | None, stream_id: str | None) -> AsyncIterator[ServerSentEvent]:
+    async for found in service.feed.follow(after_id, stream_id):
+        if isinstance(found, str):
+            yield ServerSentEvent(id=found)
+        else:
+            yield ServerSentEvent(as_json(view_event(found)), event=found.type, id=found.id)
 
 
 async def wait_settled(service: Service, question: Question, wait_s: float) -> Question:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from api import examples
 from api.schemas import SamplingMode, shown
 from storage.documents import Answer, FusionMode, Options, Progress, Question, QuestionStatus, Video, VideoStatus
+from storage.live_documents import Delivery, DeliveryStatus, Event, PublicEvent, show_event
 from storage.store import Store
 from storage.stretch import find_stretch
 from storage.text import escape_controls
@@ -117,6 +118,41 @@ class QuestionPage(BaseModel):
     next_cursor: str | None
 
 
+class EventView(PublicEvent):
+    """Something that happened to a stream, or an answer of a watch."""
+
+    model_config = shown(examples.EVENT)
+
+
+class EventPage(BaseModel):
+    """Events, newest first; `next_cursor` leads to the next page, which may be empty while a filter finds nothing."""
+
+    events: list[EventView]
+    next_cursor: str | None
+
+
+class DeliveryView(BaseModel):
+    """What became of an event that goes to its watch's webhook."""
+
+    model_config = shown(examples.DELIVERY)
+
+    id: str = Field(description="The event's id.")
+    stream_id: str
+    watch_id: str
+    status: DeliveryStatus
+    attempts: int
+    reason: str = Field(description="Why the last attempt failed.")
+    changed_at: datetime
+    next_try_at: datetime | None
+
+
+class DeliveryPage(BaseModel):
+    """Deliveries, those of the newest events first; `next_cursor` leads to the next page."""
+
+    deliveries: list[DeliveryView]
+    next_cursor: str | None
+
+
 class Health(BaseModel):
     """The state of the service."""
 
@@ -149,6 +185,16 @@ def view_question(store: Store, question: Question, video: Video | None = None) 
         "waiting": _find_waiting(store, question) if question.status == "waiting" else None,
     }
     return QuestionView.model_validate(_escape(question).model_dump(include=set(QuestionView.model_fields)) | more)
+
+
+def view_event(event: Event) -> EventView:
+    """The view of an event."""
+    return EventView.model_validate(show_event(event).model_dump())
+
+
+def view_delivery(delivery: Delivery) -> DeliveryView:
+    """The view of a delivery."""
+    return DeliveryView.model_validate(delivery.model_dump(exclude={"version", "event_id"}) | {"id": delivery.event_id})
 
 
 def _find_waiting(store: Store, question: Question) -> Waiting:

@@ -1,7 +1,7 @@
 """Talks to a running Longwatch over HTTP."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -74,8 +74,13 @@ class Client:
         _raise_problem(response)
         return response.content, response.url, response.headers.get("content-type", "").partition(";")[0]
 
-    def events(self, method: str, path: str, **request: Any) -> Iterator[tuple[str, str]]:
-        """(event, data) of a stream of server-sent events; raises ServiceError for an event `problem`."""
+    def events(
+        self, method: str, path: str, *, note_id: Callable[[str], None] | None = None, **request: Any
+    ) -> Iterator[tuple[str, str]]:
+        """(event, data) of a stream of server-sent events; raises ServiceError for an event `problem`.
+
+        `note_id` gets the id of each event after it was handled.
+        """
         headers = {"accept": "text/event-stream"}
         with self._translate_errors():
             self._require_answers()
@@ -83,9 +88,9 @@ class Client:
                 if response.is_error:
                     response.read()
                 _raise_problem(response)
-                for event, data in parse_events(split_lines(response.iter_text())):
+                for event, data in parse_events(split_lines(response.iter_text()), note_id):
                     if event == "problem":
-                        raise ServiceError(json.loads(data)["detail"])
+                        raise _problem_error(json.loads(data))
                     yield event, data
 
     def missing_parts(self) -> dict[str, str]:
@@ -149,6 +154,12 @@ class Client:
             f"the service at {self.base_url} closed the connection ({error or type(error).__name__}); "
             "logs/api.log in its data_dir says why"
         )
+
+
+def _problem_error(problem: dict[str, Any]) -> ServiceError:
+    """The error for a stream that ended with a problem: one that passes by itself counts as an interruption."""
+    kind = Unreachable if problem.get("status") == httpx.codes.SERVICE_UNAVAILABLE else ServiceError
+    return kind(str(problem["detail"]))
 
 
 def _raise_problem(response: httpx.Response) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import pictures, programs, questions, show, videos
+from cli import events, pictures, programs, questions, show, videos
 from cli.errors import say_error
 from cli.flags import hide_types_of_flags
 from cli.options import read_settings
@@ -17,7 +17,7 @@ from configs.loading import CONFIG_VARIABLE, SettingsError, find_config, load_se
 from storage.errors import LongwatchError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-for group in (videos, questions, pictures, programs):
+for group in (videos, questions, events, pictures, programs):
     app.add_typer(group.app)  # as top-level commands, not as a named group
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from cli.tables import grounds_lines, question_lines, video_details, video_header, video_lines
+from cli.tables import event_line, grounds_lines, question_lines, video_details, video_header, video_lines
 from storage.text import escape_controls
 
 console = Console(highlight=False)
@@ -43,6 +43,11 @@ def questions(rows: Iterable[dict[str, Any]]) -> None:
         _print(first, style="bold")
         for line in rest:
             _print(line)
+
+
+def event(row: dict[str, Any]) -> None:
+    """Prints an event."""
+    _print(event_line(row))
 
 
 def grounds(question: dict[str, Any]) -> None:

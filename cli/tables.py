@@ -86,6 +86,14 @@ def question_lines(question: View) -> Iterator[str]:
         yield f"  ({_question_status(question)})"
 
 
+def event_line(event: View) -> str:
+    """When an event happened, to which stream, and what it was."""
+    probability = "" if event["probability"] is None else f" ({event['probability']:.2f})"
+    words = event["message"] or event["answer"] or ""
+    answer = f": {event['answer']}" if event["answer"] and event["answer"] not in words else ""
+    return f"{event['at']}  {event['stream_id']}  {event['type']:9}  {_short(words + answer)}{probability}".rstrip()
+
+
 def waiting_words(question: View) -> str:
     """What a question that has no answer yet waits for."""
     waiting = question["waiting"]

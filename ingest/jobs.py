@@ -1,4 +1,4 @@
-"""The jobs that turn a submitted source into frames in the archive: one downloads, one samples."""
+"""The jobs that turn a submitted source into frames in the archive, and the one that delivers events."""
 
 import errno
 import logging
@@ -15,6 +15,7 @@ from ingest.files.frame_encoding import EncodedFrame
 from ingest.files.images import is_image, read_image
 from ingest.files.local import find_allowed_file, hash_file
 from ingest.files.source import VideoSource
+from ingest.webhooks import Courier
 from jobs.inspector import Inspector
 from jobs.runner import note_progress
 from storage import agenda as due
@@ -32,12 +33,16 @@ Work = Callable[[Video, Fence, Path], None]
 
 
 class IngestJobs:
-    """`fetch_video` and `ingest_video`. Segments are stored whole; the next attempt continues at the first missing."""
+    """`fetch_video`, `ingest_video` and `deliver_events`.
+
+    Segments are stored whole; the next attempt continues at the first missing one.
+    """
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
         self._inspector = Inspector(store, settings.jobs)
+        self._courier = Courier(store, settings.events)
 
     def fetch_video(self, video_id: str) -> None:
         """Downloads the source into the archive; if it cannot, writes why to `video.json`. Raises SourceInterrupted."""
@@ -81,6 +86,14 @@ class IngestJobs:
         """Removes what earlier attempts left on this host; one that still runs finds that it was replaced."""
         for file in self._settings.work_dir.glob(f"{video_id}.*"):
             file.unlink(missing_ok=True)
+
+    def deliver_events(self, stream_id: str, watch_id: str) -> None:
+        """Posts the watch's events that are due to its webhook."""
+        self._courier.deliver(stream_id, watch_id)
+
+    def give_up_delivery(self, reason: str, stream_id: str, watch_id: str) -> None:
+        """Gives up the watch's next delivery."""
+        self._courier.give_up(reason, stream_id, watch_id)
 
     def sweep(self) -> None:
         """Removes this host's downloads that no unsettled video needs."""

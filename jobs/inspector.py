@@ -244,5 +244,5 @@ class Inspector:
             self._store.agenda.finish(due.DELIVERIES, item, due_at_s)
         elif following[1] > time.time():
             self._store.agenda.put(due.DELIVERIES, item, in_s=following[1] - time.time())
-        else:
-            self.queues.ensure([deliver_call(stream_id, watch_id)])
+        elif not self.queues.ensure([deliver_call(stream_id, watch_id)]):  # its job may just be ending
+            self._store.agenda.put(due.DELIVERIES, item, in_s=self._settings.reconcile_interval_s)

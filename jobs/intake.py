@@ -7,8 +7,10 @@ from jobs.inspector import Inspector
 from storage import agenda as due
 from storage.agenda import Full, Limits
 from storage.deletion import delete_video
+from storage.deliveries import agenda_item
 from storage.documents import Capture, Credentials, Question, Video
-from storage.errors import Conflict, GivenAway, StateRebuilding
+from storage.errors import Conflict, GivenAway, NotFound, StateRebuilding
+from storage.live_documents import Delivery
 from storage.store import UNWRITTEN_S, Store
 from storage.stretch import Stretch
 
@@ -143,6 +145,21 @@ class Intake:
         if not self._store.index.is_ready():
             raise StateRebuilding(f"{video_id}'s duplicates are being read from the archive: try again in a moment")
         delete_video(self._store, video_id)
+
+    def redeliver_event(self, event_id: str) -> Delivery:
+        """Posts an event to its watch's webhook again, whatever became of it; raises NotFound, Conflict."""
+        event = self._store.events.find(event_id)
+        known = self._store.deliveries.get(event.stream_id, event_id)
+        if event.watch_id is None or known is None:
+            raise NotFound(f"event {event_id} does not go to a webhook")
+        watch = self._store.archive.read_watch(event.stream_id, event.watch_id)
+        if watch.webhook is None:
+            raise Conflict(f"watch {watch.id} has no webhook any more: give it one first")
+        again = Delivery(event_id=event_id, stream_id=event.stream_id, watch_id=watch.id)
+        self._store.archive.write_delivery(again)
+        self._store.deliveries.put(again)
+        self._inspector.inspect_deliveries(agenda_item(event.stream_id, watch.id))
+        return again
 
     def count_unsettled_videos(self) -> int:
         """Counts the videos that are still being fetched, sampled or encoded."""

@@ -93,7 +93,7 @@ class Events:
                 for (at, (event, deliver)), (state, number) in zip(left.items(), reserved, strict=True):
                     event_id = event_id_of(number)
                     if state == "done":
-                        published[at] = self._read_one(event.stream_id, event_id)
+                        published[at] = self.read_event(event.stream_id, event_id)
                         continue
                     stored = self._write(event.model_copy(update={"id": event_id}), deliver=deliver)
                     if stored is not None:
@@ -261,7 +261,8 @@ class Events:
             raise NotFound(f"no event {event_id}; those of the last {self._settings.log_max_age_h:g} h can be found")
         return event
 
-    def _read_one(self, stream_id: str, event_id: str) -> Event:
+    def read_event(self, stream_id: str, event_id: str) -> Event:
+        """The event, from the log or else from the archive; raises NotFound, DamagedFile, NewerDocument."""
         try:
             return self.find(event_id)
         except NotFound:

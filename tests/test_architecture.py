@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("api", "cli", "configs", "encoder_worker", "ingest", "jobs", "llava_mini", "reasoner", "storage")
 WORKERS = ("encoder_worker", "ingest", "reasoner")
 # File names that mean the same in every package that has them.
-SHARED_NAMES = {"__init__", "__main__", "errors", "jobs", "questions", "scheduler", "videos"}
+SHARED_NAMES = {"__init__", "__main__", "errors", "events", "jobs", "questions", "scheduler", "videos"}
 # The parity tests compare each intermediate of an answer. Outside the model, `trace` would need its private parts.
 FOR_TESTS = {"llava_mini/model.py trace"}
 REGISTRARS = {"app", "router", "worker"}  # FastAPI and Typer objects, whose decorators register routes and commands

@@ -72,7 +72,7 @@ def _follow_redirects(
     pool: httpcore.ConnectionPool, url: str, partial: Path, settings: IngestSettings, patience: Patience
 ) -> Fetched:
     for _ in range(settings.max_redirects + 1):
-        address, headers = _prepare_request(url)
+        address, headers = prepare_request(url)
         patience.await_headers()
         with pool.stream("GET", address, headers=headers) as response:
             patience.begin_body()
@@ -85,7 +85,7 @@ def _follow_redirects(
     raise FetchRefused(f"{redact(url)} redirects more than {settings.max_redirects} times (ingest.max_redirects)")
 
 
-def _prepare_request(url: str) -> tuple[httpcore.URL, list[tuple[bytes, bytes]]]:
+def prepare_request(url: str) -> tuple[httpcore.URL, list[tuple[bytes, bytes]]]:
     """The request's address and headers; raises FetchRefused if it is not an http address."""
     parsed = httpx.URL(url)
     if parsed.scheme not in ("http", "https") or not parsed.host:
@@ -164,14 +164,15 @@ def _translate_errors(url: str) -> Iterator[None]:
     except SourceError:
         raise
     except (httpcore.ReadError, httpcore.ReadTimeout, httpcore.RemoteProtocolError) as error:
-        raise SourceInterrupted(f"{redact(url)} broke off: {_describe_error(error)}") from error
+        raise SourceInterrupted(f"{redact(url)} broke off: {describe_error(error)}") from error
     except (*HTTPCORE_ERRORS, httpx.InvalidURL, ValueError) as error:
-        raise SourceUnavailable(f"cannot fetch {redact(url)}: {_describe_error(error)}") from error
+        raise SourceUnavailable(f"cannot fetch {redact(url)}: {describe_error(error)}") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(f"the disk is full: {error}; make room there") from error
 
 
-def _describe_error(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """The error in words that are safe to show."""
     return escape_controls(str(error)[:SHOWN_CHARS]) or type(error).__name__

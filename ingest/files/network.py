@@ -27,10 +27,12 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes a
 ISATAP = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))  # RFC 5214: in front of an IPv4 address
 
 
-def allowed_addresses(host: str, port: int, found: Sequence[Any], listed: Sequence[str]) -> list[str]:
+def allowed_addresses(
+    host: str, port: int, found: Sequence[Any], listed: Sequence[str], setting: str = "ingest.allowed_private_hosts"
+) -> list[str]:
     """The addresses that `socket.getaddrinfo` found for `host`, best first.
 
-    Every one must be public, or listed for this port. Raises FetchRefused.
+    Every one must be public, or listed for this port. `setting` is the name of the list. Raises FetchRefused.
     """
     addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
     private_hosts = [parse_private_host(entry) for entry in listed]
@@ -38,10 +40,7 @@ def allowed_addresses(host: str, port: int, found: Sequence[Any], listed: Sequen
         address = ipaddress.ip_address(text)
         if not (is_public(address) or any(entry.covers(host, address, port) for entry in private_hosts)):
             shown = escape_controls(host if host == text else f"{host} ({text})")
-            raise FetchRefused(
-                f"{shown} is not a public address; to allow downloads from its port {port}, "
-                "add it to ingest.allowed_private_hosts"
-            )
+            raise FetchRefused(f"{shown} is not a public address; to allow its port {port}, add it to {setting}")
     return addresses
 
 

@@ -71,21 +71,24 @@ class Patience:
             self._still_wanted()
 
 
-def open_pool(settings: IngestSettings, patience: Patience) -> httpcore.ConnectionPool:
+def open_pool(
+    settings: IngestSettings, patience: Patience, listed_in: str = "ingest.allowed_private_hosts"
+) -> httpcore.ConnectionPool:
     """A pool that connects only to what `settings` allow, keeps nothing open, and waits no longer than `patience`."""
     return httpcore.ConnectionPool(
         ssl_context=ssl.create_default_context(),
         max_keepalive_connections=0,
-        network_backend=_GuardedBackend(settings, patience),
+        network_backend=_GuardedBackend(settings, patience, listed_in),
     )
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
     """Resolves each host once, checks all its addresses, and connects only to them, so no later look-up can differ."""
 
-    def __init__(self, settings: IngestSettings, patience: Patience) -> None:
+    def __init__(self, settings: IngestSettings, patience: Patience, listed_in: str) -> None:
         self._settings = settings
         self._patience = patience
+        self._listed_in = listed_in
 
     def connect_tcp(
         self,
@@ -97,7 +100,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         ends_at = time.monotonic() + self._settings.connect_timeout_s
         found = self._look_up(host, port)
-        addresses = allowed_addresses(host, port, found, self._settings.allowed_private_hosts)
+        addresses = allowed_addresses(host, port, found, self._settings.allowed_private_hosts, self._listed_in)
         for left in range(len(addresses), 1, -1):
             try:
                 return self._connect(addresses[-left], port, (ends_at - time.monotonic()) / left)
