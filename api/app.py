@@ -5,7 +5,7 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
-from api import docs, events, frames, health, problems, questions, streams, videos
+from api import docs, events, frames, health, problems, questions, streams, videos, watches
 from api.context import Service
 from api.description import describe
 from api.event_feed import EventFeed
@@ -48,7 +48,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     app.add_middleware(HostCheck, settings=api)
     app.add_middleware(RequestLimit, most=api.max_connections)
     problems.install(app)
-    routers = (videos.router, frames.source_router, streams.router, questions.router, events.router)
+    routers = (videos.router, frames.source_router, streams.router, watches.router, questions.router, events.router)
     for router in (*routers, health.router, docs.router):
         app.include_router(router)
     app.include_router(frames.router, prefix=videos.router.prefix)

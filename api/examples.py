@@ -159,3 +159,33 @@ STREAM: JsonDict = {
     "gaps": [{"start": "2026-11-21T02:30:10Z", "end": "2026-11-21T02:30:13Z"}],
     "removed_until": None,
 }
+
+_WATCH_ID = "20261121-020851123-4f2a9c_20261121-023011455-77b0aa"
+WATCH_REQUEST: JsonDict = {
+    "question": "Is somebody at the door?",
+    "every_s": 10,
+    "window_s": 30,
+    "notify": "change",
+    "match": {"equals": "yes"},
+    "min_probability": 0.7,
+    "cooldown_s": 60,
+    "schedule": {"days": ["mon", "tue"], "start": "22:00", "end": "06:00", "timezone": "Europe/Berlin"},
+    "webhook": {"url": "https://example.org/longwatch", "secret": "a long random text"},
+}
+WATCH_CHANGE: JsonDict = {"min_probability": 0.8, "hold": 2}
+WATCH: JsonDict = {
+    "id": _WATCH_ID,
+    "stream_id": _VIDEO_ID,
+    "question": "Is somebody at the door?",
+    "every_s": 10.0,
+    "window_s": 30.0,
+    "notify": "change",
+    "match": {"equals": "yes", "contains": None, "regex": None},
+    "min_probability": 0.7,
+    "cooldown_s": 60.0,
+    "hold": 1,
+    "schedule": {"days": ["mon", "tue"], "start": "22:00", "end": "06:00", "timezone": "Europe/Berlin"},
+    "webhook": {"url": "https://example.org/longwatch", "signed": True},
+    "created_at": "2026-11-21T02:30:11.455000Z",
+    "last": {"at": "2026-11-21T02:40:09.500000Z", "answer": "no", "probability": 0.93, "event_id": None},
+}

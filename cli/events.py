@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated, Any
 
@@ -33,13 +34,14 @@ def events(
     with Client.of(read_settings(context), api_url) as client:
         path = "/v1/events" if stream is None else f"/v1/streams/{find_video(client, stream)}/events"
         if follow:
-            _follow(client, path, as_json=as_json)
+            for row in follow_events(client, path):
+                _print(row, as_json=as_json)
         for row in reversed(list(islice(client.pages(path, "events"), SHOWN_EVENTS))):
             _print(row, as_json=as_json)
 
 
-def _follow(client: Client, path: str, *, as_json: bool) -> None:
-    """Prints events for ever. After an interruption it goes on behind the last event that it printed."""
+def follow_events(client: Client, path: str) -> Iterator[dict[str, Any]]:
+    """Yields events for ever. After an interruption it goes on behind the last event. Raises Unreachable at first."""
     last_id = ""
 
     def note_id(event_id: str) -> None:
@@ -50,7 +52,7 @@ def _follow(client: Client, path: str, *, as_json: bool) -> None:
         try:
             request = {"params": {"after": last_id}} if last_id else {}
             for _, data in client.events("GET", path, note_id=note_id, **request):
-                _print(json.loads(data), as_json=as_json)
+                yield json.loads(data)
             interruption = "the service ended the stream"
         except Unreachable as error:
             if not last_id:

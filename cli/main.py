@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli import events, pictures, programs, questions, show, videos
+from cli import events, pictures, programs, questions, show, streams, videos, watching
 from cli.errors import say_error
 from cli.flags import hide_types_of_flags
 from cli.options import read_settings
@@ -17,8 +17,9 @@ from configs.loading import CONFIG_VARIABLE, SettingsError, find_config, load_se
 from storage.errors import LongwatchError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-for group in (videos, questions, events, pictures, programs):
+for group in (videos, questions, events, pictures, programs, watching):
     app.add_typer(group.app)  # as top-level commands, not as a named group
+app.add_typer(streams.app, name="stream", help="Live cameras: add, list, show, pause, resume, delete.")
 
 
 def _print_version(wanted: bool) -> None:

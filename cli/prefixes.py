@@ -22,6 +22,18 @@ def find_video(client: Client, beginning: str) -> str:
     return _require_one(names, beginning, "videos", more=bool(page["next_cursor"]))
 
 
+def find_stream(client: Client, beginning: str) -> str:
+    """The id of the only stream with this beginning or name; a complete id is returned unchecked. Raises NoMatch."""
+    if VIDEO_ID.fullmatch(beginning):
+        return beginning
+    named = [row for row in client.pages("/v1/streams", "streams") if row["name"] == beginning]
+    if len(named) == 1:
+        return str(named[0]["id"])
+    page = _read_matches(client, "/v1/streams", beginning, "no stream {}; `longwatch stream list` shows the ids")
+    names = {stream["id"]: stream["name"] or stream["url"] for stream in page["streams"]}
+    return _require_one(names, beginning, "streams", more=bool(page["next_cursor"]))
+
+
 def find_question(client: Client, beginning: str) -> str:
     """The id of the only question with this beginning; a complete id is returned unchecked. Raises NoMatch.
 
@@ -44,7 +56,7 @@ def find_question(client: Client, beginning: str) -> str:
 def _read_matches(client: Client, path: str, prefix: str, nothing: str) -> Any:
     """The page of items with this prefix; raises NoMatch with the text of `nothing` if it is empty."""
     page = client.call("GET", path, params={"prefix": prefix}) if BEGINNING.fullmatch(prefix) else {}
-    if not any(page.get(name) for name in ("videos", "questions")):
+    if not any(page.get(name) for name in ("videos", "questions", "streams")):
         raise NoMatch(nothing.format(f"has an id that begins with {prefix!r}"))
     return page
 

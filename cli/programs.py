@@ -29,6 +29,12 @@ def ingest(context: typer.Context) -> None:
 
 
 @worker.command()
+def capture(context: typer.Context) -> None:
+    """Capture live cameras."""
+    _become("ingest.cameras", context)
+
+
+@worker.command()
 def encode(context: typer.Context) -> None:
     """Compress frames and fuse questions: the vision half."""
     _become("encoder_worker", context)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from cli.stream_tables import STREAM_HEADER, stream_details, stream_lines, watch_lines
 from cli.tables import event_line, grounds_lines, question_lines, video_details, video_header, video_lines
 from storage.text import escape_controls
 
@@ -42,6 +43,24 @@ def questions(rows: Iterable[dict[str, Any]]) -> None:
         first, *rest = question_lines(row)
         _print(first, style="bold")
         for line in rest:
+            _print(line)
+
+
+def streams(rows: Iterable[dict[str, Any]]) -> None:
+    """Prints a line for each stream as it comes, and one more if there is something to explain."""
+    _print(STREAM_HEADER, style="bold")
+    for row in rows:
+        for line in stream_lines(row):
+            _print(line)
+
+
+def stream(row: dict[str, Any], watches: list[dict[str, Any]]) -> None:
+    """Prints all that is known of a stream, and its standing questions."""
+    for name, value in stream_details(row):
+        console.print(Text.assemble((f"{name:12}", "bold"), escape_controls(value)), soft_wrap=True)
+    for each in watches:
+        console.print()
+        for line in watch_lines(each):
             _print(line)
 
 

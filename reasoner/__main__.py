@@ -5,14 +5,17 @@ import torch
 from configs.loading import settings_from_command_line
 from configs.privacy import keep_files_private
 from configs.settings import Settings
-from jobs.names import ANSWER
+from jobs.names import ANSWER, WATCH
 from jobs.runner import Handler
 from jobs.worker import Pool, run_worker
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine, Limits
 from reasoner.jobs import ReasonerJobs
+from reasoner.watch_jobs import WatchJobs
 from storage.store import Store
+
+CONCURRENT_STREAMS = 2  # whose watches are evaluated at once by one worker
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -50,8 +53,12 @@ def run(settings: Settings) -> None:
     store = Store.open(settings)
     engine = load_engine(settings)
     jobs = ReasonerJobs(settings, store, engine)
-    handlers = {"answer_question": Handler(jobs.answer_question, jobs.give_up_question)}
-    pools = [Pool((ANSWER,), settings.reasoner.concurrent_questions)]
+    watches = WatchJobs(settings, store, engine)
+    handlers = {
+        "answer_question": Handler(jobs.answer_question, jobs.give_up_question),
+        "evaluate_watches": Handler(watches.evaluate_watches, watches.give_up_watches),
+    }
+    pools = [Pool((ANSWER,), settings.reasoner.concurrent_questions), Pool((WATCH,), CONCURRENT_STREAMS)]
     run_worker(settings, store, "reason", pools, handlers, engine.fingerprint, engine.max_frames)
 
 

@@ -15,9 +15,10 @@ from jobs.inspector import Inspector
 from llava_mini.errors import ModelError
 from llava_mini.prompt import PromptIds, Turn
 from reasoner.engine import Engine, Outcome, TokenSource
-from reasoner.focus import Array, Frame, as_float, evidence
+from reasoner.evidence_frames import list_evidence
+from reasoner.focus import Array, Frame, as_float
 from reasoner.gathering import EncoderMissing, Gatherer, RecordLost
-from storage.documents import Answer, Evidence, Gap, Problem, Question, Timings, Tokens, Video
+from storage.documents import Answer, Gap, Problem, Question, Timings, Tokens, Video
 from storage.errors import BadRequest, GivenAway, LongwatchError, NotFound, Surroundings
 from storage.fences import Fence
 from storage.progress import describe_progress
@@ -215,7 +216,6 @@ class ReasonerJobs:
     ) -> Answer:
         frames, question = asked.frames, asked.question
         grid, holder, totals = asked.grid, asked.stretch.holder, asked.stretch.covered.totals
-        best = evidence(outcome.scores, self._settings.reasoner.evidence_frames)
         progress = describe_progress(holder, totals) if totals else None
         return Answer(
             text=text,
@@ -230,15 +230,8 @@ class ReasonerJobs:
             seen=len(frames) / max(len(asked.stretch.slots), 1) if holder.is_live else 1.0,
             fusion=question.fusion,
             fusion_frames=outcome.fusion_frames,
-            evidence=tuple(
-                Evidence(
-                    slot=frames[place].slot,
-                    t_s=frames[place].t_s,
-                    at=grid.clock(frames[place].t_s),
-                    score=score,
-                    picture=picture_path(holder, question.video_id, frames[place].slot),
-                )
-                for place, score in best
+            evidence=list_evidence(
+                holder, question.video_id, grid, frames, outcome.scores, self._settings.reasoner.evidence_frames
             ),
             encoded_until_s=progress.encoded_until_s if progress else frames[-1].t_s,
             video_complete=progress.complete if progress else asked.stretch.is_complete,
@@ -255,11 +248,6 @@ class ReasonerJobs:
         log.error("question %s failed (%s): %s", question.id, code, message)
         problem = Problem(code=code, message=message)
         self._store.settle_question(question.model_copy(update={"status": "failed", "problem": problem}), fence)
-
-
-def picture_path(holder: Video, video_id: str, slot: int) -> str:
-    """The path of a frame's picture in the API."""
-    return f"/v1/{'streams' if holder.is_live else 'videos'}/{video_id}/frames/{slot}.jpg"
 
 
 def _clock_gaps(stream: Video, gaps: Sequence[range]) -> Iterator[Gap]:

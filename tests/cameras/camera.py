@@ -56,6 +56,11 @@ class Camera:
         return self.server.connection_count
 
     @property
+    def playing(self) -> int:
+        """How many connections are open."""
+        return len(self.server._connections)
+
+    @property
     def logins(self) -> Sequence[Login]:
         """Every login that was tried, in order."""
         return self.server.accounts.logins
