@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class LlavaMini:
         attention: Attention = "auto",
         parts: Sequence[Part] = ("vision", "language"),
         language_weights: Weights = "full",
-    ) -> "LlavaMini":
+    ) -> Self:
         """Loads the chosen parts. Of the other half, only the text embeddings are read.
 
         `device` "auto" takes CUDA if there is a GPU. Raises CheckpointError, DeviceError.

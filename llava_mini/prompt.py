@@ -1,5 +1,6 @@
 """Turns conversations into token ids with the checkpoint's chat template, and ids back into text piece by piece."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_mini.config import read_json
 from llava_mini.errors import CheckpointError
+from llava_mini.probability import Gauge, find_forms
 
 IMAGE_TOKEN_ID = -200  # marks the place of the frames' tokens (golden/README.md)
 IMAGE_MARK = "<image>"
+TEMPERATURE = "probability_temperature"  # our key in generation_config.json (docs/design.md, probability)
 BROKEN_STREAM = "Invalid prefix"  # start of DecodeStream's error if later bytes change text it has already given
 # Llama 3's templates write a date into the system text. 3.1 writes this one; later versions write today's unless they
 # are given one. Fusions of the system text are kept, so the text must not change from day to day.
@@ -51,16 +54,21 @@ class PromptBuilder:
     """The checkpoint's tokenizer and chat template.
 
     With `generation_prompt`, the answer's header is part of the prompt and is fused with it, as in the public training.
-    The public inference leaves the header out, and the model writes it. `end_ids` are the tokens that end an answer.
+    The public inference leaves the header out, and the model writes it. `end_ids` are the tokens that end an answer,
+    and `gauge` measures its probability.
     """
 
-    def __init__(self, tokenizer: Any, end_ids: frozenset[int], system: str, generation_prompt: bool) -> None:
+    def __init__(
+        self, tokenizer: Any, end_ids: frozenset[int], system: str, generation_prompt: bool, temperature: float = 1.0
+    ) -> None:
         self._tokenizer = tokenizer
         self._system = system
         self._generation_prompt = generation_prompt
         marks = sorted({IMAGE_MARK, *tokenizer.get_added_vocab()}, key=len, reverse=True)
         self._marks = re.compile("|".join(re.escape(mark) for mark in marks))
         self.end_ids = end_ids
+        vocabulary = tokenizer.get_vocab()
+        self.gauge = Gauge(find_forms(vocabulary, "yes"), find_forms(vocabulary, "no"), temperature)
 
     @classmethod
     def from_pretrained(
@@ -84,7 +92,8 @@ class PromptBuilder:
             raise CheckpointError(
                 f"the tokenizer in {folder} has no chat template; set model.chat_template to the Jinja text of one"
             )
-        return cls(tokenizer, _end_ids(Path(folder), tokenizer), system, generation_prompt)
+        values = _read_generation(Path(folder))
+        return cls(tokenizer, _end_ids(values, tokenizer), system, generation_prompt, _read_temperature(values, folder))
 
     def build(self, turns: Sequence[Turn], system: str | None = None) -> PromptIds:
         """The prompt of a conversation whose last turn has no answer yet.
@@ -159,13 +168,23 @@ class TextStream:
         return self._stream.step(self._tokenizer, list(self._held)) or ""
 
 
-def _end_ids(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's own, and those the checkpoint names (Llama 3.1 has several).
-
-    They are in generation_config.json; without that file transformers takes those of config.json, and so it is here.
-    """
+def _read_generation(folder: Path) -> dict[str, Any]:
+    """Reads generation_config.json. Without that file transformers takes config.json, and so it is here."""
     files = (folder / "generation_config.json", folder / "config.json")
     path = next((file for file in files if file.exists()), None)
-    named = read_json(path).get("eos_token_id") if path else None
+    return read_json(path) if path else {}
+
+
+def _end_ids(values: dict[str, Any], tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: the tokenizer's own, and those the checkpoint names (Llama 3.1 has several)."""
+    named = values.get("eos_token_id")
     ids = [named] if isinstance(named, int) else list(named or ())
     return frozenset([*ids, tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else ids)
+
+
+def _read_temperature(values: dict[str, Any], folder: str | Path) -> float:
+    """The temperature that calibrates this checkpoint's probabilities; 1 if it names none."""
+    named = values.get(TEMPERATURE, 1.0)
+    if isinstance(named, bool) or not isinstance(named, int | float) or not 0 < named < math.inf:
+        raise CheckpointError(f"{TEMPERATURE} in {folder} must be a positive number, not {named!r}")
+    return float(named)

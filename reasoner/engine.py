@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,20 +14,22 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llava_mini.context_limit import frames_that_fit
-from llava_mini.language_half import fork, shorten
+from llava_mini.kv_cache import fork, shorten
 from llava_mini.model import LlavaMini
 from llava_mini.next_token import next_token
+from llava_mini.packed_questions import Pack
 from llava_mini.prompt import PromptBuilder, PromptIds, Turn
 from reasoner.focus import Array, as_float, even_sample, focus_count, halved, top_places
+from reasoner.packed_answers import FinishReason, PackedAnswers, Reply
 from reasoner.prefix_cache import PrefixCache
-from reasoner.scheduler import ModelThread
+from reasoner.scheduler import TURN_POSITIONS, ModelThread
 from storage.documents import FusionMode, Options
 from storage.records import Half
 
 log = logging.getLogger(__name__)
 
 NEUTRAL_QUESTION = "what is this ?"  # frames that every question attends to are no evidence (`focus_baseline`)
-TURN_POSITIONS = 512  # positions of a prefix per turn; other questions get turns in between
+QUESTIONS_AT_ONCE = 64  # questions packed behind one prefix
 Result = TypeVar("Result")
 
 Fuse = Callable[[Sequence[int]], Array]  # places of frames in the stretch -> the question's mean fused rows (L,D)
@@ -52,7 +54,8 @@ class Outcome:
     text_tokens: int = 0
     vision_tokens: int = 0
     answer_tokens: int = 0
-    finish_reason: Literal["stop", "length"] = "length"
+    finish_reason: FinishReason = "length"
+    probability: float | None = None  # of the first token (llava_mini/probability.py); None before there is one
     fusion_s: float = 0.0
     prefill_s: float = 0.0  # includes both passes of a focused question
 
@@ -126,6 +129,35 @@ class Engine:
         logits, outcome.scores = self._score(torch.from_numpy(outcome.rows), cache, source, start)
         outcome.prefill_s = time.monotonic() - began - (outcome.fusion_s - fused_s)
         yield from self._decode(logits, cache, options, outcome)
+
+    def answer_together(
+        self,
+        source: TokenSource,
+        asked: Sequence[tuple[PromptIds, Array]],
+        max_tokens: int,
+        at_once: int = QUESTIONS_AT_ONCE,
+    ) -> list[Reply]:
+        """Answers several questions about one stretch, greedily, each as if it were asked alone.
+
+        Each comes with its fused rows (L,D). At most `at_once` are packed behind the prefix at a time: each adds its
+        rows and its answer to the cache. Where the attention implementation takes no mask, it is one at a time.
+        Raises PromptTooLong if one does not fit (`require_fit` says so for each), and NonFinite if one has no logits.
+        """
+        for prompt, _ in asked:
+            self.require_fit(source.count, prompt, max_tokens)
+        if not asked:
+            return []
+        pack, replies = Pack(self._find_or_make_prefix(source)), list[Reply]()
+        packed = PackedAnswers(self._model.language, self._prompts, self._run_turn)
+        most = at_once if self._model.language.can_pack else 1
+        start = len(asked[0][0].before)
+        vision = range(start, start + source.count * self._model.config.tokens_per_frame)
+        for first in range(0, len(asked), most):
+            questions = [rows for _, rows in asked[first : first + most]]
+            drafts = packed.answer(pack, questions, vision, max_tokens)
+            replies += [draft.finish(source.count) for draft in drafts]
+            pack.shorten(0)
+        return replies
 
     def _find_or_make_prefix(self, source: TokenSource) -> DynamicCache:
         """Returns the keys and values of [system rows, tokens], which all questions over the stretch share."""
@@ -231,8 +263,10 @@ class Engine:
     def _decode(self, logits: Tensor, cache: DynamicCache, options: Options, outcome: Outcome) -> Iterator[str]:
         generator = torch.Generator().manual_seed(options.seed)
         stream = self._prompts.start_stream()
-        for _ in range(options.max_tokens or self._limits.max_tokens):
+        for number in range(options.max_tokens or self._limits.max_tokens):
             token = next_token(logits, temperature=options.temperature, top_p=options.top_p, generator=generator)
+            if number == 0:
+                outcome.probability = self._prompts.gauge.measure_probability(logits, token)
             if token in self._prompts.end_ids:
                 outcome.finish_reason = "stop"
                 break

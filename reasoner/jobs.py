@@ -228,6 +228,7 @@ class ReasonerJobs:
             frames_missing=asked.stretch.frames_missing,
             gaps=tuple(_clock_gaps(holder, asked.stretch.gaps)) if holder.is_live else (),
             seen=len(frames) / max(len(asked.stretch.slots), 1) if holder.is_live else 1.0,
+            probability=outcome.probability,
             fusion=question.fusion,
             fusion_frames=outcome.fusion_frames,
             evidence=list_evidence(

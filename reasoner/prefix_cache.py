@@ -5,7 +5,7 @@ from collections.abc import Hashable
 
 from transformers import DynamicCache
 
-from llava_mini.language_half import fork
+from llava_mini.kv_cache import fork
 
 
 class PrefixCache:

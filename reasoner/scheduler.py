@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+TURN_POSITIONS = 512  # positions of a prefix, or of packed questions, per turn
+
 Result = TypeVar("Result")
 
 

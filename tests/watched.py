@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from llava_mini.language_half import LanguageHalf
 from llava_mini.model import Encoded, LlavaMini
+from llava_mini.packed_questions import Pack
 
 
 class Watch:
@@ -76,6 +77,18 @@ class WatchedLanguage(LanguageHalf, Watch):
     def step(self, cache: DynamicCache, token_id: int) -> Tensor:
         logits = super().step(cache, token_id)
         self.note("step", 1)
+        return logits
+
+    def score_packed(
+        self, pack: Pack, inputs_embeds: Tensor, owners: Sequence[int], vision_span: tuple[int, int]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        scored = super().score_packed(pack, inputs_embeds, owners, vision_span)
+        self.note("score_packed", len(owners))
+        return scored
+
+    def advance_packed(self, pack: Pack, inputs_embeds: Tensor, owners: Sequence[int]) -> dict[int, Tensor]:
+        logits = super().advance_packed(pack, inputs_embeds, owners)
+        self.note("advance_packed", len(owners))
         return logits
 
     def count(self, name: str) -> int:

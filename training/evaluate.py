@@ -5,33 +5,65 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
+from transformers import DynamicCache
 
 from configs.loading import load_settings
 from configs.settings import IngestSettings, ReasonerSettings, Settings
 from encoder_worker.encoder import decode_jpeg
 from ingest.files.source import VideoSource
+from llava_mini.language_half import LanguageHalf
 from llava_mini.model import LlavaMini, pool
+from llava_mini.probability import Gauge
 from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine, Limits, Outcome, TokenSource
 from reasoner.focus import Array, as_float
 from storage.documents import FusionMode, Options
 from storage.timeline import SEGMENT_SLOTS
+from training.calibration import YES_NO, Said
 from training.files import write_video
 from training.questions import KINDS, Question, ask
 from training.questions import Stretch as Asked
+from training.vocabulary import Vocabulary
 from training.world import World, generate
 
 MODES: tuple[FusionMode, ...] = ("focused", "sampled", "exact")
 VIDEOS = {16: 60, 64: 60, 256: 40}  # frames -> how many videos
 FIRST_SEED = 1_000_001  # worlds with odd seeds are never trained on
+FITTED_SEED = 2_000_001  # the calibration's temperature is fitted on worlds from here on
+CALIBRATED_KINDS = (*KINDS, *(YES_NO * 7))  # a question of each, and seven more to be answered with yes or no
 FPS = 5
+Heard = dict[FusionMode, list[Said]]
 Tally = dict[tuple[int, str, str], list[bool]]
+
+
+class OverheardLanguage(LanguageHalf):
+    """Keeps the logits (V,) of the answer that began last. A question is scored once more after its first look."""
+
+    first_logits: Tensor
+
+    def score(
+        self, cache: DynamicCache, question_embeds: Tensor, vision_span: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Scores, and keeps the logits."""
+        scored = super().score(cache, question_embeds, vision_span)
+        self.first_logits = scored[0]
+        return scored
+
+
+class Overheard(LlavaMini):
+    """The model with such a language half."""
+
+    @cached_property
+    def language(self) -> OverheardLanguage:
+        """The language half."""
+        return OverheardLanguage(super().language.llm)
 
 
 class Examinee:
@@ -39,7 +71,7 @@ class Examinee:
 
     def __init__(self, settings: Settings) -> None:
         chosen, reasoner = settings.model, ReasonerSettings()
-        self._model = LlavaMini.from_pretrained(chosen.checkpoint, dtype=chosen.dtype, device=chosen.device)
+        self._model = Overheard.from_pretrained(chosen.checkpoint, dtype=chosen.dtype, device=chosen.device)
         self._prompts = PromptBuilder.from_pretrained(
             self._model.folder, system=chosen.system_prompt, generation_prompt=chosen.generation_prompt
         )
@@ -47,10 +79,15 @@ class Examinee:
         self._engine = Engine(self._model, self._prompts, limits)
         self._ingest = IngestSettings()
 
-    def answers(self, path: Path, questions: Sequence[str]) -> Iterator[dict[str, str]]:
-        """For each question about the file: mode -> answer."""
-        source = VideoSource(path, self._ingest)
-        jpegs = [frame.pictures.model_jpeg for frame in source.sample_frames(1.0)]
+    @property
+    def gauge(self) -> Gauge:
+        """Measures probabilities, as the checkpoint is calibrated."""
+        return self._prompts.gauge
+
+    def answers(self, path: Path, questions: Sequence[str]) -> Iterator[dict[FusionMode, tuple[str, Tensor]]]:
+        """For each question about the file: mode -> answer, and the logits (V,) of its first token."""
+        file = VideoSource(path, self._ingest)
+        jpegs = [frame.pictures.model_jpeg for frame in file.sample_frames(1.0)]
         frames = np.stack([decode_jpeg(jpeg, path.name) for jpeg in jpegs])
         prompts = [self._prompts.build([(question, None)]) for question in questions]
         texts = [prompts[0].before, *(prompt.text for prompt in prompts)]
@@ -61,14 +98,12 @@ class Examinee:
         exact = TokenSource((path.name, "all"), len(tokens), lambda: (whole, tokens))
         for prompt, fused in zip(prompts, encoded.fused[1:], strict=True):
             fuse = partial(_mean, fused[:, len(prompt.before) :].numpy())
-            yield {
-                mode: "".join(
-                    self._engine.answer(
-                        exact if mode == "exact" else extending, prompt, mode, Options(), fuse, Outcome()
-                    )
-                )
-                for mode in MODES
-            }
+            answered: dict[FusionMode, tuple[str, Tensor]] = {}
+            for mode in MODES:
+                source = exact if mode == "exact" else extending
+                text = "".join(self._engine.answer(source, prompt, mode, Options(), fuse, Outcome()))
+                answered[mode] = text, self._model.language.first_logits
+            yield answered
 
 
 def _mean(rows: Array, places: Sequence[int]) -> Array:
@@ -83,16 +118,31 @@ def examine(examinee: Examinee, frames: int, videos: int, tally: Tally) -> None:
             asked = questions_about(world)
             path = write_video(world, Path(folder) / f"{frames}-{number}.mp4", fps=FPS)
             for question, answers in zip(asked, examinee.answers(path, [q.text for q in asked]), strict=True):
-                for mode, answer in answers.items():
+                for mode, (answer, _) in answers.items():
                     tally[frames, mode, question.kind].append(answer.strip() == question.answer)
             path.unlink()
 
 
-def questions_about(world: World) -> list[Question]:
-    """One question of every kind that fits the world."""
+def questions_about(world: World, kinds: Sequence[str] = KINDS) -> list[Question]:
+    """One question of every one of the kinds that fits the world."""
     rng = np.random.default_rng(world.seed)
-    found = (ask(Asked(world, 0, world.seconds), rng, kind) for kind in KINDS)
+    found = (ask(Asked(world, 0, world.seconds), rng, kind) for kind in kinds)
     return [question for question in found if question is not None]
+
+
+def listen(examinee: Examinee, frames: int, videos: int, first_seed: int, heard: Heard) -> None:
+    """Asks each of `videos` videos the questions of the calibration, and notes how each answer begins."""
+    vocabulary = Vocabulary()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(videos):
+            world = generate(first_seed + 2 * number, frames)
+            asked = list({question.text: question for question in questions_about(world, CALIBRATED_KINDS)}.values())
+            path = write_video(world, Path(folder) / f"{frames}-{number}.mp4", fps=FPS)
+            for question, answers in zip(asked, examinee.answers(path, [q.text for q in asked]), strict=True):
+                truth = vocabulary.encode(question.answer)[0]
+                for mode, (_, logits) in answers.items():
+                    heard[mode].append(Said(question.kind, logits, truth))
+            path.unlink()
 
 
 def table(tally: Tally, lengths: Sequence[int]) -> Table:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llava_mini.model import Encoded
+from llava_mini.probability import Gauge
 from llava_mini.prompt import PromptIds, Turn
 from storage.records import text_id
 
@@ -29,6 +30,7 @@ class StubPrompts:
     """Makes the right number of ids: 40 for the system prompt, 20 for a question."""
 
     end_ids = frozenset((END_TOKEN,))
+    gauge = Gauge()
 
     def build(self, turns: Sequence[Turn]) -> PromptIds:
         """The prompt; different texts have different ids."""

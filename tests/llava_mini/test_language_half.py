@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from llava_mini import language_half
 from llava_mini.errors import InputError, PromptTooLong
-from llava_mini.language_half import fork
+from llava_mini.kv_cache import fork
 from llava_mini.model import LlavaMini
 from tests.llava_mini.conftest import MakeCheckpoint
 from tests.llava_mini.test_vision_half import pixels

@@ -12,8 +12,9 @@ import torch
 from llava_mini.errors import PromptTooLong
 from llava_mini.model import LlavaMini
 from llava_mini.prompt import PromptBuilder
-from reasoner.engine import NEUTRAL_QUESTION, TURN_POSITIONS, Engine, Limits, Outcome, TokenSource
+from reasoner.engine import NEUTRAL_QUESTION, Engine, Limits, Outcome, TokenSource
 from reasoner.focus import Array
+from reasoner.scheduler import TURN_POSITIONS
 from storage.documents import FusionMode, Options
 from storage.records import Half
 from tests.waiting import wait_until
