@@ -23,6 +23,7 @@ from storage.timeline import Grid
 
 EPSILON_S = 1e-6  # slot times and arrivals are sums of rounded seconds
 REORDERED = 16  # H.264, A.3.1: the most frames that are reordered
+LATE_S = 1.0  # reordered frames are less late
 LOST_AFTER = 64  # packets: a decoder that was given so many more will not return the frame
 
 Mode = Literal["exact", "keyframes"]
@@ -95,7 +96,7 @@ class LiveSampler:
             self._begin_at(t_s)
         if coded.has_picture:
             self._note_order(t_s)
-            if t_s < self._grid.time_s(self._next_slot - 1) - EPSILON_S:
+            if t_s < self._grid.time_s(self._next_slot - 1) - LATE_S:
                 self.late += 1
         if key or self._mode == "exact":
             self._hold(packet, t_s, key, coded, good)
