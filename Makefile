@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lock-cuda demo run test test-latest lint format bench tiny evaluate clean
+.PHONY: help setup lock lock-cuda demo run test rtsp-server test-latest lint format bench tiny evaluate clean
 
 # Makes a virtual environment: $(call environment,folder,constraints). The build backend is pinned like everything else:
 # it is installed first, and the project is built without isolation.
@@ -62,6 +62,13 @@ PYTEST = python -m pytest --numprocesses 2 --dist loadfile
 
 test: setup  ## Run all tests
 	$(BIN)/$(PYTEST)
+
+# A few tests use Debian's RTSP server too. They are skipped where it is missing.
+RTSP_SERVER = apt-get install --no-install-recommends gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
+  gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-rtsp python3-gi
+
+rtsp-server:  ## Install Debian's RTSP server for the tests (as root; otherwise print the command)
+	@if [ "$$(id -u)" = 0 ]; then $(RTSP_SERVER) --yes; else echo 'As root: $(RTSP_SERVER)'; fi
 
 test-latest:  ## Run all tests without the pins, to find releases that will break Longwatch at the next `make lock`
 	rm -rf data/latest

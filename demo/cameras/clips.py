@@ -96,22 +96,25 @@ def _unwrap(video: VideoStream, packets: list[Packet]) -> list[Packet]:
 
 
 def _schedule(codec: str, tracks: tuple[Track, ...], pictures: list[Packet], sounds: list[Packet]) -> Clip:
-    shown, decoded = [_time_s(p, p.pts) for p in pictures], [_time_s(p, p.dts) for p in pictures]
-    start_s = min(shown)
-    duration_s = (max(shown) - start_s) * len(shown) / max(len(shown) - 1, 1)
+    shown = [_time_s(packet) for packet in pictures]
+    start_s, end_s = min(shown), max(shown)
+    duration_s = (end_s - start_s) * len(shown) / max(len(shown) - 1, 1)
+    # One picture is decoded at each frame's time, early enough for all. Matroska files hold no decoding times.
+    early_s = max(slot_s - shown_s for slot_s, shown_s in zip(sorted(shown), shown, strict=True))
     units = [
-        Unit(VIDEO, codec, bytes(packet), shown_s - start_s, decoded_s - start_s, packet.is_keyframe)
-        for packet, shown_s, decoded_s in zip(pictures, shown, decoded, strict=True)
+        Unit(VIDEO, codec, bytes(packet), shown_s - start_s, slot_s - early_s - start_s, packet.is_keyframe)
+        for packet, shown_s, slot_s in zip(pictures, shown, sorted(shown), strict=True)
     ]
     for packet in sounds:
-        captured_s = _time_s(packet, packet.pts) - start_s
+        captured_s = _time_s(packet) - start_s
         if 0 <= captured_s < duration_s:
             units.append(Unit(AUDIO, "aac", bytes(packet), captured_s, captured_s, False))
     delay_s = max(unit.shown_s - unit.decoded_s for unit in units)
     return Clip(tracks, tuple(sorted(units, key=lambda unit: unit.decoded_s)), delay_s, duration_s)
 
 
-def _time_s(packet: Packet, ticks: int | None) -> float:
+def _time_s(packet: Packet) -> float:
+    ticks = packet.pts if packet.pts is not None else packet.dts  # AVI has only the latter
     if ticks is None:
         raise ValueError("a packet has no timestamp; put the video into an MP4 or Matroska file")
     return float(ticks * packet.time_base)

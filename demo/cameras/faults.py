@@ -28,7 +28,7 @@ class Faults:
 
     def _corrupt(self, packet: bytes, header_bytes: int) -> bytes:
         changed = bytearray(packet)
-        for _ in range(max(1, len(packet) // 100)):
+        for _ in range(1 + len(packet) // 50):
             changed[self.random.randrange(min(header_bytes, len(packet) - 1), len(packet))] ^= self.random.randrange(
                 1, 256
             )

@@ -102,7 +102,7 @@ class SenderClock:
             if self._strays < STRAYS:
                 return FrameTime(arrival_s, arrival_s)
             jump = self._begin_timeline(arrival_s, "behind" if shift_s > 0 else "ahead", abs(shift_s))
-            if self._deaf:
+            if jump.kind == "useless":
                 return FrameTime(arrival_s, arrival_s, jump)
         self._strays = 0
         base_s = self._least_delay(arrival_s, delay_s)

@@ -86,10 +86,12 @@ class CameraCapture:
         """The streams whose packets are wanted."""
         return [self._video] if self._audio is None else [self._video, self._audio]
 
-    def begin(self, first: Sequence[Arrival], opened_at: Arrival | tuple[float, float]) -> None:
-        """Takes the first packets together: those that queued up while the connection was opened, and one more."""
-        monotonic_s, utc_s = (opened_at.monotonic_s, opened_at.utc_s) if isinstance(opened_at, Arrival) else opened_at
-        least_s, _ = self._anchor.place_arrival(monotonic_s, utc_s)
+    def begin(self, first: Sequence[Arrival], opened_at: tuple[float, float]) -> None:
+        """Takes the first packets together: those that queued up while the connection was opened, and one more.
+
+        `opened_at` is what both clocks showed when the opening began.
+        """
+        least_s, _ = self._anchor.place_arrival(*opened_at)
         pts_s: dict[int, float | None] = {}
         for index, clock in self._clocks.items():
             own = [arrival for arrival in first if arrival.packet.stream.index == index]
@@ -282,7 +284,7 @@ class CameraCapture:
 
 def _measure_keyframe(video: VideoStream, keyframe: "Packet[VideoStream]", max_pixels: int) -> tuple[int, int] | None:
     """(width, height) of a keyframe, which is decoded for this; None if it cannot be."""
-    decoder = av.CodecContext.create(video.codec_context.name, "r")
+    decoder: Any = av.CodecContext.create(video.codec_context.name, "r")
     decoder.thread_count = 1
     decoder.options = {"max_pixels": str(max_pixels)}
     try:

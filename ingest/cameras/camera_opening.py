@@ -137,9 +137,9 @@ def _find_addresses(url: SplitResult, plan: CameraPlan, ends_at: float) -> list[
     return allowed
 
 
-def _look_up(host: str, port: int, ends_at: float) -> list[tuple[object, ...]]:
+def _look_up(host: str, port: int, ends_at: float) -> list[Any]:
     """Asks the system's resolver, which cannot be interrupted: if it hangs, its thread is left behind."""
-    answer = Future[list[tuple[object, ...]]]()
+    answer = Future[list[Any]]()
 
     def ask() -> None:
         try:

@@ -10,6 +10,7 @@ H264_SPS, H264_PARAMETERS = 7, (7, 8, 13)  # ITU-T H.264, table 7-1: sequence an
 HEVC_PARAMETERS = (32, 33, 34)  # ITU-T H.265, table 7-1: video, sequence and picture parameter sets
 HEVC_LAST_PICTURE_NAL = 31
 WITH_CHROMA_FORMAT = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)  # profiles; H.264, 7.3.2.1.1
+INTRA_SLICES = (2, 4)  # slice_type modulo 5: I and SI
 HEAD_BYTES = 32  # of a slice header, enough for what is read of it
 
 
@@ -19,6 +20,7 @@ class CodedFrame:
 
     has_picture: bool = True  # False: parameters only
     reference: bool = True  # whether other frames may be predicted from it
+    intra: bool = True  # False: a keyframe that begins a gradual refresh, so that it is whole only frames later
     after_loss: bool = False  # a reference frame before it never arrived
     parameters: bytes = b""  # the parameter sets in it, with start codes
 
@@ -58,29 +60,33 @@ class FrameReader:
                     self._numbering = _read_numbering(unit)
             elif 1 <= kind <= LAST_PICTURE_NAL:
                 reference = bool(header >> 5 & 3)
-                lost = self._count_frame(data[start : start + HEAD_BYTES], kind == IDR, reference)
-                return CodedFrame(True, reference, lost, parameters)
+                intra, lost = self._count_frame(data[start : start + HEAD_BYTES], kind == IDR, reference)
+                return CodedFrame(True, reference, intra, lost, parameters)
         return CodedFrame(False, parameters=parameters)
 
-    def _count_frame(self, unit: bytes, is_idr: bool, reference: bool) -> bool:
-        """Whether a reference frame between the last one and this one is missing (H.264, 7.4.3, frame_num)."""
+    def _count_frame(self, unit: bytes, is_idr: bool, reference: bool) -> tuple[bool, bool]:
+        """(whether the first slice is intra coded, whether a reference frame before this one is missing).
+
+        H.264, 7.3.3 and 7.4.3 (slice_type, frame_num).
+        """
         if self._numbering is None:
-            return False
+            return True, False
         bits, gaps_allowed = self._numbering
         reader = _BitReader(_without_emulation(unit))
         try:
-            for _ in range(3):  # first_mb_in_slice, slice_type, pic_parameter_set_id
-                reader.read_unsigned()
+            reader.read_unsigned()  # first_mb_in_slice
+            intra = reader.read_unsigned() % 5 in INTRA_SLICES
+            reader.read_unsigned()  # pic_parameter_set_id
             number = reader.read_bits(bits)
         except IndexError:
-            return True
+            return True, True
         last, modulus = self._last_number, 1 << bits
         if reference or last is None:
             self._last_number = number
         follows = last is None or is_idr or number in (last, (last + 1) % modulus)
         if not follows:
             self._last_number = number if reference else (number - 1) % modulus
-        return not follows and not gaps_allowed
+        return intra, not follows and not gaps_allowed
 
 
 def _read_hevc(data: bytes) -> CodedFrame:

@@ -95,9 +95,9 @@ def fingerprint_frame(frame: VideoFrame) -> int:
     """The same number for frames that do not differ by a single bit."""
     crc = zlib.crc32(f"{frame.format.name} {frame.width}x{frame.height}".encode())
     for index, plane in enumerate(frame.planes):
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         row_bytes = min(plane.width * _sample_bytes(frame, index), plane.line_size)
-        crc = zlib.crc32(np.ascontiguousarray(rows[:, :row_bytes]), crc)  # what lies behind a row is left to chance
+        crc = zlib.crc32(rows[:, :row_bytes].tobytes(), crc)  # what lies behind a row is left to chance
     return crc
 
 

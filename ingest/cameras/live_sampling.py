@@ -23,6 +23,7 @@ from storage.timeline import Grid
 
 EPSILON_S = 1e-6  # slot times and arrivals are sums of rounded seconds
 REORDERED = 16  # H.264, A.3.1: the most frames that are reordered
+LATE_S = 1.0  # reordered frames are less late
 LOST_AFTER = 64  # packets: a decoder that was given so many more will not return the frame
 
 Mode = Literal["exact", "keyframes"]
@@ -44,7 +45,8 @@ class _Entry:
 
     number: int
     t_s: float
-    key: bool
+    entrance: bool  # the decoder may begin here
+    key: bool  # and all that is shown from here on needs nothing from before
     reference: bool
     has_picture: bool
     good: bool  # False: it is damaged, or predicted from a damaged frame
@@ -79,6 +81,7 @@ class LiveSampler:
         self._number = 0
         self._follows = False  # whether the decoder has everything before the first held packet
         self._broken = True  # nothing can be shown before the first keyframe
+        self._refreshing = False
         self._begun = False
         self.decoded = 0  # frames that the decoder returned
         self.damaged = 0  # packets or frames that were damaged, or missing
@@ -87,18 +90,21 @@ class LiveSampler:
 
     def add_packet(self, packet: "CodedPacket[VideoStream]", t_s: float, coded: CodedFrame) -> list[SampledPicture]:
         """Takes the next packet in decoding order; returns the pictures of the slots that are now filled."""
-        key = bool(packet.is_keyframe)
-        good = self._judge(packet, key, coded)
+        entrance = bool(packet.is_keyframe)
+        key = entrance and coded.intra
+        if entrance and not key:
+            self._mode = "exact"  # there is no keyframe that could be decoded alone
+        good = self._judge(packet, entrance, coded)
         if not self._begun:
-            if not key:
+            if not entrance:
                 return []
             self._begin_at(t_s)
         if coded.has_picture:
             self._note_order(t_s)
-            if t_s < self._grid.time_s(self._next_slot - 1) - EPSILON_S:
+            if t_s < self._grid.time_s(self._next_slot - 1) - LATE_S:
                 self.late += 1
         if key or self._mode == "exact":
-            self._hold(packet, t_s, key, coded, good)
+            self._hold(packet, t_s, entrance, coded, good)
         filled = list(self._push_wanted())
         while self._is_decided(self._next_slot):
             self._decide(self._next_slot)
@@ -127,15 +133,21 @@ class LiveSampler:
         self._begun = True
         self._next_slot = max(self._next_slot, self._grid.slots_between(t_s, t_s + 2 / self._grid.sample_fps).start)
 
-    def _judge(self, packet: "CodedPacket[VideoStream]", key: bool, coded: CodedFrame) -> bool:
-        """Whether the packet's frame can be shown, as far as that is known before it is decoded."""
+    def _judge(self, packet: "CodedPacket[VideoStream]", entrance: bool, coded: CodedFrame) -> bool:
+        """Whether the packet's frame can be shown, as far as that is known before it is decoded.
+
+        A gradual refresh is complete, at the latest, when the next one begins.
+        """
         corrupt = packet.is_corrupt
+        key = entrance and coded.intra
         if self._begun and (corrupt or (coded.after_loss and not key)):
             self.damaged += 1
         if key:
             self._broken = corrupt
         elif (corrupt and coded.reference) or coded.after_loss:
-            self._broken = True
+            self._broken, self._refreshing = True, False
+        elif entrance:
+            self._broken, self._refreshing = self._broken and not self._refreshing, True
         return not self._broken and not corrupt
 
     def _note_order(self, t_s: float) -> None:
@@ -143,12 +155,15 @@ class LiveSampler:
         self._reordered = min(self._reordered, REORDERED)
         self._recent_s.append(t_s)
 
-    def _hold(self, packet: "CodedPacket[VideoStream]", t_s: float, key: bool, coded: CodedFrame, good: bool) -> None:
+    def _hold(
+        self, packet: "CodedPacket[VideoStream]", t_s: float, entrance: bool, coded: CodedFrame, good: bool
+    ) -> None:
+        key = entrance and coded.intra
         if key and t_s <= self._grid.time_s(self._next_slot) + EPSILON_S:
             self._drop_held(len(self._entries))  # the next slot shows this frame or a later one
         self._number += 1
         reference = coded.reference or not coded.has_picture
-        entry = _Entry(self._number, t_s, key, reference, coded.has_picture, good, packet.size, packet)
+        entry = _Entry(self._number, t_s, entrance, key, reference, coded.has_picture, good, packet.size, packet)
         self._entries.append(entry)
 
     def _is_decided(self, slot: int) -> bool:
@@ -183,6 +198,8 @@ class LiveSampler:
         held = [entry for entry in self._entries if entry.held]
         end = held.index(target)
         start = next((i for i in range(end, -1, -1) if held[i].key and held[i].t_s <= target.t_s), None)
+        if start is None and not self._follows:
+            start = next((i for i in range(end) if held[i].entrance), None)
         if start is not None and (start > 0 or not self._follows):
             self._drop_held(self._entries.index(held[start]))
             self._reset_decoder()
@@ -252,7 +269,7 @@ class LiveSampler:
                 if entry.key:
                     return
                 entry.good = False
-        self._broken = True
+        self._broken, self._refreshing = True, False
 
     def _push_wanted(self) -> Iterator[SampledPicture]:
         """Gives the decoder more packets while it holds back a frame that a slot waits for."""
@@ -292,7 +309,7 @@ class LiveSampler:
         """Decodes the oldest packets early, if more bytes wait than allowed: slots far apart, or no keyframes."""
         while self.held_bytes > self._max_held_bytes:
             entry = next(entry for entry in self._entries if entry.held)
-            if entry.key and not self._follows:
+            if entry.entrance and not self._follows:
                 self._reset_decoder()
             if self._follows:
                 self._feed(entry)

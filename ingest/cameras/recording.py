@@ -5,6 +5,7 @@ up to its last fragment (a group of pictures) at any time, so a killed process l
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -108,7 +109,7 @@ def finish_partial_recordings(folder: Path) -> list[Recorded]:
     return found
 
 
-def find_audio_to_copy(streams: "list[Stream]") -> "Stream | None":
+def find_audio_to_copy(streams: "Sequence[Stream]") -> "Stream | None":
     """The first audio stream if MP4 can hold it, else None."""
     audio = next((stream for stream in streams if stream.type == "audio"), None)
     if audio is None or audio.codec_context is None or audio.codec_context.name not in COPIED_AUDIO:

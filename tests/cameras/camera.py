@@ -36,12 +36,14 @@ class Camera:
         """The RTSP address of each file."""
         return [f"rtsp://{self.server.host}:{self.server.rtsp_port}/{name}" for name in self.server.sources]
 
-    def http_url(self, kind: Literal["ts", "mjpeg"]) -> str:
-        """The first file's HTTP address: MPEG-TS for H.264 and H.265, MJPEG for MJPEG."""
-        return f"http://{self.server.host}:{self.server.http_port}/live.{kind}"
+    def http_url(self, kind: Literal["ts", "mjpeg"], name: str = "") -> str:
+        """The HTTP address of a file, or of the first: MPEG-TS for H.264 and H.265, MJPEG for MJPEG."""
+        folder = f"{name}/" if name else ""
+        return f"http://{self.server.host}:{self.server.http_port}/{folder}live.{kind}"
 
     @staticmethod
     def add_login(url: str, user: str, password: str) -> str:
+        """Puts percent-encoded credentials into an address."""
         scheme, rest = url.split("://")
         return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{rest}"
 
@@ -49,6 +51,11 @@ class Camera:
     def started_at(self) -> float:
         """`time.monotonic()` when the first frame was filmed."""
         return next(iter(self.server.sources.values())).started_at
+
+    @property
+    def clock_s(self) -> float:
+        """What its clock shows now: the scale of its timestamps."""
+        return next(iter(self.server.sources.values())).read_clock_s()
 
     @property
     def connections(self) -> int:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-from av.video.stream import VideoStream
 
 from tests.media import number_of
 
-OPTIONS = {"fflags": "nobuffer", "probesize": "32768", "analyzeduration": "500000"}
+OPTIONS = {"probesize": "32768", "analyzeduration": "500000", "fpsprobesize": "0"}
 TIMEOUT_S = 5
 
 
@@ -22,6 +21,12 @@ class Seen:
     time_s: float | None
     size: tuple[int, int]
 
+    @classmethod
+    def read(cls, frame: av.VideoFrame) -> "Seen":
+        """Reads the number that the picture spells."""
+        picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+        return cls(number_of(picture), frame.time, (frame.width, frame.height))
+
 
 @contextmanager
 def watching(url: str, transport: str = "tcp", timeout_s: float = TIMEOUT_S) -> Iterator[Iterator[Seen]]:
@@ -29,11 +34,4 @@ def watching(url: str, transport: str = "tcp", timeout_s: float = TIMEOUT_S) -> 
     timeout_us = str(round(timeout_s * 1e6))
     options = OPTIONS | {"timeout": timeout_us, **({"rtsp_transport": transport} if url[:4] == "rtsp" else {})}
     with av.open(url, options=options) as container:
-        yield _decode(container, container.streams.video[0])
-
-
-def _decode(container: av.container.InputContainer, video: VideoStream) -> Iterator[Seen]:
-    for frame in container.decode(video):
-        yield Seen(
-            number_of(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)), frame.time, (frame.width, frame.height)
-        )
+        yield map(Seen.read, container.decode(video=0))
