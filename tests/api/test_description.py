@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from api import examples, problems
 from api.docs import FILES, FOLDER
 from api.schemas import QuestionRequest, VideoRequest
-from api.views import QuestionView, VideoView
+from api.views import DeliveryView, EventView, QuestionView, VideoView
 
 
 def test_the_description_shows_every_route_its_examples_and_problems(http: httpx.Client) -> None:
@@ -50,6 +50,10 @@ def test_the_description_shows_every_route_its_examples_and_problems(http: httpx
         "GET /v1/streams/{stream_id}/watches/{watch_id}/history",
         "GET /v1/questions/{question_id}",
         "DELETE /v1/questions/{question_id}",
+        "GET /v1/events",
+        "GET /v1/streams/{stream_id}/events",
+        "GET /v1/streams/{stream_id}/deliveries",
+        "POST /v1/deliveries/{delivery_id}/redeliver",
         "GET /healthz",
         "GET /readyz",
     }
@@ -85,6 +89,9 @@ def test_the_routes_that_need_the_lists_say_that_these_may_be_rebuilding(http: h
         ("delete", "/v1/videos/{video_id}"),
         ("post", "/v1/videos/{video_id}/retry"),
         ("get", "/v1/videos/{video_id}/questions"),
+        ("get", "/v1/events"),
+        ("get", "/v1/streams/{stream_id}/events"),
+        ("get", "/v1/streams/{stream_id}/deliveries"),
     ):
         examples = paths[path][method]["responses"]["503"]["content"][problems.MEDIA_TYPE]["examples"]
         assert "state-rebuilding" in examples, (method, path)
@@ -111,6 +118,10 @@ def test_a_stream_and_its_json_alternative_are_described_separately(http: httpx.
     assert {"Location", "Preference-Applied"} <= set(asked["202"]["headers"])
     progress = paths["/v1/videos/{video_id}/events"]["get"]["responses"]["200"]["content"]
     assert progress == {"text/event-stream": {"schema": {"$ref": "#/components/schemas/VideoEvents"}}}
+    for path in ("/v1/events", "/v1/streams/{stream_id}/events"):
+        content = paths[path]["get"]["responses"]["200"]["content"]
+        kinds = {kind: each["schema"]["$ref"].rsplit("/", 1)[-1] for kind, each in content.items()}
+        assert list(kinds.items()) == [("application/json", "EventPage"), ("text/event-stream", "LiveEvents")]
     assert (schemas["QuestionEvents"]["type"], schemas["VideoEvents"]["type"]) == ("string", "string")
     names = [event["properties"]["event"]["const"] for event in schemas["QuestionEvent"]["oneOf"]]
     assert names == ["question", "waiting", "text", "restart", "answer", "error", "problem"]
@@ -142,6 +153,8 @@ def test_the_page_needs_no_other_host(http: httpx.Client) -> None:
         (QuestionRequest, examples.QUESTION_REQUEST),
         (VideoView, examples.VIDEO),
         (QuestionView, examples.QUESTION),
+        (EventView, examples.EVENT),
+        (DeliveryView, examples.DELIVERY),
     ],
 )
 def test_the_examples_match_their_schemas(schema: Any, example: dict[str, Any]) -> None:
