@@ -26,6 +26,7 @@ from training.world import generate
 
 ROOT = Path(__file__).parent.parent.parent
 WORKERS = {"ingest": "ingest", "encode": "encoder_worker", "reason": "reasoner"}
+MODULES = WORKERS | {"capture": "ingest.cameras"}
 WORLD_S = 150  # three segments, the last one short
 
 
@@ -41,7 +42,7 @@ class Service:
 
     def start(self, kind: str, name: str | None = None) -> None:
         """Starts a worker."""
-        self._spawn(name or kind, [sys.executable, "-m", WORKERS[kind], "--config", str(self.config)])
+        self._spawn(name or kind, [sys.executable, "-m", MODULES[kind], "--config", str(self.config)])
 
     def start_api(self) -> None:
         """Starts the API."""
@@ -97,6 +98,7 @@ def service(settings: Settings, tmp_path: Path) -> Iterator[Service]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     values = settings.model_dump(mode="json", exclude_unset=True) | {"api": {"port": port}}
+    values.setdefault("ingest", {})["camera_networks"] = ["127.0.0.0/8"]
     values["model"] = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text())["model"]
     config = tmp_path / "test.yaml"
     config.write_text(yaml.safe_dump(values))

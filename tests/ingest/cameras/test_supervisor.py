@@ -107,7 +107,11 @@ def test_frames_of_a_camera_arrive_in_their_slots(settings: Settings, store: Sto
 def test_a_camera_that_cannot_be_captured_says_why(
     settings: Settings, store: Store, film: Path, unused_port: int, kind: str, code: str
 ) -> None:
-    with camera(film, user="viewer", password="right") as cam, capturing(settings):
+    pauses = settings.cameras.model_copy(update={"retry_least_s": 4.0, "retry_most_s": 8.0})
+    with (
+        camera(film, user="viewer", password="right") as cam,
+        capturing(settings.model_copy(update={"cameras": pauses})),
+    ):
         if kind == "silent":
             cam.fall_silent()
         if kind == "mute":
