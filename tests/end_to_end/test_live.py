@@ -3,6 +3,7 @@
 import json
 import threading
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_answers_of_a_watch_arrive_as_events(service: Service, film: Path) -> No
         assert {event["answer"] for event in answers[1:]} == {WORLD.room}
         assert len({event["id"] for event in answers}) == len(answers)
         ends = [datetime.fromisoformat(event["end_at"]) for event in answers]
-        assert all((later - earlier).total_seconds() % 2 == 0 for earlier, later in zip(ends, ends[1:], strict=False))
+        assert all((later - earlier).total_seconds() % 2 == 0 for earlier, later in pairwise(ends))
         assert service.http.get(answers[-1]["picture"]).status_code == 200
         history = service.http.get(f"/v1/streams/{stream_id}/watches/{added.json()['id']}/history").json()
         assert len(history["evaluations"]) >= 4
