@@ -199,6 +199,10 @@ def _connect(url: SplitResult, address: str, plan: CameraPlan, limit_s: float) -
         is_late = time.monotonic() - began_at > LATE_SHARE * limit_s  # FFmpeg then often says "invalid data"
         cause = TimeoutError() if is_late else error
         problem = _explain(cause, _name(url), f"did not answer within {limit_s:.0f} s")
+        if url.scheme not in RTSP and getattr(cause, "errno", None) == errno.EIO:  # what max_redirects leads to
+            problem = CameraProblem(
+                "camera-unsupported", f"{_name(url)} redirects or breaks off: give the address that it redirects to"
+            )
     if problem is not None:
         raise problem
     camera = address, _port(url)
