@@ -103,6 +103,9 @@ class CameraCapture:
                 if time is not None
             ]
             clock.prepare(least_s, placed)
+        if self._recorder is not None and self._audio is not None:
+            sound = (arrival.packet for arrival in first if arrival.packet.stream is self._audio)
+            self._recorder.learn_audio(next(sound, None))
         for arrival in first:
             self._take(arrival, pts_s.get(id(arrival)))
 

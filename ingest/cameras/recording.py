@@ -74,11 +74,16 @@ class Recorder:
             self.recorded_bytes += size
         return ended
 
+    def learn_audio(self, packet: "CodedPacket[Any] | None") -> None:
+        """Learns from an audio packet what the head of a file must say. Files that began before stay silent."""
+        if packet is not None and not self._sound_form and _has_adts(data := bytes(packet)):
+            self._sound_form = _describe_aac(data)
+
     def add_audio(self, packet: "CodedPacket[Any]", t_s: float) -> None:
         """Takes the next audio packet. Raises OSError, av.FFmpegError."""
         data = bytes(packet)
         if packet.stream.codec_context.name == "aac" and _has_adts(data):
-            self._sound_form = self._sound_form or _describe_aac(data)
+            self.learn_audio(packet)
             data = data[ADTS_BYTES if data[1] & 1 else ADTS_BYTES + 2 :]  # with a checksum if the bit is 0
         if self._file is not None:
             self._file.write_audio(data, t_s)
@@ -101,6 +106,7 @@ def finish_partial_recordings(folder: Path) -> list[Recorded]:
         segment, _, start_ms = path.name.removesuffix(f".mp4{PARTIAL}").partition("-")
         if not (segment.isdecimal() and start_ms.isdecimal()):
             continue
+        _cut_torn_end(path)
         codec, duration_ms = _measure(path)
         if duration_ms <= 0:
             path.unlink()
@@ -134,7 +140,7 @@ def name_codec(name: str) -> str:
 
 
 class _RecordingFile:
-    """One file in progress. Its times begin at its first frame."""
+    """One file in progress. Its times begin at its first frame; with B-frames, with the decoding of that frame."""
 
     def __init__(
         self,
@@ -208,6 +214,21 @@ class _RecordingFile:
 
     def _ticks(self, t_s: float) -> int:
         return round((t_s - self._start_s) * TICKS)
+
+
+def _cut_torn_end(path: Path) -> None:
+    """Cuts the file behind its last whole fragment: boxes are a length and a name (ISO/IEC 14496-12, 4.2)."""
+    with path.open("r+b") as file:
+        size, at, whole = path.stat().st_size, 0, 0
+        while len(head := file.read(8)) == 8:
+            length, name = int.from_bytes(head[:4], "big"), head[4:]
+            at += length
+            if length < 8 or at > size:
+                break
+            if name in (b"moov", b"mdat"):
+                whole = at
+            file.seek(at)
+        file.truncate(whole)
 
 
 def _measure(path: Path) -> tuple[str, int]:
