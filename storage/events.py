@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -16,7 +17,7 @@ from storage.archive import Archive
 from storage.connection import as_text, redis_errors
 from storage.deliveries import STATUSES, Deliveries, agenda_item, deliveries_key, pending_key, status_key
 from storage.documents import parse_document
-from storage.errors import DamagedFile, DamagedState, NewerDocument, NotFound, StateRebuilding
+from storage.errors import DamagedFile, DamagedState, LongwatchError, NewerDocument, NotFound, StateRebuilding
 from storage.event_scripts import COMMIT, DROP, FIND_OLD, FIND_STALE, HORIZON, READ, REMOVE, RESERVE, RESTORE
 from storage.ids import EVENT_NUMBER, check_video_id, event_id_of, event_number
 from storage.index import READY, deleted_key
@@ -32,6 +33,7 @@ LAST = "lw:events:last"  # the last number that was reserved
 
 RESERVED_S = 10.0  # a reservation that is older belongs to a process that died, or to one that has to start over
 AT_ONCE = 64  # events published in one go: their reservations must not grow old meanwhile
+WRITERS = 8  # threads
 REMOVED_AT_ONCE = 500
 MOST_TRIES = 5  # a reservation is lost only if its process pauses for long, or in a flush
 BEFORE_ALL = 10**15 - 1  # below every number
@@ -87,19 +89,18 @@ class Events:
         left = {at: self._prepare(event, key) for at, (event, key) in enumerate(events)}
         published: dict[int, Event] = {}
         for _ in range(MOST_TRIES):
-            written: dict[int, Wanted] = {}
+            numbered: dict[int, Wanted] = {}
             reserved = self._reserve([wanted.event for wanted in left.values()])
-            try:
-                for (at, (event, deliver)), (state, number) in zip(left.items(), reserved, strict=True):
-                    event_id = event_id_of(number)
-                    if state == "done":
-                        published[at] = self.read_event(event.stream_id, event_id)
-                        continue
-                    stored = self._write(event.model_copy(update={"id": event_id}), deliver=deliver)
-                    if stored is not None:
-                        written[at] = Wanted(stored, deliver)
-            finally:  # those that are written need not wait until the others can be
-                published |= self._commit(written)
+            for (at, (event, deliver)), (state, number) in zip(left.items(), reserved, strict=True):
+                event_id = event_id_of(number)
+                if state == "done":
+                    published[at] = self.read_event(event.stream_id, event_id)
+                else:
+                    numbered[at] = Wanted(event.model_copy(update={"id": event_id}), deliver)
+            written, failure = self._write_all(numbered)
+            published |= self._commit(written)  # those that are written do not wait until the others can be
+            if failure is not None:
+                raise failure
             left = {at: wanted for at, wanted in left.items() if at not in published}
             if not left:
                 return [published[at] for at in sorted(published)]
@@ -149,7 +150,23 @@ class Events:
             reserved.append((as_text(state), int(numbers[0])))
         return reserved
 
-    def _write(self, event: Event, *, deliver: bool) -> Event | None:
+    def _write_all(self, numbered: dict[int, Wanted]) -> tuple[dict[int, Wanted], Exception | None]:
+        """Writes the events at the same time, because each waits for a disk; returns those written, and an error."""
+        written: dict[int, Wanted] = {}
+        failure: Exception | None = None
+        with ThreadPoolExecutor(max_workers=min(len(numbered), WRITERS) or 1) as writers:
+            started = {at: writers.submit(self._write, *wanted) for at, wanted in numbered.items()}
+            for at, writing in started.items():
+                try:
+                    stored = writing.result()
+                except LongwatchError as error:
+                    failure = failure or error
+                else:
+                    if stored is not None:
+                        written[at] = Wanted(stored, numbered[at].deliver)
+        return written, failure
+
+    def _write(self, event: Event, deliver: bool) -> Event | None:
         """Writes the event; returns what its id stands for. None if the id was given up: another one is reserved."""
         try:
             if deliver:  # first: an event without it is never delivered, and without an event it means nothing
