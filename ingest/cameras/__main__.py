@@ -3,9 +3,10 @@
 from configs.loading import settings_from_command_line
 from configs.privacy import keep_files_private
 from configs.settings import Settings
+from ingest.cameras.declared import DeclaredStreams
 from ingest.cameras.publisher import Publisher
 from ingest.cameras.supervisor import KIND, Supervisor
-from jobs.worker import name_worker, run_worker
+from jobs.worker import Service, name_worker, run_worker
 from storage.store import Store
 
 
@@ -15,7 +16,9 @@ def run(settings: Settings) -> None:
     store = Store.open(settings)
     publisher = Publisher(settings, store)
     supervisor = Supervisor(settings, store, publisher, name_worker(KIND))
-    services = [supervisor.assign_forever, supervisor.watch_forever, publisher.run_forever]
+    services: list[Service] = [supervisor.assign_forever, supervisor.watch_forever, publisher.run_forever]
+    if settings.cameras.streams_file is not None:
+        services.append(DeclaredStreams(settings, store, settings.cameras.streams_file).run_forever)
     run_worker(settings, store, KIND, [], {}, services=services)
 
 
