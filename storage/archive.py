@@ -4,15 +4,16 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from storage.documents import Credentials, Kept, Question, Video, parse_document
 from storage.errors import DamagedFile, ForeignRecord, NewerDocument, NotFound
 from storage.files import Files
 from storage.ids import EVENT_ID, QUESTION_ID, VIDEO_ID, check_video_id, check_watch_id, event_number, video_of
 from storage.live_documents import Delivery, Event, Watch
+from storage.recordings import Recording, parse_name
 from storage.records import Record, parse_record
 from storage.segments import SegmentFrame, SegmentReader, pack_segment
 from storage.timeline import FULL_MASK, mask_of
@@ -22,6 +23,7 @@ VOID = b"void"  # instead of an event: its id was given up, and no event will ev
 _DAY = re.compile(r"\d{8}")
 _EVENT_FILE = re.compile(rf"({EVENT_ID.pattern})(\.delivery)?\.json")
 _RECORD_FILE = re.compile(r"(\d{6,})/tokens-([0-9a-f]+)\.safetensors")
+_RECORDING_FILE = re.compile(r"(\d{6,})/recording-(.*)")
 _FRAMES_FILE = re.compile(r"(\d{6,})/(frames(?:-([0-9a-f]{16}))?\.zip)")
 
 
@@ -32,6 +34,9 @@ class Contents:
     sampled: dict[int, int]  # segment -> mask of its frames, ascending; a file's last segment may be shorter
     encoded: dict[str, list[int]]  # fingerprint -> segments with a record
     question_ids: list[str]  # oldest first
+    frames_bytes: dict[int, int] = field(default_factory=dict)  # segment -> bytes of its pictures
+    records_bytes: dict[str, dict[int, int]] = field(default_factory=dict)  # fingerprint -> segment -> bytes
+    recordings: list[Recording] = field(default_factory=list)  # of a stream
 
 
 class EventDay(NamedTuple):
@@ -76,18 +81,21 @@ class Archive:
 
     def list_contents(self, video_id: str) -> Contents:
         """What the archive holds for the video, from one listing of its folder."""
-        sampled: dict[int, int] = {}
-        encoded: dict[str, list[int]] = {}
-        question_ids: list[str] = []
-        for path in self.files.tree(check_video_id(video_id)):
+        found = Contents({}, {}, [])
+        for path, size in self.files.tree(check_video_id(video_id)).items():
             if record := _RECORD_FILE.fullmatch(path):
-                encoded.setdefault(record[2], []).append(int(record[1]))
+                found.encoded.setdefault(record[2], []).append(int(record[1]))
+                found.records_bytes.setdefault(record[2], {})[int(record[1])] = size
             elif frames := _FRAMES_FILE.fullmatch(path):
                 segment, mask = int(frames[1]), _mask_in_name(frames)
-                sampled[segment] = max(sampled.get(segment, 0), mask, key=int.bit_count)
+                if mask.bit_count() > found.sampled.get(segment, 0).bit_count():
+                    found.sampled[segment], found.frames_bytes[segment] = mask, size
+            elif recorded := _RECORDING_FILE.fullmatch(path):
+                if (recording := parse_name(f"{recorded[1]}-{recorded[2]}", size)) is not None:
+                    found.recordings.append(recording)
             elif path.startswith("questions/") and QUESTION_ID.fullmatch(Path(path).stem):
-                question_ids.append(Path(path).stem)
-        return Contents(sampled, encoded, question_ids)
+                found.question_ids.append(Path(path).stem)
+        return found
 
     # the source's bytes
 
@@ -183,16 +191,26 @@ class Archive:
                 raise NotFound(f"video {video_id} has no segment {segment}: it was removed a moment ago")
             yield SegmentReader(file, self.files.full(path))
 
+    def measure_frames(self, video_id: str, segment: int, mask: int) -> int:
+        """The bytes of a segment's pictures; 0 if it was removed."""
+        path = _live_frames_path(video_id, segment, mask)
+        return self.files.size(path) or self.files.size(_frames_path(video_id, segment)) or 0
+
     def segment_path(self, video_id: str, segment: int) -> str:
         """The path of the segment's pictures, for messages."""
         return self.files.full(_frames_path(video_id, segment))
 
     # records
 
-    def create_record(self, video_id: str, segment: int, record: Record) -> None:
-        """Writes the segment's record, unless this model's exists; raises NotFound if the video was deleted."""
-        self.files.create(_record_path(video_id, segment, record.fingerprint), record.to_bytes())
+    def create_record(self, video_id: str, segment: int, record: Record) -> int:
+        """Writes the segment's record, unless this model's exists; returns its bytes.
+
+        Raises NotFound if the video was deleted.
+        """
+        content = record.to_bytes()
+        self.files.create(_record_path(video_id, segment, record.fingerprint), content)
         self._require_video(video_id)
+        return len(content)
 
     def read_record(self, video_id: str, segment: int, fingerprint: str) -> Record | None:
         """This model's record of the segment; None if there is none.
@@ -217,6 +235,25 @@ class Archive:
     def delete_segment(self, video_id: str, segment: int) -> None:
         """Removes a segment with all that belongs to it."""
         self.files.delete(f"{check_video_id(video_id)}/{segment:06d}")
+
+    # recordings
+
+    def put_recording(self, stream_id: str, recording: Recording, file: Path) -> None:
+        """Copies or moves a recorded file into the archive; raises NotFound if the stream was deleted."""
+        self.files.put(_recording_path(stream_id, recording), file)
+        self._require_video(stream_id)
+
+    @contextmanager
+    def open_recording(self, stream_id: str, recording: Recording) -> Iterator[BinaryIO]:
+        """The recorded file; raises NotFound."""
+        with self.files.open(_recording_path(check_video_id(stream_id), recording)) as file:
+            if file is None:
+                raise NotFound(f"stream {stream_id} has no recording {recording.name}: it was removed")
+            yield file
+
+    def delete_recording(self, stream_id: str, recording: Recording) -> None:
+        """Removes a recorded file."""
+        self.files.delete(_recording_path(check_video_id(stream_id), recording))
 
     # credentials
 
@@ -393,6 +430,12 @@ def _live_frames_path(video_id: str, segment: int, mask: int) -> str:
 
 def _mask_in_name(frames_file: re.Match[str]) -> int:
     return int(frames_file[3], 16) if frames_file[3] else FULL_MASK
+
+
+def _recording_path(stream_id: str, recording: Recording) -> str:
+    """The name without its segment, which is the folder's."""
+    folder, _, rest = recording.name.partition("-")
+    return f"{stream_id}/{folder}/recording-{rest}"
 
 
 def _credentials_path(video_id: str) -> str:

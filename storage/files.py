@@ -160,12 +160,25 @@ class Files:
             names = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
             return sorted(name for name in names if name != SCRATCH)
 
-    def tree(self, path: str) -> list[str]:
-        """The paths of all files below `path`, relative to it, sorted."""
+    def tree(self, path: str) -> dict[str, int]:
+        """The paths of all files below `path`, relative to it, sorted; path -> size in bytes."""
         with _translated(self.full(path)):
             root = self.full(path)
-            entries = _walk(root) if self._local else self._fs.find(root)
-            return sorted(entry.removeprefix(f"{root}/") for entry in entries)
+            if self._local:
+                entries = _walk(root)
+            else:
+                entries = ((name, entry["size"]) for name, entry in self._fs.find(root, detail=True).items())
+            return dict(sorted((name.removeprefix(f"{root}/"), size) for name, size in entries))
+
+    def size(self, path: str) -> int | None:
+        """The size of the file in bytes; None if there is no such file."""
+        with _translated(self.full(path)):
+            try:
+                size: int = self._fs.info(self.full(path))["size"]
+            except FileNotFoundError as error:
+                self._require_root(error)
+                return None
+            return size
 
     def delete(self, path: str) -> None:
         """Removes the file or folder `path` with all it holds; does nothing if there is none."""
@@ -297,15 +310,17 @@ def _sync_folder(folder: Path) -> None:
         _sync(folder)
 
 
-def _walk(root: str) -> Iterator[str]:
-    """The paths of all files below `root`. A folder that cannot be listed is an error, not an empty one."""
+def _walk(root: str) -> Iterator[tuple[str, int]]:
+    """All files below `root` with their sizes. A folder that cannot be listed is an error, not an empty one."""
 
     def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):  # deleted meanwhile
             raise error
 
     for folder, _, names in os.walk(root, onerror=fail):
-        yield from (f"{folder}/{name}" for name in names)
+        for name in names:
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                yield f"{folder}/{name}", Path(folder, name).stat().st_size
 
 
 def _same_disk(one: Path, other: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from configs.settings import Settings
 from storage import agenda as due
@@ -30,8 +31,10 @@ from storage.leases import Leases
 from storage.locks import Locks
 from storage.open_frames import OpenFrames
 from storage.progress import describe_progress
+from storage.recordings import Recording, Recordings
 from storage.records import Half, Record
 from storage.segments import SegmentFrame
+from storage.sizes import Sizes
 from storage.stream_states import StreamStates
 from storage.watches import Watches
 from storage.workers import Workers
@@ -55,6 +58,8 @@ class Store:
         self.coverage = Coverage(state)
         self.agenda = Agenda(state)
         self.answers = Answers(state, settings.redis)
+        self.sizes = Sizes(state)
+        self.recordings = Recordings(state)
         self.events = Events(state, self.archive, settings.events)
         self.deliveries = Deliveries(state)
         self.fences = Fences(state)
@@ -175,6 +180,8 @@ class Store:
             self.open_frames.forget(video_id, models)
             self.watches.forget_stream(video_id, models)
         self.coverage.forget(video_id)
+        self.sizes.forget(video_id)
+        self.recordings.forget(video_id)
         self.agenda.forget_video(video_id)
         self.events.forget_stream(video_id)
         self.fences.close(video_id)
@@ -201,6 +208,7 @@ class Store:
     def create_segment(self, video_id: str, segment: int, frames: Sequence[SegmentFrame]) -> None:
         """Stores a whole segment's pictures (see Archive.create_segment) and marks it as sampled."""
         mask = self.archive.create_segment(video_id, segment, frames)
+        self.sizes.set_frames(video_id, {segment: self.archive.measure_frames(video_id, segment, mask)})
         self.coverage.mark_sampled(video_id, {segment: mask})
 
     def add_frames(self, stream_id: str, segment: int, frames: Sequence[SegmentFrame]) -> None:
@@ -210,6 +218,7 @@ class Store:
     def close_segment(self, stream_id: str, segment: int, frames: Sequence[SegmentFrame]) -> int:
         """Stores a segment of a stream (see Archive.merge_segment), marks it as sampled; returns its mask."""
         mask = self.archive.merge_segment(stream_id, segment, frames)
+        self.sizes.set_frames(stream_id, {segment: self.archive.measure_frames(stream_id, segment, mask)})
         self.coverage.mark_live(stream_id, segment, mask)
         self.open_frames.remove_segment(stream_id, segment)
         self.agenda.put(due.VIDEOS, stream_id)
@@ -217,7 +226,8 @@ class Store:
 
     def create_record(self, video_id: str, segment: int, record: Record) -> None:
         """Stores a segment's record in the archive, then in the cache, then marks the segment as encoded."""
-        self.archive.create_record(video_id, segment, record)
+        size = self.archive.create_record(video_id, segment, record)
+        self.sizes.set_records(video_id, record.fingerprint, {segment: size})
         self.cache.write_record(video_id, segment, record)
         self.coverage.mark_encoded(video_id, {segment: record.mask}, record.fingerprint)
 
@@ -261,6 +271,7 @@ class Store:
     def drop_record(self, stream_id: str, segment: int, record: Record) -> None:
         """Removes a record whose segment has grown since: the segment is encoded again."""
         self.archive.delete_record(stream_id, segment, record.fingerprint)
+        self.sizes.set_records(stream_id, record.fingerprint, {segment: 0})
         self.coverage.unmark_encoded(stream_id, segment, record.mask, record.fingerprint)
         self.agenda.put(due.VIDEOS, stream_id)
 
@@ -275,6 +286,17 @@ class Store:
         self.agenda.put(due.VIDEOS, video_id)
         return None
 
+    def add_recording(self, stream_id: str, recording: Recording, file: Path) -> None:
+        """Copies or moves a recorded file into the archive, then adds it to the index."""
+        self.archive.put_recording(stream_id, recording, file)
+        self.recordings.add(stream_id, [recording])
+
+    def delete_recordings(self, stream_id: str, recordings: Sequence[Recording]) -> None:
+        """Removes recordings from the archive, then from the index."""
+        for recording in recordings:
+            self.archive.delete_recording(stream_id, recording)
+        self.recordings.remove(stream_id, recordings)
+
     # coverage
 
     def count_video(self, video: Video) -> None:
@@ -285,12 +307,16 @@ class Store:
         except DamagedState as error:
             log.error("the marks of %s are read from the archive again: %s", video.id, error)
             self.coverage.forget(video.id)
+        self.sizes.forget(video.id)  # before the listing: what is stored from now on is marked by its writer
+        self.recordings.forget(video.id)
         contents = self.archive.list_contents(video.id)
         masks = dict(sorted(contents.sampled.items()))
         if masks and not video.is_live:  # only the last segment of a file can be shorter
             with self.archive.open_segment(video.id, max(masks)) as last:
                 masks[max(masks)] = last.mask
         self.coverage.mark_sampled(video.id, masks)
+        self.sizes.set_frames(video.id, contents.frames_bytes, keep=True)
+        self.recordings.add(video.id, contents.recordings)
         held = sum(mask.bit_count() for mask in masks.values())
         if video.status == "ready" and held < (video.frames_sampled or 0):
             lost = f"the archive holds {held} of its {video.frames_sampled} frames; restore the others, or add it again"
@@ -299,6 +325,7 @@ class Store:
         for fingerprint, segments in contents.encoded.items():
             known = {segment: masks[segment] for segment in segments if segment in masks}
             self.coverage.mark_encoded(video.id, known, fingerprint)
+            self.sizes.set_records(video.id, fingerprint, contents.records_bytes[fingerprint], keep=True)
         self.index.add_questions(video.id, contents.question_ids)
         self.agenda.put(due.FOUND, *contents.question_ids)
         self.agenda.put(due.VIDEOS, video.id)  # a failed segment is unfinished again, because its mark is gone

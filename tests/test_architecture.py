@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("api", "cli", "configs", "encoder_worker", "ingest", "jobs", "llava_mini", "reasoner", "storage")
 WORKERS = ("encoder_worker", "ingest", "reasoner")
 # File names that mean the same in every package that has them.
-SHARED_NAMES = {"__init__", "__main__", "errors", "events", "jobs", "questions", "scheduler", "videos"}
+SHARED_NAMES = {"__init__", "__main__", "errors", "events", "jobs", "questions", "recordings", "scheduler", "videos"}
 # The parity tests compare each intermediate of an answer. Outside the model, `trace` would need its private parts.
 FOR_TESTS = {"llava_mini/model.py trace"}
 # Parts of live streams that other parts will use: cameras and watches publish, retention forgets.
@@ -29,6 +29,11 @@ AWAITED = {
     "storage/archive.py list_watch_ids",
     "storage/archive.py write_watch",
     "storage/events.py forget_before",
+    "storage/recordings.py list_oldest",
+    "storage/sizes.py read_segments",
+    "storage/sizes.py read_totals",
+    "storage/sizes.py remove_segments",
+    "storage/store.py delete_recordings",
     "storage/events.py publish",
 }
 REGISTRARS = {"app", "router", "worker"}  # FastAPI and Typer objects, whose decorators register routes and commands

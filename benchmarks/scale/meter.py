@@ -162,7 +162,7 @@ class CountedFiles(Files):
         self._counts["list"] += 1
         return super().names(path)
 
-    def tree(self, path: str) -> list[str]:
+    def tree(self, path: str) -> dict[str, int]:
         """A LIST of everything below."""
         self._counts["list"] += 1
         return super().tree(path)

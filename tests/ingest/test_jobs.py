@@ -106,7 +106,7 @@ def test_every_second_of_a_file_is_in_the_archive_in_whole_segments(
     jobs.ingest_video(video.id)
     done = store.archive.read_video(video.id)
     assert (done.status, done.frames_sampled, done.truncated, done.media) == ("ready", 130, None, "video")
-    assert store.archive.files.tree(video.id) == [f"00000{k}/frames.zip" for k in range(3)] + ["video.json"]
+    assert list(store.archive.files.tree(video.id)) == [f"00000{k}/frames.zip" for k in range(3)] + ["video.json"]
     covered = store.read_coverage(done, range(3), "")
     assert covered.sampled == {0: (1 << 64) - 1, 1: (1 << 64) - 1, 2: 0b11}
     with store.archive.open_segment(video.id, 2) as last:

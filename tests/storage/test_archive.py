@@ -46,7 +46,7 @@ def test_deleting_leaves_nothing_and_can_be_repeated(archive: Archive) -> None:
     archive.delete_video(video.id)
     archive.delete_video(video.id)
     assert archive.list_video_ids() == []
-    assert archive.files.tree(video.id) == []
+    assert list(archive.files.tree(video.id)) == []
     with pytest.raises(NotFound), archive.open_segment(video.id, 0):
         pass
 

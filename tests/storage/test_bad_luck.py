@@ -115,7 +115,7 @@ def test_a_backup_being_restored_is_not_removed(store: Store, settings: Settings
     old = f"{datetime.now(UTC) - timedelta(days=9):%Y%m%d-%H%M%S}000-0a0b0c"
     store.archive.files.write(f"{old}/000000/frames.zip", b"x")
     Reconciler(store, settings.jobs).run_once()
-    assert store.archive.files.tree(old) == ["000000/frames.zip"]
+    assert list(store.archive.files.tree(old)) == ["000000/frames.zip"]
 
 
 def test_an_unmounted_disk_is_not_mistaken_for_the_archive(store: Store, video: Video) -> None:

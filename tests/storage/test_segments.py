@@ -20,7 +20,7 @@ def test_a_segment_is_one_ordinary_zip_with_the_models_pictures_first(tmp_path: 
     archive, video = Archive(str(tmp_path)), make_video()
     archive.write_video(video)
     archive.create_segment(video.id, 0, make_frames(64))
-    assert archive.files.tree(video.id) == ["000000/frames.zip", "video.json"]
+    assert list(archive.files.tree(video.id)) == ["000000/frames.zip", "video.json"]
     with zipfile.ZipFile(tmp_path / video.id / "000000" / "frames.zip") as file:
         assert file.testzip() is None
         entries = file.infolist()

@@ -241,7 +241,7 @@ def test_deleting_while_segments_and_questions_arrive_leaves_nothing(store: Stor
         for thread in (segments, questions):
             thread.join(timeout=60)
         assert problems == []
-        assert store.archive.files.tree(video.id) == []
+        assert list(store.archive.files.tree(video.id)) == []
 
 
 def test_a_video_whose_document_is_damaged_can_be_deleted_and_hides_no_other(store: Store) -> None:
