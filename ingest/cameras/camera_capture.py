@@ -71,9 +71,8 @@ class CameraCapture:
         self._recording = threading.Lock()
         self._form = VideoForm(self._codec, decoder.width, decoder.height, decoder.extradata or b"")
         self._anchor = WallAnchor(plan.start_epoch_s)
-        self._clocks = {video.index: SenderClock()}
-        if self._audio is not None:
-            self._clocks[self._audio.index] = SenderClock()
+        self._clocks = {stream.index: SenderClock() for stream in self.streams}
+        self._tick_s = {stream.index: float(stream.time_base or 0) for stream in self.streams}
         self._arrived_s: deque[float] = deque()  # of video packets, for the rate
         self._counted_at_s = 0.0
         self._packets = self._sampled = self._static = self._unwritten = 0
@@ -156,9 +155,9 @@ class CameraCapture:
             self._keep(sample)
 
     def _seconds(self, packet: "Packet[Any]", ticks: int | None) -> float | None:
-        if ticks is None or packet.time_base is None or not self._has_timestamps:
+        if ticks is None or not self._has_timestamps:
             return None
-        return float(ticks * packet.time_base)
+        return ticks * self._tick_s[packet.stream.index]
 
     def _step(self, step_s: float, at_s: float) -> None:
         """The host's clock was set: all begins anew at the new time."""
