@@ -18,7 +18,7 @@ from storage.connection import as_text, redis_errors
 from storage.deliveries import STATUSES, Deliveries, agenda_item, deliveries_key, pending_key, status_key
 from storage.documents import parse_document
 from storage.errors import DamagedFile, DamagedState, LongwatchError, NewerDocument, NotFound, StateRebuilding
-from storage.event_scripts import COMMIT, DROP, FIND_OLD, FIND_STALE, HORIZON, READ, REMOVE, RESERVE, RESTORE
+from storage.event_scripts import COMMIT, DOCUMENTS, DROP, FIND_OLD, FIND_STALE, HORIZON, READ, REMOVE, RESERVE, RESTORE
 from storage.ids import EVENT_NUMBER, check_video_id, event_id_of, event_number
 from storage.index import READY, deleted_key
 from storage.live_documents import Delivery, Event, Webhook
@@ -26,7 +26,6 @@ from storage.live_documents import Delivery, Event, Webhook
 log = logging.getLogger(__name__)
 
 LOG = "lw:events"  # sorted set: the events' numbers
-DOCUMENTS = "lw:events:documents"  # hash: number -> the event as JSON
 OPEN = "lw:events:open"  # sorted set: numbers that are reserved and not committed
 RESERVED = "lw:events:reserved"  # hash: reserved number -> when:stream:key
 LAST = "lw:events:last"  # the last number that was reserved

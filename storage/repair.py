@@ -5,6 +5,7 @@ from typing import cast
 
 from storage import agenda, coverage, events, index, workers
 from storage.connection import as_text, redis_errors
+from storage.event_scripts import DOCUMENTS
 from storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ SHARED = {
     agenda.EVENTS: "zset",
     agenda.DELIVERIES: "zset",
     events.LOG: "zset",
-    events.DOCUMENTS: "hash",
+    DOCUMENTS: "hash",
     events.OPEN: "zset",
     events.RESERVED: "hash",
     events.LAST: "string",

@@ -289,6 +289,37 @@ def test_a_job_that_keeps_killing_its_worker_gives_up_the_next_delivery(
     assert following[0] == events[1].id
 
 
+def test_the_deliveries_of_a_killed_worker_are_made_by_the_next_one(
+    store: Store, stream: Video, receiver: Receiver, settings: Settings, tmp_path: Path
+) -> None:
+    quick = settings.jobs.model_copy(update={"worker_dead_after_s": 2, "heartbeat_interval_s": 0.3})
+    config = tmp_path / "config.yaml"
+    config.write_text(settings.model_copy(update={"jobs": quick}).model_dump_json())  # JSON is YAML
+    command = [sys.executable, "-m", "ingest", "--config", str(config)]
+    workers = [subprocess.Popen(command, stderr=subprocess.DEVNULL)]
+    try:
+        killed = threading.Event()
+
+        def kill_first() -> int:
+            if not killed.is_set():
+                workers[0].kill()
+                killed.set()
+            return 204
+
+        receiver.answers = {"/": kill_first}
+        add_watch(store, stream, "w1", f"{receiver.url}/")
+        events = publish(store, stream, "w1", *"abc")
+        assert killed.wait(60)
+        workers[0].wait()
+        workers.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        wait_until(lambda: len(list_deliveries(store, stream, "delivered")) == 3)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert receiver.ids() == [events[0].id, *(event.id for event in events)]  # the first one arrived twice
+
+
 EVENT = make_event("20261121-020851123-4f2a9c", id="20261121-020851123456")
 
 

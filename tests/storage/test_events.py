@@ -20,6 +20,7 @@ from storage.connection import as_text
 from storage.deletion import delete_video
 from storage.documents import Video
 from storage.errors import ArchiveUnavailable, NotFound, StateRebuilding
+from storage.event_scripts import DOCUMENTS
 from storage.events import Events
 from storage.files import Files
 from storage.ids import event_id_of, event_number, new_video_id
@@ -381,7 +382,7 @@ def test_a_damaged_document_in_the_log_is_read_again_and_one_in_the_archive_is_r
 ) -> None:
     stream = add_stream(store)
     events = [store.events.publish(make_event(stream.id), key) for key in "abc"]
-    store.state.hset(events_module.DOCUMENTS, str(event_number(events[1].id)), "junk")
+    store.state.hset(DOCUMENTS, str(event_number(events[1].id)), "junk")
     with pytest.raises(StateRebuilding):
         store.events.read("", 10)
     reconciler.run_once()
@@ -405,7 +406,7 @@ def test_deleting_a_stream_removes_its_events_alone(store: Store) -> None:
     assert not [
         key for key in list_keys(store.state) if gone.id in key and not key.startswith(("lw:deleted", "lw:fence"))
     ]
-    assert store.state.hlen(events_module.DOCUMENTS) == len(left)
+    assert store.state.hlen(DOCUMENTS) == len(left)
     assert list(store.archive.files.tree(gone.id)) == []
     with pytest.raises(NotFound):
         store.events.publish(make_event(gone.id), "late")
@@ -459,7 +460,7 @@ def test_the_log_is_bounded_by_count_and_age(store: Store, settings: Settings, r
     brief = Events(store.state, store.archive, EventSettings(log_max_age_h=1e-9))
     brief.trim()
     assert read_all(store) == []
-    assert store.state.hlen(events_module.DOCUMENTS) == 0
+    assert store.state.hlen(DOCUMENTS) == 0
     assert store.events.publish(make_event(stream.id), "new").id > events[-1].id
 
 
@@ -534,6 +535,27 @@ def test_an_event_of_a_watch_with_a_webhook_is_pending_until_it_is_settled_even_
         assert store.deliveries.list_by_status(stream.id, "dead", None, 10) == [settled]
         flush_and_rebuild(store, reconciler)
     assert other.id in [event.id for event in read_all(store)]
+
+
+def test_a_delivery_is_forgotten_with_its_event_once_it_is_settled(store: Store, reconciler: Reconciler) -> None:
+    stream = add_stream(store)
+    store.archive.write_watch(make_watch(stream, webhook=Webhook(url="http://127.0.0.1:9/", secret="s")))
+    event = store.events.publish(make_event(stream.id, type="match", watch_id="w1"), "a")
+    Events(store.state, store.archive, EventSettings(log_max_age_h=1e-9)).trim()
+    following = store.deliveries.find_next(stream.id, "w1")
+    assert following is not None
+    assert following[0] == event.id
+    assert store.events.read_event(stream.id, event.id) == event  # it can still be posted
+    delivered = Delivery(event_id=event.id, stream_id=stream.id, watch_id="w1", status="delivered")
+    store.archive.write_delivery(delivered)
+    store.deliveries.put(delivered)
+    assert not [key for key in list_keys(store.state) if "pending" in key or "deliveries:" in key]
+    store.state.flushall()
+    with pytest.raises(StateRebuilding):
+        store.deliveries.list_by_status(stream.id, "delivered", None, 10)
+    reconciler.run_once()
+    assert store.deliveries.list_by_status(stream.id, "delivered", None, 10) == [delivered]
+    assert store.deliveries.find_next(stream.id, "w1") is None
 
 
 def test_a_key_may_be_any_text_and_an_unknown_stream_has_no_events(store: Store) -> None:
