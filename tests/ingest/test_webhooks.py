@@ -274,7 +274,7 @@ def test_a_watch_without_a_webhook_or_a_deleted_stream_ends_its_deliveries(
     delete_video(store, stream.id)
     jobs.deliver_events(stream.id, "w1")
     assert store.deliveries.find_next(stream.id, "w1") is None
-    assert store.archive.files.tree(stream.id) == []
+    assert list(store.archive.files.tree(stream.id)) == []
 
 
 def test_a_job_that_keeps_killing_its_worker_gives_up_the_next_delivery(
