@@ -28,7 +28,7 @@ AWAITED = {
     "storage/archive.py delete_watch",
     "storage/archive.py list_watch_ids",
     "storage/archive.py write_watch",
-    "storage/events.py forget_before",
+    "storage/event_log.py forget_before",
     "storage/events.py publish",
 }
 REGISTRARS = {"app", "router", "worker"}  # FastAPI and Typer objects, whose decorators register routes and commands
