@@ -166,6 +166,8 @@ class Watches:
 
     def read_means(self, watch_ids: Sequence[str], fingerprint: str, intervals: range) -> list[dict[int, IntervalMean]]:
         """Interval -> mean, for each watch; one round trip for all."""
+        if not intervals:
+            return [{} for _ in watch_ids]
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
             for watch_id in watch_ids:
                 pipeline.hmget(_means_key(watch_id, fingerprint), [str(interval) for interval in intervals])

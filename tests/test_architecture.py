@@ -28,12 +28,6 @@ AWAITED = {
     "storage/archive.py delete_watch",
     "storage/archive.py list_watch_ids",
     "storage/archive.py write_watch",
-    "storage/events.py forget_before",
-    "storage/recordings.py list_oldest",
-    "storage/sizes.py read_segments",
-    "storage/sizes.py read_totals",
-    "storage/sizes.py remove_segments",
-    "storage/store.py delete_recordings",
     "storage/events.py publish",
 }
 REGISTRARS = {"app", "router", "worker"}  # FastAPI and Typer objects, whose decorators register routes and commands

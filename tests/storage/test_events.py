@@ -14,14 +14,14 @@ import pytest
 from configs.settings import EventSettings, Settings
 from jobs.reconciler import Reconciler
 from storage import agenda as due
-from storage import events as events_module
 from storage.archive import Archive
 from storage.connection import as_text
 from storage.deletion import delete_video
 from storage.documents import Video
 from storage.errors import ArchiveUnavailable, NotFound, StateRebuilding
+from storage.event_log import LAST, OPEN
 from storage.event_scripts import DOCUMENTS
-from storage.events import Events
+from storage.events import RESERVED, Events
 from storage.files import Files
 from storage.ids import event_id_of, event_number, new_video_id
 from storage.live_documents import Delivery, Event, Watch, Webhook
@@ -68,9 +68,9 @@ def read_all(store: Store, stream_id: str | None = None, at_once: int = 7) -> li
 
 def age_reservations(store: Store) -> None:
     """Makes all reservations as old as those of a dead process."""
-    for number, note in store.state.hgetall(events_module.RESERVED).items():
+    for number, note in store.state.hgetall(RESERVED).items():
         _, _, rest = as_text(note).partition(":")
-        store.state.hset(events_module.RESERVED, number, f"1:{rest}")
+        store.state.hset(RESERVED, number, f"1:{rest}")
 
 
 def test_an_event_is_in_the_archive_and_in_both_logs_under_one_id(store: Store) -> None:
@@ -162,7 +162,7 @@ def test_a_publisher_that_is_killed_between_two_steps_loses_and_repeats_nothing(
         return
     age_reservations(store)
     reconciler.run_once()
-    assert store.state.zcard(events_module.OPEN) == store.state.hlen(events_module.RESERVED) == 0
+    assert store.state.zcard(OPEN) == store.state.hlen(RESERVED) == 0
     if retried == "never":
         assert keys_of(read_all(store)) == (["p-0", "later"] if step == "reserved" else ["p-0", "p-1", "later"])
         return
@@ -340,8 +340,8 @@ def test_junk_under_any_key_is_reported_and_rebuilt(
     keys = [key for key in list_keys(store.state, "lw:*") if "event" in key or "deliver" in key or "pending" in key]
     assert len(keys) == 10
     store.agenda.remove(due.EVENTS, stream.id)
-    store.state.set(events_module.LAST, "1")
-    for key in [*keys, events_module.OPEN, events_module.RESERVED]:
+    store.state.set(LAST, "1")
+    for key in [*keys, OPEN, RESERVED]:
         spoil(store, key, how) if store.state.exists(key) else spoil_missing(store, key, how)
         Reconciler(store, settings.jobs).run_forever(StopAfter(4, partial(look_soon, store)))
         for _ in range(2):
@@ -369,9 +369,9 @@ def spoil_missing(store: Store, key: str, how: str) -> None:
     """Junk under a key that exists only for a moment."""
     if how == "type":
         store.state.set(key, "junk")
-    elif key == events_module.OPEN:
+    elif key == OPEN:
         store.state.zadd(key, {b"junk": 0, b"\xffjunk": 1})
-    elif key == events_module.RESERVED:
+    elif key == RESERVED:
         store.state.hset(key, "junk", "junk")
     else:
         store.state.zadd(key, {b"junk": 0, b"\xffjunk": 1})
@@ -427,8 +427,13 @@ def test_a_stream_that_is_deleted_while_an_event_is_written_keeps_nothing(
     with pytest.raises(NotFound):
         store.events.publish(make_event(gone.id), "a")
     assert list(store.archive.files.tree(gone.id)) == []
+    monkeypatch.undo()
     event = store.events.publish(make_event(kept.id), "a")
     assert read_all(store) == [event]
+    with pytest.raises(NotFound):
+        store.events.publish_all([(make_event(stream.id), "b") for stream in (kept, gone)])
+    later = store.events.publish(make_event(kept.id), "c")
+    assert read_all(store) == [event, later]  # what was not published holds up nobody
 
 
 def test_whole_days_before_a_time_are_forgotten(store: Store, reconciler: Reconciler) -> None:
