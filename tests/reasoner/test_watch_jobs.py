@@ -140,7 +140,7 @@ def test_many_watches_are_one_batch_and_each_gets_its_own_answer(
     watches = {add_watch(question).id: question for question in questions}
     live.feed(range(170, 191))
     language = WatchedLanguage(model)
-    engine = make_engine(cast(LlavaMini, with_language(model, language)), prompts, settings)
+    engine = make_engine(with_language(model, language), prompts, settings)
     WatchJobs(settings, store, engine).evaluate_watches(live.stream.id)
     events = list_events(store)
     assert {event.watch_id: event.question for event in events} == watches
@@ -175,7 +175,7 @@ def test_an_interval_without_frames_is_not_evaluated(
     live: Live, add_watch: AddWatch, watching: WatchJobs, store: Store
 ) -> None:
     add_watch(window_s=30)
-    live.feed(range(160, 171))
+    live.feed(range(150, 165))
     watching.evaluate_watches(live.stream.id)
     assert list_events(store) == []
 
