@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -190,13 +191,15 @@ def group_by_kind(answers: Sequence[Said]) -> dict[str, list[Said]]:
 
 
 def report_calibration(examinee: Examinee, part: float, console: Console) -> None:
-    """Fits a temperature on some worlds. Prints the calibration on others, without it and with it."""
+    """Fits temperatures on some worlds. Prints the calibration on others, without one and with that of all modes."""
     fitted = listen_to_all(examinee, FITTED_SEED, part)
     measured = listen_to_all(examinee, FIRST_SEED, part)
     plain = replace(examinee.gauge, temperature=1.0)
-    sides = [said for answers in fitted.values() for said in answers if said.kind in YES_NO]
-    temperature = fit_temperature(sides, plain)
-    console.print(f"fitted on {len(sides)} answers to questions for yes or no: temperature {temperature:g}")
+    sides = {mode: group_by_kind(answers)["yes or no"] for mode, answers in fitted.items()}
+    temperature = fit_temperature(list(chain.from_iterable(sides.values())), plain)
+    console.print(f"temperature fitted on yes and no: {temperature:g}")
+    for mode, answers in sides.items():
+        console.print(f"of {mode} alone (n = {len(answers)}): {fit_temperature(answers, plain):g}")
     for each in (1.0, temperature):
         console.print(f"temperature {each:g}, other worlds")
         console.print(calibration_table(measured, replace(plain, temperature=each)))

@@ -1,7 +1,5 @@
 """Calibration numbers, computed by hand."""
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
 import torch
@@ -18,11 +16,16 @@ def say(probability: float, truth: int) -> Said:
     return Said("exists", torch.tensor([np.log(probability / (1 - probability)), 0.0, -9.0]), truth)
 
 
+def assert_bin(found: Bin, count: int, probability: float, right: float) -> None:
+    assert found.count == count
+    assert (found.probability, found.right) == pytest.approx((probability, right))
+
+
 def test_bins_hold_the_mean_probability_and_the_share_right() -> None:
     found = measure(np.array([0.62, 0.66, 0.95, 1.0, 0.0]), np.array([True, False, True, True, False]))
-    assert astuple(found.bins[6]) == pytest.approx((2, 0.64, 0.5))
-    assert astuple(found.bins[9]) == pytest.approx((2, 0.975, 1.0))  # 1 belongs to the last bin
-    assert found.bins[0] == Bin(1, 0.0, 0.0)
+    assert_bin(found.bins[6], 2, 0.64, 0.5)
+    assert_bin(found.bins[9], 2, 0.975, 1.0)  # 1 belongs to the last bin
+    assert_bin(found.bins[0], 1, 0.0, 0.0)
     assert [each.count for each in found.bins] == [1, 0, 0, 0, 0, 0, 2, 0, 0, 2]
     assert found.count == 5
     assert found.error == pytest.approx((2 * 0.14 + 2 * 0.025 + 0) / 5)
@@ -31,7 +34,7 @@ def test_bins_hold_the_mean_probability_and_the_share_right() -> None:
 
 def test_an_answer_is_right_if_its_first_token_is() -> None:
     found = measure_all([say(0.75, YES), say(0.75, NO), say(0.75, RED)], GAUGE)
-    assert astuple(found.bins[7]) == pytest.approx((3, 0.75, 1 / 3))
+    assert_bin(found.bins[7], 3, 0.75, 1 / 3)
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
