@@ -112,11 +112,17 @@ class CameraCapture:
         """Takes the next packet."""
         self._take(arrival, self._seconds(arrival.packet, arrival.packet.pts))
 
-    def finish_recording(self, wait_s: float = -1) -> None:
-        """Finishes the present recording; any thread may call this. Waits for others `wait_s` at most; -1: for ever."""
-        if self._recorder is not None and self._recording.acquire(timeout=wait_s):
+    def finish_recording(self) -> None:
+        """Finishes the present recording. The next keyframe begins another."""
+        self._record(lambda recorder: recorder.end_file())
+
+    def stop_recording(self, wait_s: float) -> None:
+        """Finishes the present recording for good; another thread may call this. Waits `wait_s` at most."""
+        if self._recording.acquire(timeout=wait_s):
             try:
-                self._tell_recorded(self._recorder.end_file)
+                if self._recorder is not None:
+                    self._tell_recorded(self._recorder, self._recorder.end_file)
+                    self._recorder = None
             finally:
                 self._recording.release()
 
@@ -233,19 +239,17 @@ class CameraCapture:
         self._send(Opened(self._codec, self._form.width_px, self._form.height_px, fps, self._audio_codec))
 
     def _record(self, add: Callable[[Recorder], Any]) -> None:
-        if self._recorder is None:
-            return
-        recorder = self._recorder
         with self._recording:
-            self._tell_recorded(lambda: add(recorder) or [])
+            recorder = self._recorder
+            if recorder is not None:
+                self._tell_recorded(recorder, lambda: add(recorder) or [])
 
-    def _tell_recorded(self, work: Callable[[], Sequence[Message]]) -> None:
+    def _tell_recorded(self, recorder: Recorder, work: Callable[[], Sequence[Message]]) -> None:
         """Runs work on the recording. If it fails, capturing goes on, and the next keyframe begins another file."""
-        assert self._recorder is not None
         try:
             ended = work()
         except (OSError, ValueError, av.FFmpegError) as error:
-            self._recorder.abandon_file()
+            recorder.abandon_file()
             reason = getattr(error, "strerror", None) or type(error).__name__
             self._notice("recording-failed", f"the camera is not recorded ({reason}): check the disk of data_dir")
             return
