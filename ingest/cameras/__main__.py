@@ -4,6 +4,7 @@ from configs.loading import settings_from_command_line
 from configs.privacy import keep_files_private
 from configs.settings import Settings
 from ingest.cameras.publisher import Publisher
+from ingest.cameras.recording_publisher import RecordingPublisher
 from ingest.cameras.supervisor import KIND, Supervisor
 from jobs.worker import name_worker, run_worker
 from storage.store import Store
@@ -15,7 +16,8 @@ def run(settings: Settings) -> None:
     store = Store.open(settings)
     publisher = Publisher(settings, store)
     supervisor = Supervisor(settings, store, publisher, name_worker(KIND))
-    services = [supervisor.assign_forever, supervisor.watch_forever, publisher.run_forever]
+    recordings = RecordingPublisher(settings, store, publisher.list_captured)
+    services = [supervisor.assign_forever, supervisor.watch_forever, publisher.run_forever, recordings.run_forever]
     run_worker(settings, store, KIND, [], {}, services=services)
 
 
