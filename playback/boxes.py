@@ -1,7 +1,7 @@
 """Reads and rewrites the boxes of fragmented MP4 files (ISO/IEC 14496-12). Opens no video: it decodes nothing.
 
-Our recordings are a head (`ftyp`, `moov`) and fragments (`moof`, `mdat`). Each fragment begins with a keyframe. Times count
-from the stream's start.
+Our recordings are a head (`ftyp`, `moov`) and fragments (`moof`, `mdat`). Each fragment begins with a keyframe. Its
+times count from the stream's start.
 """
 
 import struct

@@ -75,7 +75,7 @@ def plan_clip(recordings: Sequence[Recording], start_s: float, end_s: float, ope
         known = Piece(recording, recording.head_bytes, recording.size_bytes, chosen[recording.form], 0)
         ends = at == 0 or at == len(recordings) - 1
         pieces.append(_cut(known, base, start_s, end_s, open_file) if ends else known)
-    if any(len(each) > 1 for each in entries.values()):
+    if len(entries[_find_video(base)[0]]) > 1:
         _require_parameters(pieces, heads, open_file)
     pieces = [_measure(piece, heads[piece.recording.form], open_file) for piece in pieces]
     return _start_clip(base, entries, pieces, open_file)
@@ -143,7 +143,7 @@ def _merge_entries(
     base: Head, heads: Mapping[str, Head]
 ) -> tuple[dict[int, tuple[bytes, ...]], dict[str, dict[int, int]]]:
     """(track -> all sample entries, form -> track -> number of its entry). Sound that does not fit is left out."""
-    entries = {track.number: (track.entry,) for track in base.tracks}
+    entries: dict[int, tuple[bytes, ...]] = {track.number: (track.entry,) for track in base.tracks}
     chosen: dict[str, dict[int, int]] = {}
     for form, head in heads.items():
         chosen[form] = {}
@@ -161,10 +161,12 @@ def _merge_entries(
 
 def _require_parameters(pieces: Sequence[Piece], heads: Mapping[str, Head], open_file: Open) -> None:
     """Raises Conflict if a piece needs the parameter sets of its head: players look at the first head only."""
+    number, _ = _find_video(next(iter(heads.values())))
+    changed = next(piece for piece in pieces if piece.entries[number] != pieces[0].entries[number])
     for piece in pieces:
         with open_file(piece.recording) as file:
             if not has_own_parameters(file, heads[piece.recording.form], piece.offset, piece.end):
-                raise Conflict(f"the picture's size or quality changes at {piece.recording.start_s:.1f} s: {ADVICE}")
+                raise Conflict(f"the picture's size or quality changes at {changed.recording.start_s:.1f} s: {ADVICE}")
 
 
 def _cut(piece: Piece, base: Head, start_s: float, end_s: float, open_file: Open) -> Piece:

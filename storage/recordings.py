@@ -102,7 +102,7 @@ class Recordings:
         blocks: Iterable[int] = range(segments.start // BLOCK, (segments.stop - 1) // BLOCK + 1)
         key = _recordings_key(stream_id)
         with redis_errors():
-            if len(cast(range, blocks)) > cast(int, self._redis.hlen(key)):  # a long stretch of a young stream
+            if len(cast(range, blocks)) > self._redis.hlen(key):  # a long stretch of a young stream
                 there = {int(block) for block in cast(list[bytes], self._redis.hkeys(key))}
                 blocks = [block for block in sorted(there) if block in cast(range, blocks)]
             fields = [str(block) for block in blocks]

@@ -1,5 +1,6 @@
 """Records small films as a camera's child does, and keeps them as the archive does."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,14 +63,13 @@ class Shelf:
 
 def read_shown(content: bytes | str) -> list[tuple[int, float, tuple[int, int]]]:
     """(number, seconds, size) of each picture that a player shows, in order."""
-    source: object = content
-    if isinstance(content, bytes):
-        import io
-
-        source = io.BytesIO(content)
-    with av.open(source) as container:  # type: ignore[call-overload]
+    with av.open(io.BytesIO(content) if isinstance(content, bytes) else content, "r") as container:
         return [
-            (number_of(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)), frame.time, (frame.width, frame.height))
+            (
+                number_of(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)),
+                frame.time or 0.0,
+                (frame.width, frame.height),
+            )
             for frame in container.decode(video=0)
         ]
 
