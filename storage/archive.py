@@ -122,6 +122,21 @@ class Archive:
             raise NotFound(f"the source of {video_id} is not kept")
         return content
 
+    @contextmanager
+    def open_kept_source(self, video_id: str) -> Iterator[BinaryIO]:
+        """The source's bytes, to read parts of them; raises NotFound."""
+        with self.files.open(_source_path(check_video_id(video_id))) as file:
+            if file is None:
+                raise NotFound(f"the source of {video_id} is not kept")
+            yield file
+
+    def measure_source(self, video_id: str) -> int:
+        """The bytes of the source; raises NotFound."""
+        size = self.files.size(_source_path(check_video_id(video_id)))
+        if size is None:
+            raise NotFound(f"the source of {video_id} is not kept")
+        return size
+
     def delete_source(self, video_id: str) -> None:
         """Removes the source's bytes, which are not needed once its frames are stored."""
         self.files.delete(_source_path(video_id))
@@ -242,6 +257,13 @@ class Archive:
         """Copies or moves a recorded file into the archive; raises NotFound if the stream was deleted."""
         self.files.put(_recording_path(stream_id, recording), file)
         self._require_video(stream_id)
+
+    def measure_recording(self, stream_id: str, recording: Recording) -> int:
+        """The bytes of a recorded file; raises NotFound."""
+        size = self.files.size(_recording_path(check_video_id(stream_id), recording))
+        if size is None:
+            raise NotFound(f"stream {stream_id} has no recording {recording.name}")
+        return size
 
     @contextmanager
     def open_recording(self, stream_id: str, recording: Recording) -> Iterator[BinaryIO]:

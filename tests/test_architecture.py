@@ -14,7 +14,18 @@ import pytest
 from jobs.names import JOBS, QUEUES
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("api", "cli", "configs", "encoder_worker", "ingest", "jobs", "llava_mini", "playback", "reasoner", "storage")
+PACKAGES = (
+    "api",
+    "cli",
+    "configs",
+    "encoder_worker",
+    "ingest",
+    "jobs",
+    "llava_mini",
+    "playback",
+    "reasoner",
+    "storage",
+)
 WORKERS = ("encoder_worker", "ingest", "reasoner")
 # File names that mean the same in every package that has them.
 SHARED_NAMES = {"__init__", "__main__", "errors", "events", "jobs", "questions", "recordings", "scheduler", "videos"}

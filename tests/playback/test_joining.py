@@ -77,7 +77,7 @@ def test_files_that_no_player_could_join_are_refused(shelf: Shelf) -> None:
     small, large = shelf.record(START_S, 3, "h265"), shelf.record(START_S + 4, 3, "h265", (128, 96))
     other = shelf.record(START_S + 8, 3, "h264")
     for wrong in ([*small, *large], [*small, *other]):
-        with pytest.raises(Conflict, match=r"changes .* at 1000\d\d\.\d s: ask"):
+        with pytest.raises(Conflict, match=r"changes .*at 1000\d\d\.\d s: ask"):
             plan_clip(wrong, START_S, START_S + 20, shelf.open)
     again = shelf.record(START_S + 12, 3, "h265")
     expect_numbers(read_shown(make_clip(shelf, [*small, *again], START_S, START_S + 20)[1])[:45], 0, 45)
