@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 from anyio import CancelScope, CapacityLimiter
 from anyio.to_thread import run_sync
@@ -25,19 +25,18 @@ def respond_with_part(
 ) -> Response:
     """The response for a file of `size` bytes that `read` reads: 200, 206, or 416."""
     headers = {**more, "accept-ranges": "bytes", "etag": etag}
-    known = if_range is None or if_range.strip() == etag
-    part = _find_part(wanted, size) if wanted is not None and known else (0, size)
+    counts = wanted is not None and (if_range is None or if_range.strip() == etag)
+    part = _find_part(wanted) if wanted is not None and counts else None
     if part is None:
+        headers["content-length"] = str(size)
+        return StreamingResponse(stream_chunks(read(0, size)), 200, headers, media_type)
+    first, last = part.limit_to(size)
+    if first > last:
         refused = problem("range-not-satisfiable", f"the range {wanted!r} lies beyond the file's {size} bytes")
         refused.headers.update({"content-range": f"bytes */{size}", "accept-ranges": "bytes"})
         return refused
-    first, count = part
-    headers["content-length"] = str(count)
-    status = 200
-    if part != (0, size) or (wanted is not None and known and _RANGE.fullmatch(wanted.strip())):
-        status = 206
-        headers["content-range"] = f"bytes {first}-{first + count - 1}/{size}"
-    return StreamingResponse(stream_chunks(read(first, count)), status, headers, media_type)
+    headers |= {"content-length": f"{last - first + 1}", "content-range": f"bytes {first}-{last}/{size}"}
+    return StreamingResponse(stream_chunks(read(first, last - first + 1)), 206, headers, media_type)
 
 
 def read_part(open_file: Callable[[], AbstractContextManager[BinaryIO]], first: int, count: int) -> Iterator[bytes]:
@@ -61,15 +60,23 @@ async def stream_chunks(chunks: Iterator[bytes], limiter: CapacityLimiter | None
                 await run_sync(close)
 
 
-def _find_part(wanted: str, size: int) -> tuple[int, int] | None:
-    """(first byte, count); the whole file if the header is not one range; None if it cannot be satisfied."""
+class _Part(NamedTuple):
+    """A range as it was asked for."""
+
+    first: int | None  # None: the last `last` bytes
+    last: int | None  # None: up to the end
+
+    def limit_to(self, size: int) -> tuple[int, int]:
+        """(first byte, last byte) of a file of `size` bytes; the first is greater than the last if there is none."""
+        if self.first is None:
+            return max(size - (self.last or 0), 0), size - 1
+        return self.first, size - 1 if self.last is None else min(self.last, size - 1)
+
+
+def _find_part(wanted: str) -> _Part | None:
+    """The range; None if the header does not name one: then it is ignored."""
     match = _RANGE.fullmatch(wanted.strip())
     if match is None or not (match[1] or match[2]):
-        return 0, size
-    if not match[1]:  # the last so many bytes
-        count = min(int(match[2]), size)
-        return (size - count, count) if count else None
-    first, last = int(match[1]), min(int(match[2] or size), size - 1)
-    if match[2] and int(match[2]) < first:
-        return 0, size  # invalid, so it is ignored
-    return (first, last - first + 1) if first < size else None
+        return None
+    first, last = (int(match[group]) if match[group] else None for group in (1, 2))
+    return None if first is not None and last is not None and last < first else _Part(first, last)
