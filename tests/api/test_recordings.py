@@ -152,6 +152,14 @@ def list_files(http: httpx.Client, stream: Video) -> list[dict[str, Any]]:
     return found
 
 
+def find_run(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first files, up to the first gap."""
+    ends = (at for at, (one, other) in enumerate(pairwise(files), 1) if other["start_s"] - one["end_s"] > 0.3)
+    run = files[: next(ends)]
+    assert len(run) >= 3
+    return run
+
+
 def test_a_flush_changes_no_answer(captured: Captured, http: httpx.Client, store: Store) -> None:
     for path, before in captured.answers.items():
         assert http.get(path).content == before, path
@@ -191,7 +199,7 @@ def test_a_clip_shows_what_was_filmed_across_segments_reconnects_and_sizes(
     assert {size for _, _, size in shown} == {SMALL, LARGE}
     gaps = [later - earlier for (_, earlier, _), (_, later, _) in pairwise(shown) if later - earlier > 0.5]
     assert len(gaps) <= 2  # the reconnect, and perhaps the switch
-    two = [each for each in files if each["end_s"] - each["start_s"] > 3.0][:2]
+    two = find_run(files)[:2]
     between = get(
         http, captured.stream, "clip.mp4", start=f"{two[1]['start_s'] - 1.5}", end=f"{two[1]['start_s'] + 1.5}"
     )
@@ -280,7 +288,7 @@ def test_what_is_not_there_is_not_found(captured: Captured, http: httpx.Client) 
 
 def test_a_player_reads_the_playlist_over_http(captured: Captured, http: httpx.Client) -> None:
     files = list_files(http, captured.stream)
-    run = [each for each in files if each["end_s"] - each["start_s"] > 3.0][:3]
+    run = find_run(files)
     query = f"start={run[0]['start_s'] + 0.1}&end={run[-1]['end_s'] - 0.1}"
     shown = read_shown(f"{http.base_url}/v1/streams/{captured.stream.id}/playlist.m3u8?{query}")
     assert len(shown) == pytest.approx((run[-1]["end_s"] - run[0]["start_s"]) * FPS, abs=3)
