@@ -20,6 +20,7 @@ from storage.timeline import FULL_MASK, mask_of
 
 log = logging.getLogger(__name__)
 VOID = b"void"  # instead of an event: its id was given up, and no event will ever have it
+VIDEO_BLOCK_BYTES = 1024**2  # of large files that are read in parts
 _DAY = re.compile(r"\d{8}")
 _EVENT_FILE = re.compile(rf"({EVENT_ID.pattern})(\.delivery)?\.json")
 _RECORD_FILE = re.compile(r"(\d{6,})/tokens-([0-9a-f]+)\.safetensors")
@@ -125,7 +126,7 @@ class Archive:
     @contextmanager
     def open_kept_source(self, video_id: str) -> Iterator[BinaryIO]:
         """The source's bytes, to read parts of them; raises NotFound."""
-        with self.files.open(_source_path(check_video_id(video_id))) as file:
+        with self.files.open(_source_path(check_video_id(video_id)), VIDEO_BLOCK_BYTES) as file:
             if file is None:
                 raise NotFound(f"the source of {video_id} is not kept")
             yield file
@@ -268,7 +269,8 @@ class Archive:
     @contextmanager
     def open_recording(self, stream_id: str, recording: Recording) -> Iterator[BinaryIO]:
         """The recorded file; raises NotFound."""
-        with self.files.open(_recording_path(check_video_id(stream_id), recording)) as file:
+        path = _recording_path(check_video_id(stream_id), recording)
+        with self.files.open(path, VIDEO_BLOCK_BYTES) as file:
             if file is None:
                 raise NotFound(f"stream {stream_id} has no recording {recording.name}: it was removed")
             yield file

@@ -381,3 +381,20 @@ def test_a_video_has_clips_of_its_pictures_and_contact_sheets(http: httpx.Client
     for path in ("clip.mp4", "strip.jpg"):
         require_problem(http.get(f"/v1/videos/{empty.id}/{path}"), 404, "not-found")
     assert http.get(f"/v1/videos/{video.id}/playlist.m3u8").status_code == 404
+
+
+def test_a_kept_source_is_served_in_parts(http: httpx.Client, store: Store, seed: Seed, tmp_path: Path) -> None:
+    file = write_camera_file(tmp_path / "film.mp4", 1.0)
+    content = file.read_bytes()
+    video = seed(frames=2, encoded=0, codec="h264", in_archive=True, source_type="video/mp4")
+    store.archive.put_source(video.id, file)
+    copy = seed(frames=0, encoded=0, status="duplicate", duplicate_of=video.id)
+    assert http.get(f"/v1/videos/{video.id}").json()["playable"] == "yes"
+    for each in (video, copy):
+        whole = http.get(f"/v1/videos/{each.id}/source")
+        assert (whole.content, whole.headers["content-type"]) == (content, "video/mp4")
+        part = http.get(f"/v1/videos/{each.id}/source", headers={"range": "bytes=-10"})
+        assert (part.status_code, part.content) == (206, content[-10:])
+    other = seed(frames=2, encoded=0)
+    require_problem(http.get(f"/v1/videos/{other.id}/source"), 404, "not-found")
+    assert http.get(f"/v1/videos/{other.id}").json()["playable"] is None
