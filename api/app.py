@@ -5,7 +5,7 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
-from api import docs, events, frames, health, problems, questions, streams, videos, watches
+from api import docs, events, frames, health, problems, questions, recordings, streams, videos, watches
 from api.context import Service
 from api.description import describe
 from api.event_feed import EventFeed
@@ -20,6 +20,7 @@ DESCRIPTION = (
     "Answers questions about hours of video. Submit a video, watch it being encoded, ask about any stretch. "
     f"Every error is {problems.MEDIA_TYPE} (RFC 9457); its `type` is stable, and `detail` says what to do."
 )
+FILMS_AT_ONCE = 2  # encoding uses a core
 MOST_LISTENERS = 256  # answers streamed at once without delay; each occupies a sleeping thread
 
 
@@ -40,6 +41,7 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
         Intake(store, settings),
         CapacityLimiter(MOST_LISTENERS),
         CapacityLimiter(api.max_uploads),
+        CapacityLimiter(FILMS_AT_ONCE),
         EventFeed(store, settings.events),
     )
     # The last one added is the first to see a request.
@@ -49,13 +51,14 @@ def create_app(settings: Settings, store: Store) -> FastAPI:
     app.add_middleware(RequestLimit, most=api.max_connections)
     problems.install(app)
     routers = (videos.router, frames.source_router, streams.router, watches.router, questions.router, events.router)
-    for router in (*routers, health.router, docs.router):
+    for router in (*routers, recordings.stream_router, health.router, docs.router):
         app.include_router(router)
-    app.include_router(frames.router, prefix=videos.router.prefix)
-    app.include_router(
-        frames.router,
-        prefix=streams.router.prefix,
-        generate_unique_id_function=lambda route: f"{route.name}_of_stream",
-    )
+    for shared in (frames.router, recordings.router):
+        app.include_router(shared, prefix=videos.router.prefix)
+        app.include_router(
+            shared,
+            prefix=streams.router.prefix,
+            generate_unique_id_function=lambda route: f"{route.name}_of_stream",
+        )
     describe(app)
     return app

@@ -19,6 +19,7 @@ class Service(NamedTuple):
     intake: Intake
     listeners: CapacityLimiter  # threads that wait for pieces of answers; separate, so that other routes never wait
     uploads: CapacityLimiter  # uploads received at once
+    films: CapacityLimiter  # threads that encode films of pictures
     feed: EventFeed  # of all streams, for all listeners
 
 

@@ -75,6 +75,15 @@ HEADERS: dict[str, Described] = {
     "Location": {"description": "Where the video or question is.", "schema": {"type": "string"}},
     "Preference-Applied": {"description": "The limit of the wait that was applied.", "schema": {"type": "string"}},
     "ETag": {"description": "For `If-None-Match`.", "schema": {"type": "string"}},
+    "Longwatch-Source": {
+        "description": "What a clip is made of.",
+        "schema": {"type": "string", "enum": ["recording", "pictures"]},
+    },
+    "Longwatch-Start": {
+        "description": "When its first picture was shown: RFC 3339, or seconds if the video has no wall clock.",
+        "schema": {"type": "string"},
+    },
+    "Longwatch-End": {"description": "When it ends.", "schema": {"type": "string"}},
     "Allow": {"description": "The methods of this path.", "schema": {"type": "string"}},
 }
 

@@ -28,6 +28,8 @@ VIDEO: JsonDict = {
     "height_px": 720,
     "source_fps": 30.0,
     "codec": "h264",
+    "source_type": None,
+    "playable": None,
     "duplicate_of": None,
     "truncated": None,
     "problem": None,

@@ -1,5 +1,6 @@
 """Routes for what was sampled from a video: segments, pictures, the original of an image."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -8,6 +9,7 @@ from fastapi.responses import RedirectResponse
 from api.context import ServiceNeeded
 from api.description import headers, responses
 from api.moments import LONGEST_S, TEXT, LastSeconds, QueryMoment, end_of, find_past_s, find_second
+from api.ranges import IfRange, Range, read_part, respond_with_part
 from api.views import Failure, SegmentList, SegmentView
 from storage.coverage import Covered
 from storage.documents import Video
@@ -101,19 +103,35 @@ def find_frame(
 @source_router.get(
     "/source",
     responses={
-        200: {"content": dict.fromkeys(KINDS_OF_IMAGES.values(), BINARY), "description": "The image"},
-        **responses("not-found", *STORAGE),
+        200: {
+            "content": dict.fromkeys([*KINDS_OF_IMAGES.values(), "video/*"], BINARY),
+            "description": "The source",
+            "headers": headers("ETag"),
+        },
+        206: {"content": {"video/*": BINARY}, "description": "A part of a video"},
+        **responses("not-found", "range-not-satisfiable", "invalid", *STORAGE),
     },
     response_class=Response,
 )
-def read_source(video_id: str, service: ServiceNeeded) -> Response:
-    """Returns an image as it was submitted. The sources of videos are not kept."""
+def read_source(video_id: str, service: ServiceNeeded, range: Range = None, if_range: IfRange = None) -> Response:
+    """Returns an image or a video as it was submitted. Videos are kept if `ingest.keep_source` says so."""
     holder = service.store.read_holder(video_id)
     if holder.media != "image":
-        raise NotFound(f"the source of {video_id} is not kept: only images keep theirs")
+        return _respond_with_video(service.store, holder, range, if_range)
     content = service.store.archive.read_source(holder.id)
     kind = next((kind for start, kind in KINDS_OF_IMAGES.items() if content.startswith(start)), None)
     return Response(content, media_type=kind or "application/octet-stream", headers=FOREVER)
+
+
+def _respond_with_video(store: Store, holder: Video, wanted: str | None, if_range: str | None) -> Response:
+    if holder.source_type is None:
+        raise NotFound(f"the source of {holder.id} is not kept: only images are, or all with ingest.keep_source")
+    size = store.archive.measure_source(holder.id)
+
+    def read(first: int, count: int) -> Iterator[bytes]:
+        return read_part(lambda: store.archive.open_kept_source(holder.id), first, count)
+
+    return respond_with_part(size, f'"{holder.id}-source"', holder.source_type, read, wanted, if_range, FOREVER)
 
 
 def _view(video: Video, segment: int, covered: Covered) -> SegmentView:

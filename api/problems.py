@@ -30,6 +30,7 @@ KINDS = {
     "conflict": (409, "Conflict"),
     "newer-version": (409, "Newer version"),
     "too-large": (413, "Too large"),
+    "range-not-satisfiable": (416, "Range not satisfiable"),
     "unsupported-media-type": (415, "Unsupported media type"),
     "host-refused": (421, "Host refused"),
     "invalid": (422, "Invalid"),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from api import examples
 from api.schemas import SamplingMode, shown
+from playback.playable import Verdict, judge_file
 from storage.documents import Answer, FusionMode, Options, Progress, Question, QuestionStatus, Video, VideoStatus
 from storage.live_documents import Delivery, DeliveryStatus, Event, PublicEvent, show_event
 from storage.store import Store
@@ -44,6 +45,8 @@ class VideoView(BaseModel):
     height_px: int | None
     source_fps: float | None
     codec: str | None
+    source_type: str | None = Field(description="The media type of the source, if it is kept.")
+    playable: Verdict | None = Field(description="Whether browsers play the kept source; the pictures always play.")
     duplicate_of: str | None
     truncated: str | None
     problem: Failure | None
@@ -165,9 +168,15 @@ def view_videos(store: Store, videos: Sequence[Video]) -> list[VideoView]:
     """The views of videos; reads the progress of all in one go."""
     shown_fields = set(VideoView.model_fields)
     return [
-        VideoView.model_validate(_escape(video).model_dump(include=shown_fields) | {"progress": progress})
+        VideoView.model_validate(
+            _escape(video).model_dump(include=shown_fields) | {"progress": progress, "playable": _judge(video)}
+        )
         for video, progress in zip(videos, store.read_progress(videos), strict=True)
     ]
+
+
+def _judge(video: Video) -> Verdict | None:
+    return None if video.source_type is None else judge_file(video.source_type, video.codec).verdict
 
 
 def as_json(view: BaseModel) -> str:

@@ -88,6 +88,7 @@ class IngestSettings(Part):
         960, description="Longest side of the pictures for people; 0: keep none."
     )
     view_jpeg_quality: Annotated[int, Field(ge=1, le=100)] = Field(85, description="For the pictures for people.")
+    keep_source: bool = Field(False, description="Whether the archive keeps videos after they are sampled.")
     max_frame_pixels: PositiveInt = Field(8192 * 4320, description="The largest frame or image accepted: 8K.")
     max_duration_s: PositiveFloat = 24 * 3600.0
     max_streams: PositiveInt = 32
@@ -254,6 +255,7 @@ class ApiSettings(Part):
     max_body_bytes: PositiveInt = 64 * 1024
     max_question_chars: PositiveInt = 4000
     max_wait_s: PositiveFloat = 60.0
+    max_clip_s: PositiveFloat = Field(3600.0, description="Longest clip: a film of so many pictures takes a minute.")
     page_size: PositiveInt = 50
     progress_interval_s: PositiveFloat = 0.5
 

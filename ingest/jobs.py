@@ -18,6 +18,7 @@ from ingest.files.source import VideoSource
 from ingest.webhooks import Courier
 from jobs.inspector import Inspector
 from jobs.runner import note_progress
+from playback.playable import PROBE_BYTES, find_media_type
 from storage import agenda as due
 from storage.documents import Problem, Video
 from storage.errors import DamagedFile, DiskFull, NewerDocument, NotFound, Surroundings
@@ -139,7 +140,7 @@ class IngestJobs:
         if is_image(path):
             self._keep_image(video, fence, path, work_file)
         else:
-            self._sample(video, fence, path)
+            self._sample(video, fence, path, work_file)
 
     def _settle_duplicate(self, video: Video, fence: Fence) -> bool:
         """If another video owns the same content, makes this one its duplicate; returns whether it did."""
@@ -178,7 +179,7 @@ class IngestJobs:
         self._store.create_segment(video.id, 0, [_kept(image.frame)])
         self._update(video, fence, status="ready", frames_sampled=1)
 
-    def _sample(self, video: Video, fence: Fence, path: Path) -> None:
+    def _sample(self, video: Video, fence: Fence, path: Path, work_file: Path) -> None:
         source = VideoSource(path, self._settings.ingest)
         info = source.info
         video = self._update(
@@ -206,9 +207,20 @@ class IngestJobs:
         if done == 0:
             because = f": {source.truncated}" if source.truncated else ""
             raise UnsupportedSource(f"{video.source} holds no picture that can be decoded{because}")
+        if self._settings.ingest.keep_source:
+            video = self._keep_source(video, fence, path, work_file)
         self._update(video, fence, status="ready", frames_sampled=done, truncated=source.truncated)
-        if video.in_archive:
+        if video.in_archive and video.source_type is None:
             self._store.archive.delete_source(video.id)
+
+    def _keep_source(self, video: Video, fence: Fence, path: Path, work_file: Path) -> Video:
+        """Leaves the source in the archive; copies it there if it is a file of the user's."""
+        if not video.in_archive:
+            _copy_file(path, work_file)  # `put_source` may move its file
+            self._store.archive.put_source(video.id, work_file)
+        with path.open("rb") as file:
+            kind = find_media_type(file.read(PROBE_BYTES))
+        return self._update(video, fence, in_archive=True, source_type=kind)
 
     def _update(self, video: Video, fence: Fence, **changes: object) -> Video:
         changed = video.model_copy(update=changes)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MOST_LATE = 2  # intervals that are looked at, newest first: older ones are skipped when the reasoner is behind
 MOST_ROUNDS = 3  # of one job; then others get a turn
+CLIP_MARGIN_S = 5.0  # of an event's clip, before and after its window
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,16 @@ class WatchJobs:
                 "probability": reply.probability,
                 "evidence": shown,
                 "picture": shown[0].picture if shown else None,
+                "clip": _write_clip_path(stream, frames[0].t_s, frames[-1].t_s),
             }
         )
+
+
+def _write_clip_path(stream: Video, start_s: float, end_s: float) -> str | None:
+    """The API's clip of a window, and a little more."""
+    times = [stream.grid.clock(max(t_s, 0.0)) for t_s in (start_s - CLIP_MARGIN_S, end_s + CLIP_MARGIN_S)]
+    start, end = (at and at.isoformat(timespec="milliseconds").replace("+00:00", "Z") for at in times)
+    return f"/v1/streams/{stream.id}/clip.mp4?start={start}&end={end}" if start and end else None
 
 
 def _key(due: Due) -> str:

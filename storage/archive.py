@@ -20,6 +20,7 @@ from storage.timeline import FULL_MASK, mask_of
 
 log = logging.getLogger(__name__)
 VOID = b"void"  # instead of an event: its id was given up, and no event will ever have it
+VIDEO_BLOCK_BYTES = 1024**2  # of large files that are read in parts
 _DAY = re.compile(r"\d{8}")
 _EVENT_FILE = re.compile(rf"({EVENT_ID.pattern})(\.delivery)?\.json")
 _RECORD_FILE = re.compile(r"(\d{6,})/tokens-([0-9a-f]+)\.safetensors")
@@ -121,6 +122,21 @@ class Archive:
         if content is None:
             raise NotFound(f"the source of {video_id} is not kept")
         return content
+
+    @contextmanager
+    def open_kept_source(self, video_id: str) -> Iterator[BinaryIO]:
+        """The source's bytes, to read parts of them; raises NotFound."""
+        with self.files.open(_source_path(check_video_id(video_id)), VIDEO_BLOCK_BYTES) as file:
+            if file is None:
+                raise NotFound(f"the source of {video_id} is not kept")
+            yield file
+
+    def measure_source(self, video_id: str) -> int:
+        """The bytes of the source; raises NotFound."""
+        size = self.files.size(_source_path(check_video_id(video_id)))
+        if size is None:
+            raise NotFound(f"the source of {video_id} is not kept")
+        return size
 
     def delete_source(self, video_id: str) -> None:
         """Removes the source's bytes, which are not needed once its frames are stored."""
@@ -250,10 +266,18 @@ class Archive:
         self.files.put(_recording_path(stream_id, recording), file)
         self._require_video(stream_id)
 
+    def measure_recording(self, stream_id: str, recording: Recording) -> int:
+        """The bytes of a recorded file; raises NotFound."""
+        size = self.files.size(_recording_path(check_video_id(stream_id), recording))
+        if size is None:
+            raise NotFound(f"stream {stream_id} has no recording {recording.name}")
+        return size
+
     @contextmanager
     def open_recording(self, stream_id: str, recording: Recording) -> Iterator[BinaryIO]:
         """The recorded file; raises NotFound."""
-        with self.files.open(_recording_path(check_video_id(stream_id), recording)) as file:
+        path = _recording_path(check_video_id(stream_id), recording)
+        with self.files.open(path, VIDEO_BLOCK_BYTES) as file:
             if file is None:
                 raise NotFound(f"stream {stream_id} has no recording {recording.name}: it was removed")
             yield file

@@ -88,6 +88,7 @@ class Video(Document):
     duplicate_of: str | None = Field(None, description="The video with the same content, which holds the frames.")
     truncated: str | None = Field(None, description="Where and why the source ended early; earlier frames are kept.")
     problem: Problem | None = None
+    source_type: str | None = Field(None, description="The media type of a video's source, if the archive keeps it.")
     capture: Capture | None = Field(None, description="Of a stream only.")
     removed_until_s: float = Field(0.0, description="Retention removed the frames before this second.")
     recordings_removed_until_s: float = Field(0.0, description="Retention removed the recordings before this second.")

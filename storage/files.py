@@ -68,11 +68,15 @@ class Files:
             return held
 
     @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO | None]:
-        """Opens the file for reading parts of it; yields None if there is no such file."""
+    def open(self, path: str, block_bytes: int | None = None) -> Iterator[BinaryIO | None]:
+        """Opens the file for reading parts of it; yields None if there is no such file.
+
+        `block_bytes` is how much of a remote file is read ahead and held, instead of the filesystem's own choice.
+        """
+        options = {} if block_bytes is None or self._local else {"block_size": block_bytes}
         with _translated(self.full(path)):
             try:
-                file = self._fs.open(self.full(path), "rb")
+                file = self._fs.open(self.full(path), "rb", **options)
             except FileNotFoundError as error:
                 self._require_root(error)
                 file = None

@@ -36,6 +36,7 @@ from storage.records import Half, Record
 from storage.segments import SegmentFrame
 from storage.sizes import Sizes
 from storage.stream_states import StreamStates
+from storage.timeline import locate
 from storage.watches import Watches
 from storage.workers import Workers
 
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 # Upper limit of one MGET, so that it ends within seconds: about an hour of tokens at 8B shapes.
 TOKENS_AT_ONCE_BYTES = 32 * 1024**2
 CHANGE_S = 5.0  # longest change of a document
+LONGEST_GROUP_S = 300.0  # a recording ends at a keyframe, up to so long after its segment
 UNWRITTEN_S = 60.0  # after this long without a document, assume that its writer died
 
 
@@ -290,6 +292,21 @@ class Store:
         """Copies or moves a recorded file into the archive, then adds it to the index."""
         self.archive.put_recording(stream_id, recording, file)
         self.recordings.add(stream_id, [recording])
+
+    def list_recordings(self, stream: Video, start_s: float, end_s: float) -> list[Recording]:
+        """The recordings that overlap a stretch, in order of time; a lost index is made again."""
+        grid = stream.grid
+        first, _ = locate(grid.slot_at(max(start_s - LONGEST_GROUP_S, 0.0)))
+        last, _ = locate(grid.slot_at(max(end_s, 0.0)))
+        self.count_video(stream)
+        try:
+            found = self.recordings.list_segments(stream.id, range(first, last + 1))
+        except DamagedState as error:
+            log.error("the recordings of %s are read from the archive again: %s", stream.id, error)
+            self.coverage.forget(stream.id)
+            self.count_video(stream)
+            found = self.recordings.list_segments(stream.id, range(first, last + 1))
+        return [recording for recording in found if recording.end_s > start_s and recording.start_s < end_s]
 
     def delete_recordings(self, stream_id: str, recordings: Sequence[Recording]) -> None:
         """Removes recordings from the archive, then from the index."""

@@ -14,7 +14,18 @@ import pytest
 from jobs.names import JOBS, QUEUES
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("api", "cli", "configs", "encoder_worker", "ingest", "jobs", "llava_mini", "reasoner", "storage")
+PACKAGES = (
+    "api",
+    "cli",
+    "configs",
+    "encoder_worker",
+    "ingest",
+    "jobs",
+    "llava_mini",
+    "playback",
+    "reasoner",
+    "storage",
+)
 WORKERS = ("encoder_worker", "ingest", "reasoner")
 # File names that mean the same in every package that has them.
 SHARED_NAMES = {
@@ -103,7 +114,7 @@ def test_imports_point_down_only() -> None:
     assert set(re.findall(r"\w+", layers[1])) == set(PACKAGES)
 
 
-@pytest.mark.parametrize("package", ["api", "cli", "ingest", "jobs", "storage", "configs"])
+@pytest.mark.parametrize("package", ["api", "cli", "ingest", "jobs", "playback", "storage", "configs"])
 def test_the_light_parts_never_load_the_model(package: str) -> None:
     code = f"import sys, {', '.join(list_modules(package))}\n"
     code += "print(sorted({'torch', 'transformers'} & set(sys.modules)))"

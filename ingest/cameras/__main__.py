@@ -5,6 +5,7 @@ from configs.privacy import keep_files_private
 from configs.settings import Settings
 from ingest.cameras.declared import DeclaredStreams
 from ingest.cameras.publisher import Publisher
+from ingest.cameras.recording_publisher import RecordingPublisher
 from ingest.cameras.supervisor import KIND, Supervisor
 from jobs.worker import Service, name_worker, run_worker
 from storage.store import Store
@@ -16,7 +17,13 @@ def run(settings: Settings) -> None:
     store = Store.open(settings)
     publisher = Publisher(settings, store)
     supervisor = Supervisor(settings, store, publisher, name_worker(KIND))
-    services: list[Service] = [supervisor.assign_forever, supervisor.watch_forever, publisher.run_forever]
+    recordings = RecordingPublisher(settings, store, publisher.list_captured)
+    services: list[Service] = [
+        supervisor.assign_forever,
+        supervisor.watch_forever,
+        publisher.run_forever,
+        recordings.run_forever,
+    ]
     if settings.cameras.streams_file is not None:
         services.append(DeclaredStreams(settings, store, settings.cameras.streams_file).run_forever)
     run_worker(settings, store, KIND, [], {}, services=services)

@@ -91,6 +91,10 @@ class Publisher:
         """Says which streams this host captures: it also closes segments that a host before it left open."""
         self._streams = streams
 
+    def list_captured(self) -> set[str]:
+        """The streams that this host captures."""
+        return {stream.id for stream in self._streams}
+
     def _close_orphans(self) -> None:
         """Moves open segments to the archive whose frames another host captured, and that host is gone."""
         for stream in self._streams:

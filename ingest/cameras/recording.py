@@ -1,7 +1,8 @@
 """Copies a camera's coded packets, without decoding them, into one fragmented MP4 file per segment.
 
 A file begins with the first keyframe at or after its segment's start, and ends before the next file's. It is complete
-up to its last fragment (a group of pictures) at any time, so a killed process loses a few seconds at most.
+up to its last fragment (a group of pictures) at any time, so a killed process loses a few seconds at most. The times in
+it count from the stream's start, so that files can be played one after the other.
 """
 
 import math
@@ -18,13 +19,17 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from ingest.cameras.camera_messages import Recorded
+from playback.boxes import cut_torn_tail
+from storage.errors import DamagedFile
 from storage.timeline import Grid, locate
 
 TICKS = 90_000
 PARTIAL = ".part"
 ADTS_BYTES = 7
 MP4_OPTIONS = {
-    "movflags": "frag_keyframe+empty_moov+default_base_moof",
+    "movflags": "frag_keyframe+empty_moov+default_base_moof+frag_discont+skip_trailer",
+    "use_editlist": "0",  # with the next line and frag_discont: times stay as they are
+    "avoid_negative_ts": "make_non_negative",
     "max_interleave_delta": "1000000",  # µs; without it, video waits 10 s for sound that stopped
     "flush_packets": "1",
 }
@@ -106,8 +111,7 @@ def finish_partial_recordings(folder: Path) -> list[Recorded]:
         segment, _, start_ms = path.name.removesuffix(f".mp4{PARTIAL}").partition("-")
         if not (segment.isdecimal() and start_ms.isdecimal()):
             continue
-        _cut_torn_end(path)
-        codec, duration_ms = _measure(path)
+        codec, duration_ms = _measure(path, int(start_ms))
         if duration_ms <= 0:
             path.unlink()
             continue
@@ -140,7 +144,7 @@ def name_codec(name: str) -> str:
 
 
 class _RecordingFile:
-    """One file in progress. Its times begin at its first frame; with B-frames, with the decoding of that frame."""
+    """One file in progress."""
 
     def __init__(
         self,
@@ -190,7 +194,7 @@ class _RecordingFile:
             self._usual_ticks = min(max(decoded - last, 1), TICKS)
         self._last_ticks[0] = decoded
         packet.time_base = Fraction(1, TICKS)
-        packet.pts, packet.dts, packet.duration = max(shown, decoded), decoded, 0
+        packet.pts, packet.dts, packet.duration = max(shown, decoded), decoded, self._usual_ticks
         self._end_ticks = max(self._end_ticks, packet.pts)
         packet.stream = self._video
         self._container.mux(packet)
@@ -209,31 +213,17 @@ class _RecordingFile:
 
     def finish(self) -> list[Recorded]:
         self._container.close()
-        duration_ms = math.ceil((self._end_ticks + self._usual_ticks) * 1000 / TICKS)
+        duration_ms = math.ceil((self._end_ticks + self._usual_ticks) * 1000 / TICKS) - self._start_ms
         return [_give_name(self._path, self.segment, self._start_ms, duration_ms, self._codec)]
 
     def _ticks(self, t_s: float) -> int:
-        return round((t_s - self._start_s) * TICKS)
+        return max(round(t_s * TICKS), 0)
 
 
-def _cut_torn_end(path: Path) -> None:
-    """Cuts the file behind its last whole fragment: boxes are a length and a name (ISO/IEC 14496-12, 4.2)."""
-    with path.open("r+b") as file:
-        size, at, whole = path.stat().st_size, 0, 0
-        while len(head := file.read(8)) == 8:
-            length, name = int.from_bytes(head[:4], "big"), head[4:]
-            at += length
-            if length < 8 or at > size:
-                break
-            if name in (b"moov", b"mdat"):
-                whole = at
-            file.seek(at)
-        file.truncate(whole)
-
-
-def _measure(path: Path) -> tuple[str, int]:
+def _measure(path: Path, start_ms: int) -> tuple[str, int]:
     """(codec, duration in ms) of the video in a file that may be cut off; a duration of 0 if there is none."""
     try:
+        cut_torn_tail(path)
         with av.open(str(path), options={"format_whitelist": "mov", "protocol_whitelist": "file"}) as container:
             video = container.streams.video[0]
             times: list[int] = []
@@ -242,8 +232,9 @@ def _measure(path: Path) -> tuple[str, int]:
             if not times or video.time_base is None:
                 return "", 0
             usual = (max(times) - min(times)) / max(len(times) - 1, 1)
-            return name_codec(video.codec_context.name), math.ceil((max(times) + usual) * video.time_base * 1000)
-    except (av.FFmpegError, IndexError, ValueError):
+            end_ms = math.ceil((max(times) + usual) * video.time_base * 1000)
+            return name_codec(video.codec_context.name), end_ms - start_ms
+    except (av.FFmpegError, DamagedFile, IndexError, ValueError):
         return "", 0
 
 

@@ -664,3 +664,25 @@ def test_a_second_run_of_a_job_does_not_undo_the_first(jobs: IngestJobs, store: 
     jobs.give_up_video("why", video.id)
     assert store.archive.read_video(video.id) == video
     assert np.array_equal(list(read_tree(store, video)), [])
+
+
+def test_sources_are_kept_if_the_settings_say_so(
+    settings: Settings, store: Store, intake: Intake, tmp_path: Path
+) -> None:
+    """An upload stays in the archive, a file of the user's is copied there, and stays where it was."""
+    kept = settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"keep_source": True})})
+    store.index.set_ready(store.index.read_generation())
+    jobs = IngestJobs(kept, store)
+    local = write_video(tmp_path / "local.mp4", steady(3, fps=5))
+    content = local.read_bytes()
+    by_path = submit(store, local)
+    uploaded = upload(store, intake, write_video(tmp_path / "upload.mkv", steady(4, fps=5)))
+    for video in (by_path, uploaded):
+        jobs.ingest_video(video.id)
+    done = [store.archive.read_video(video.id) for video in (by_path, uploaded)]
+    assert [(each.status, each.in_archive) for each in done] == [("ready", True)] * 2
+    assert [each.source_type for each in done] == ["video/mp4", "video/x-matroska"]
+    assert local.read_bytes() == content == store.archive.read_source(by_path.id)
+    assert store.archive.read_source(uploaded.id)[:4] == b"\x1aE\xdf\xa3"
+    jobs.sweep()
+    assert list(settings.work_dir.glob("*")) == []

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.archive import Archive
 from storage.documents import Video
 from storage.errors import DamagedState, NotFound
 from storage.recordings import Recording, parse_name
@@ -124,3 +125,20 @@ def test_damaged_values_are_reported_and_counted_again(store: Store, stream: Vid
     store.coverage.forget(stream.id)
     store.count_video(stream)
     assert len(store.recordings.list_segments(stream.id, range(5))) == 1
+
+
+def test_parts_of_a_recording_are_read_from_any_archive(archive: Archive, tmp_path: Path) -> None:
+    stream, recording = make_stream(), make_recording(2, size=3_000_000)
+    archive.write_video(stream)
+    content = bytes(range(250)) * 12_000
+    (tmp_path / "file").write_bytes(content)
+    archive.put_recording(stream.id, recording, tmp_path / "file")
+    assert archive.list_contents(stream.id).recordings == [recording]
+    assert archive.measure_recording(stream.id, recording) == 3_000_000
+    with archive.open_recording(stream.id, recording) as file:
+        for at in (2_999_990, 0, 1_500_000):
+            file.seek(at)
+            assert file.read(1000) == content[at : at + 1000]
+    archive.delete_recording(stream.id, recording)
+    with pytest.raises(NotFound):
+        archive.measure_recording(stream.id, recording)

@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.settings import Settings
 from ingest.cameras.publisher import Publisher
+from ingest.cameras.recording_publisher import RecordingPublisher
 from ingest.cameras.supervisor import Supervisor
 from jobs.intake import Intake
 from storage.documents import Capture, Credentials, Video
@@ -26,13 +27,19 @@ class CaptureHost:
         self.settings = settings
         self.store = Store.open(settings)
         self.publisher = Publisher(settings, self.store)
+        self.recordings = RecordingPublisher(settings, self.store, self.publisher.list_captured)
         self.supervisor = Supervisor(settings, self.store, self.publisher, f"host-{secrets.token_hex(2)}")
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         self._stop.clear()
-        bodies = (self.supervisor.assign_forever, self.supervisor.watch_forever, self.publisher.run_forever)
+        bodies = (
+            self.supervisor.assign_forever,
+            self.supervisor.watch_forever,
+            self.publisher.run_forever,
+            self.recordings.run_forever,
+        )
         self._threads = [threading.Thread(target=body, args=(self._stop,), daemon=True) for body in bodies]
         for thread in self._threads:
             thread.start()
