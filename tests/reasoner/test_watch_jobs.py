@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -15,11 +16,13 @@ from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine
 from reasoner.focus import Frame
 from reasoner.watch_jobs import WatchJobs
+from reasoner.watch_trial_jobs import WatchTrialJobs
 from storage.ids import new_question_id
 from storage.live_documents import Event, Watch
 from storage.segments import SegmentFrame
 from storage.store import Store
 from storage.timeline import locate, masks_of
+from storage.watch_trials import WatchTrial
 from tests.reasoner.asking import make_engine, make_gatherer
 from tests.reasoner.conftest import Encoding
 from tests.storage.making import make_stream
@@ -211,3 +214,24 @@ def test_the_encoder_fuses_watches_in_the_pass_in_which_it_encodes(
     assert sum(frames for frames, _ in vision.calls) == 21
     assert {texts for _, texts in vision.calls} == {3}
     assert locate(190)[0] == 2
+
+
+def test_a_trial_on_the_past_answers_and_would_send_as_the_watch_does(
+    settings: Settings, store: Store, engine: Engine, encoding: Encoding, live: Live, add_watch: AddWatch
+) -> None:
+    watch = add_watch("what is there now ?", window_s=20, notify="change")
+    live.feed(range(100, 120))
+    live.feed(range(140, 192))
+    trial = WatchTrial(id="t", watch_id=watch.id, first_interval=9, last_interval=18)
+    store.watch_trials.write(trial)
+    WatchTrialJobs(settings, store, engine).try_watch(live.stream.id, "t")
+    done = store.watch_trials.read("t")
+    assert (done.status, done.problem) == ("done", None)
+    assert live.stream.recorded_at is not None
+    ends = [(each.at - live.stream.recorded_at).total_seconds() for each in done.evaluations]
+    assert ends == [109.5, 119.5, 119.5, 149.5, 159.5, 169.5, 179.5, 189.5], "nothing where the window has no frames"
+    values = [each.answer for each in done.evaluations]
+    changes = [one != other for one, other in pairwise(values)]
+    assert [each.event for each in done.evaluations] == [None, *("answer" if changed else None for changed in changes)]
+    assert list_events(store) == []
+    assert store.watches.read_status([watch.id])[0].interval == -1
