@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 
 from anyio import move_on_after, sleep
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 
-from api import questions
 from api.context import Service, ServiceNeeded
 from api.description import headers, responses
 from api.limits import require_json
 from api.moments import find_past_s
 from api.problems import TooMany
+from api.questions import preferred_wait_s
 from api.views import as_json
 from api.watch_views import (
     History,
@@ -46,6 +46,7 @@ REFUSALS = (
     "invalid",
 )
 TRIAL_LOOK_S = 0.2
+Prefer = Annotated[str | None, Header(description="`wait=N`: wait up to N seconds for the end (RFC 7240).")]
 Count = Annotated[int, Query(ge=1, le=1000, description="How many evaluations.")]
 
 
@@ -135,14 +136,14 @@ def read_history(stream_id: str, watch_id: str, service: ServiceNeeded, limit: C
     dependencies=[Depends(require_json)],
 )
 async def test_watch(
-    stream_id: str, watch_id: str, wanted: TrialRequest, service: ServiceNeeded, prefer: questions.Prefer = None
+    stream_id: str, watch_id: str, wanted: TrialRequest, service: ServiceNeeded, prefer: Prefer = None
 ) -> Response:
     """Tries a watch on the past: what would it have answered and sent? Without a time: on the last intervals.
 
     With `Prefer: wait=N` the request waits for it, up to N seconds; `Location` says where to look later.
     """
     trial = await run_sync(_start_trial, stream_id, watch_id, wanted, service)
-    wait_s = questions.preferred_wait_s(prefer, service.settings.api.max_wait_s)
+    wait_s = preferred_wait_s(prefer, service.settings.api.max_wait_s)
     with move_on_after(wait_s or 0):
         while not trial.settled:
             await sleep(TRIAL_LOOK_S)
