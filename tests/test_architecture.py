@@ -47,7 +47,13 @@ AWAITED = {
     "storage/store.py delete_recordings",
     "storage/events.py publish",
 }
-REGISTRARS = {"app", "router", "worker"}  # FastAPI and Typer objects, whose decorators register routes and commands
+REGISTRARS = {
+    "app",
+    "router",
+    "source_router",
+    "stream_router",
+    "worker",
+}  # FastAPI and Typer objects, whose decorators register routes and commands
 VALIDATORS = {"field_validator", "model_validator"}  # of pydantic
 
 

@@ -131,16 +131,21 @@ class CountedFiles(Files):
         return super().read(path)
 
     @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO | None]:
+    def open(self, path: str, block_bytes: int | None = None) -> Iterator[BinaryIO | None]:
         """A GET; reads of parts are not counted separately."""
         self._counts["get"] += 1
-        with super().open(path) as file:
+        with super().open(path, block_bytes) as file:
             yield file
 
     def exists(self, path: str) -> bool:
         """A HEAD."""
         self._counts["head"] += 1
         return super().exists(path)
+
+    def size(self, path: str) -> int | None:
+        """A HEAD."""
+        self._counts["head"] += 1
+        return super().size(path)
 
     def write(self, path: str, content: bytes) -> None:
         """A PUT."""

@@ -100,7 +100,14 @@ def test_head_answers_like_get_without_the_body_on_every_route(http: httpx.Clien
     image = seed(frames=1, encoded=1, media="image", in_archive=True)
     store.archive.files.write(f"{image.id}/source", b"\xff\xd8\xff the rest")
     question = keep(store, new_question(image, status="done"))
-    given = {"video_id": image.id, "question_id": question.id, "slot": "0"}
+    given = {
+        "video_id": image.id,
+        "question_id": question.id,
+        "slot": "0",
+        "stream_id": image.id,
+        "watch_id": "x",
+        "name": "x",
+    }
     paths = [path for path, item in http.get("/openapi.json").json()["paths"].items() if "get" in item]
     for template in [*paths, "/docs", "/openapi.json", "/v1/videos/none"]:
         path = template.format_map(given)

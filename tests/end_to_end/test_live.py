@@ -100,7 +100,7 @@ def test_answers_of_a_watch_arrive_as_events(service: Service, film: Path) -> No
         assert {event["answer"] for event in answers[1:]} == {WORLD.room}
         assert len({event["id"] for event in answers}) == len(answers)
         ends = [datetime.fromisoformat(event["end_at"]) for event in answers]
-        assert all((later - earlier).total_seconds() % 2 == 0 for earlier, later in zip(ends, ends[1:], strict=False))
+        assert all((later - earlier).total_seconds() % 2 == 0 for earlier, later in pairwise(ends))
         assert service.http.get(answers[-1]["picture"]).status_code == 200
         clip = service.http.get(answers[-1]["clip"])
         assert (clip.status_code, clip.headers["content-type"]) == (200, "video/mp4")
