@@ -3,6 +3,7 @@
 import json
 import threading
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
