@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lock-cuda demo run test rtsp-server test-latest lint format bench tiny evaluate clean
+.PHONY: help setup lock lock-cuda demo demo-live run test rtsp-server test-latest lint format bench tiny evaluate clean
 
 # Makes a virtual environment: $(call environment,folder,constraints). The build backend is pinned like everything else:
 # it is installed first, and the project is built without isolation.
@@ -53,6 +53,9 @@ lock-cuda:  ## After `make lock`, if pip finds a CUDA build of PyTorch: pin the 
 
 demo: setup  ## Run the main job from end to end on this machine; KEEP=1 leaves the service running
 	$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+demo-live: setup  ## Two live cameras, standing questions, events as they come, and a question about the past
+	$(BIN)/python -m demo.live
 
 run: setup  ## Run the whole service in the foreground: Redis, API, workers
 	$(BIN)/longwatch up

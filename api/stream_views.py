@@ -11,7 +11,6 @@ from api.schemas import SamplingMode, shown
 from api.views import Failure
 from configs.settings import CameraSettings
 from storage.documents import Gap, Problem, Retention, Video
-from storage.lag import find_lag_s
 from storage.live_documents import StreamCondition, StreamState
 from storage.store import Store
 from storage.stretch import SETTLING_S
@@ -106,7 +105,6 @@ def _view(store: Store, stream: Video, state: StreamState, settings: CameraSetti
         problem=None if problem is None else Failure(code=problem.code, message=escape_controls(problem.message)),
         host=state.host or None,
         frames_sampled=store.coverage.count_sampled(stream.id) + captured,
-        lag_s=find_lag_s(store, stream),
         gaps=list_gaps(store, stream, settings.gaps_shown_h) if with_gaps else [],
         removed_until=removed,
     )

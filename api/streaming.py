@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.context import Service
 from api.problems import problem_body
-from api.views import VideoView, as_json, view_event, view_question, view_videos
+from api.views import VideoView, as_json, view_question, view_videos
 from storage.answers import Piece
 from storage.documents import Question
 from storage.errors import LongwatchError
@@ -49,7 +49,7 @@ async def _live_events(service: Service, after_id: str | None, stream_id: str | 
         if isinstance(found, str):
             yield ServerSentEvent(id=found)
         else:
-            yield ServerSentEvent(as_json(view_event(found)), event=found.type, id=found.id)
+            yield ServerSentEvent(found.data, event=found.type, id=found.id)
 
 
 async def wait_settled(service: Service, question: Question, wait_s: float) -> Question:

@@ -6,7 +6,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from api import questions
-from api.camera_sources import find_changes, new_stream
+from api.camera_sources import find_changes
 from api.context import Service, ServiceNeeded
 from api.description import event_stream, headers, responses
 from api.disk import require_free_disk
@@ -16,7 +16,9 @@ from api.problems import TooMany
 from api.schemas import QuestionRequest, StreamChange, StreamRequest
 from api.stream_views import StreamPage, StreamView, view_streams
 from api.views import QuestionPage, QuestionView, as_json
+from jobs.stream_specs import StreamSpec, make_stream
 from storage.documents import Video
+from storage.errors import Conflict
 from storage.ids import VIDEO_ID
 
 router = APIRouter(prefix="/v1/streams", tags=["streams"])
@@ -47,7 +49,7 @@ def add_stream(wanted: StreamRequest, service: ServiceNeeded) -> Response:
     if service.store.index.count_streams() >= most:
         raise TooMany(f"there are {most} streams (cameras.max_streams): delete one first")
     require_free_disk(service.settings.data_dir, service.settings.api)
-    stream, credentials = new_stream(wanted, service.settings)
+    stream, credentials = make_stream(StreamSpec.model_validate(wanted.model_dump()), service.settings)
     service.intake.add_stream(stream, credentials)
     location = {"location": f"{router.prefix}/{stream.id}"}
     return Response(as_json(_view(stream, service)), 201, location, "application/json")
@@ -71,37 +73,39 @@ def read_stream(stream_id: str, service: ServiceNeeded) -> StreamView:
 
 @router.patch(
     "/{stream_id}",
-    responses=responses("not-found", *REFUSALS, *STORAGE),
+    responses=responses("not-found", "conflict", *REFUSALS, *STORAGE),
     dependencies=[Depends(require_json)],
 )
 def change_stream(stream_id: str, wanted: StreamChange, service: ServiceNeeded) -> StreamView:
     """Changes a stream. Its capture starts again if the change concerns it."""
-    stream = service.store.read_stream(stream_id)
+    stream = _find_own(stream_id, service)
     known = service.store.archive.read_credentials(stream_id)
     changes, credentials = find_changes(wanted, stream, known, service.settings)
     return _view(service.intake.change_stream(stream_id, changes, credentials), service)
 
 
-@router.post("/{stream_id}/pause", responses=responses("origin-refused", "not-found", *STORAGE))
+@router.post("/{stream_id}/pause", responses=responses("origin-refused", "not-found", "conflict", *STORAGE))
 def pause_stream(stream_id: str, service: ServiceNeeded) -> StreamView:
     """Stops capturing until `resume`. What was captured can still be asked about."""
+    _find_own(stream_id, service)
     return _view(service.intake.change_stream(stream_id, {"paused": True}, None), service)
 
 
-@router.post("/{stream_id}/resume", responses=responses("origin-refused", "not-found", *STORAGE))
+@router.post("/{stream_id}/resume", responses=responses("origin-refused", "not-found", "conflict", *STORAGE))
 def resume_stream(stream_id: str, service: ServiceNeeded) -> StreamView:
     """Captures a paused stream again."""
+    _find_own(stream_id, service)
     return _view(service.intake.change_stream(stream_id, {"paused": False}, None), service)
 
 
 @router.delete(
     "/{stream_id}",
     status_code=204,
-    responses=responses("origin-refused", "not-found", "state-rebuilding", *STORAGE),
+    responses=responses("origin-refused", "not-found", "conflict", "state-rebuilding", *STORAGE),
 )
 def delete_stream(stream_id: str, service: ServiceNeeded) -> Response:
     """Deletes a stream with everything that was captured."""
-    service.store.read_stream(stream_id)
+    _find_own(stream_id, service)
     service.intake.delete_video(stream_id)
     return Response(status_code=204)
 
@@ -143,6 +147,15 @@ def list_questions_of_stream(
     """Lists the questions about a stream, newest first."""
     service.store.read_stream(stream_id)
     return questions.list_questions(stream_id, service, cursor, limit, prefix)
+
+
+def _find_own(stream_id: str, service: Service) -> Video:
+    """The stream, if requests may change it. Raises NotFound, Conflict."""
+    stream = service.store.read_stream(stream_id)
+    file = service.settings.cameras.streams_file
+    if file is not None and stream.capture is not None and stream.capture.declared and not stream.capture.paused:
+        raise Conflict(f"{stream_id} is declared in {file.name} (cameras.streams_file): change it there")
+    return stream
 
 
 def _view(stream: Video, service: Service) -> StreamView:

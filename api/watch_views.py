@@ -1,15 +1,18 @@
 """What the API accepts and returns of watches (standing questions)."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import regex
 from pydantic import AfterValidator, BaseModel, Field
 
 from api import examples
-from api.schemas import Request, shown
+from api.moments import TEXT
+from api.schemas import Request, RequestMoment, shown
+from api.views import Failure
 from storage.live_documents import Match, Notify, Schedule, Watch
+from storage.watch_trials import TrialEvaluation, WatchTrial
 from storage.watches import Evaluation
 
 
@@ -73,6 +76,24 @@ class WatchRequest(WatchChange):
     )
 
 
+class TrialRequest(Request):
+    """A past stretch to try a watch on."""
+
+    start: RequestMoment | None = Field(None, description=TEXT)
+    end: RequestMoment | None = Field(None, description=f"{TEXT} Empty: until now.")
+    last_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="Instead of a time: the last seconds.")
+
+
+class TrialView(BaseModel):
+    """What a watch would have answered and sent over a past stretch."""
+
+    id: str
+    watch_id: str
+    status: Literal["queued", "running", "done", "failed"]
+    evaluations: list[TrialEvaluation] = Field(description="In order; intervals without frames are left out.")
+    problem: Failure | None
+
+
 class WebhookView(BaseModel):
     """Where events are posted to."""
 
@@ -118,3 +139,8 @@ def view_watch(watch: Watch, last: Evaluation | None) -> WatchView:
     webhook = watch.webhook and WebhookView(url=watch.webhook.url, signed=bool(watch.webhook.secret))
     fields = watch.model_dump(include=set(WatchView.model_fields) - {"webhook"})
     return WatchView.model_validate(fields | {"webhook": webhook, "last": last})
+
+
+def view_trial(trial: WatchTrial) -> TrialView:
+    """The view of a trial."""
+    return TrialView.model_validate(trial.model_dump(include=set(TrialView.model_fields)))

@@ -1,20 +1,38 @@
 """Routes for watches: standing questions about a stream."""
 
+import math
+from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, Query, Response
+from anyio import move_on_after, sleep
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Header, Query, Response
 
 from api.context import Service, ServiceNeeded
 from api.description import headers, responses
 from api.limits import require_json
+from api.moments import find_past_s
 from api.problems import TooMany
+from api.questions import preferred_wait_s
 from api.views import as_json
-from api.watch_views import History, WatchChange, WatchList, WatchRequest, WatchView, view_watch
+from api.watch_views import (
+    History,
+    TrialRequest,
+    TrialView,
+    WatchChange,
+    WatchList,
+    WatchRequest,
+    WatchView,
+    view_trial,
+    view_watch,
+)
 from storage.documents import Video
 from storage.errors import BadRequest, NotFound
 from storage.ids import new_question_id
 from storage.live_documents import Watch, Webhook
+from storage.watch_intervals import count_slots
+from storage.watch_trials import WatchTrial, new_trial_id
 
 router = APIRouter(prefix="/v1/streams/{stream_id}/watches", tags=["watches"])
 STORAGE = ("newer-version", "file-damaged", "archive-unavailable", "redis-unavailable")
@@ -27,6 +45,8 @@ REFUSALS = (
     "unsupported-media-type",
     "invalid",
 )
+TRIAL_LOOK_S = 0.2
+Prefer = Annotated[str | None, Header(description="`wait=N`: wait up to N seconds for the end (RFC 7240).")]
 Count = Annotated[int, Query(ge=1, le=1000, description="How many evaluations.")]
 
 
@@ -102,6 +122,64 @@ def read_history(stream_id: str, watch_id: str, service: ServiceNeeded, limit: C
     """Lists the last evaluations of a watch, newest first, also those without an event."""
     watch = _find(stream_id, watch_id, service)
     return History(evaluations=service.store.watches.read_history(watch.id, limit))
+
+
+@router.post(
+    "/{watch_id}/test",
+    status_code=202,
+    response_model=TrialView,
+    responses={
+        200: {"model": TrialView, "description": "Done in time", "headers": headers("Location", "Preference-Applied")},
+        202: {"headers": headers("Location", "Preference-Applied")},
+        **responses("conflict", *REFUSALS, *STORAGE),
+    },
+    dependencies=[Depends(require_json)],
+)
+async def test_watch(
+    stream_id: str, watch_id: str, wanted: TrialRequest, service: ServiceNeeded, prefer: Prefer = None
+) -> Response:
+    """Tries a watch on the past: what would it have answered and sent? Without a time: on the last intervals.
+
+    With `Prefer: wait=N` the request waits for it, up to N seconds; `Location` says where to look later.
+    """
+    trial = await run_sync(_start_trial, stream_id, watch_id, wanted, service)
+    wait_s = preferred_wait_s(prefer, service.settings.api.max_wait_s)
+    with move_on_after(wait_s or 0):
+        while not trial.settled:
+            await sleep(TRIAL_LOOK_S)
+            trial = await run_sync(service.store.watch_trials.read, trial.id)
+    more = {"location": f"/v1/streams/{stream_id}/watches/{watch_id}/tests/{trial.id}"}
+    more |= {} if wait_s is None else {"preference-applied": f"wait={wait_s:g}"}
+    return Response(as_json(view_trial(trial)), 200 if trial.settled else 202, more, "application/json")
+
+
+@router.get("/{watch_id}/tests/{test_id}", responses=responses("not-found", *STORAGE))
+def read_test(stream_id: str, watch_id: str, test_id: str, service: ServiceNeeded) -> TrialView:
+    """Returns a trial of a watch, also while it runs. Results are kept for an hour."""
+    trial = service.store.watch_trials.read(test_id)
+    if trial.watch_id != _find(stream_id, watch_id, service).id:
+        raise NotFound(f"no test {test_id} of watch {watch_id}")
+    return view_trial(trial)
+
+
+def _start_trial(stream_id: str, watch_id: str, wanted: TrialRequest, service: Service) -> WatchTrial:
+    """Raises NotFound, BadRequest, Conflict."""
+    stream, watch = service.store.read_stream(stream_id), _find(stream_id, watch_id, service)
+    most = service.settings.watches.max_test_evaluations
+    start_s, end_s = find_past_s(stream, wanted.start, wanted.end, wanted.last_s, most * watch.every_s)
+    per_interval = count_slots(watch, stream.sample_fps)
+    now_slot = stream.grid.slot_at(stream.grid.seconds(datetime.now(UTC)))
+    slots = stream.grid.slots_between(start_s, math.inf if end_s is None else end_s)
+    intervals = range(-(-slots.start // per_interval), min(slots.stop, now_slot) // per_interval)
+    if not intervals:
+        raise BadRequest(f"no interval of {watch.every_s:g} s ends in this stretch: give a longer one")
+    if len(intervals) > most:
+        longest = most * watch.every_s
+        raise BadRequest(f"this stretch has {len(intervals)} intervals; try {longest:g} s or less at a time")
+    trial = WatchTrial(
+        id=new_trial_id(), watch_id=watch.id, first_interval=intervals.start, last_interval=intervals.stop - 1
+    )
+    return service.intake.try_watch(stream_id, trial)
 
 
 def _find(stream_id: str, watch_id: str, service: Service) -> Watch:

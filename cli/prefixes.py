@@ -12,11 +12,16 @@ BETWEEN = "_"  # a question's id is its video's id, this, and its own stamp
 
 
 def find_video(client: Client, beginning: str) -> str:
-    """The id of the only video with this beginning; a complete id is returned unchecked. Raises NoMatch."""
+    """The id of the only video with this beginning, or of the stream with this name. Raises NoMatch.
+
+    A complete id is returned unchecked.
+    """
     if VIDEO_ID.fullmatch(beginning):
         return beginning
     if QUESTION_ID.fullmatch(beginning):
         raise NoMatch(f"{beginning} is a question's id; its video is {beginning.partition(BETWEEN)[0]}")
+    if not BEGINNING.match(beginning):
+        return find_stream(client, beginning)  # it may be the name of a stream
     page = _read_matches(client, "/v1/videos", beginning, "no video {}; `longwatch list` shows the ids")
     names = {video["id"]: video["title"] or video["source"] for video in page["videos"]}
     return _require_one(names, beginning, "videos", more=bool(page["next_cursor"]))

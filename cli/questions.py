@@ -29,6 +29,9 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.")],
     start: From = None,
     end: To = None,
+    last: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Of a stream: the last seconds; default: the last minute.")
+    ] = None,
     fusion: Annotated[
         Literal["focused", "sampled", "exact"] | None, typer.Option(help="Default: as the service is configured.")
     ] = None,
@@ -43,7 +46,7 @@ def ask(
     as_json: AsJson = False,
     api_url: ApiUrl = None,
 ) -> None:
-    """Ask about a video, and print the answer as it is generated. Ctrl-C cancels the question."""
+    """Ask about a video or a stream, and print the answer as it is generated. Ctrl-C cancels the question."""
     if not question.strip():
         raise typer.BadParameter("the question is empty", param_hint="QUESTION")
     with Client.of(read_settings(context), api_url) as client:
@@ -51,6 +54,7 @@ def ask(
         given = {
             "start": start,
             "end": end,
+            "last_s": last,
             "fusion": fusion,
             "max_tokens": max_tokens,
             "previous_question_id": follow and find_question(client, follow),

@@ -152,6 +152,16 @@ class EventSettings(Part):
     delivery_retry_most_s: PositiveFloat = Field(900.0, description="Longest pause between two attempts.")
 
 
+class RetentionSettings(Part):
+    """How much of all streams together is kept. Each stream can have limits of its own."""
+
+    check_every_s: PositiveFloat = 30.0
+    max_gb: PositiveFloat | None = Field(None, description="Of all streams, with recordings; the oldest goes first.")
+    min_free_disk_gb: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="If the archive's disk has less, the oldest segments of all streams go early."
+    )
+
+
 class WatchSettings(Part):
     """Limits of standing questions."""
 
@@ -260,6 +270,7 @@ class Settings(Part):
     ingest: IngestSettings = IngestSettings()
     cameras: CameraSettings = CameraSettings()
     watches: WatchSettings = WatchSettings()
+    retention: RetentionSettings = RetentionSettings()
     events: EventSettings = EventSettings()
     model: ModelSettings = ModelSettings()
     encoder: EncoderSettings = EncoderSettings()

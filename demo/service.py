@@ -27,6 +27,7 @@ def running(data_dir: Path, keep: bool) -> Iterator[tuple[Client, str]]:
         "LONGWATCH_DATA_DIR": str(data_dir),
         "LONGWATCH_API__PORT": str(port),
         "LONGWATCH_INGEST__ALLOWED_PRIVATE_HOSTS": '["127.0.0.1"]',
+        "LONGWATCH_INGEST__CAMERA_NETWORKS": '["127.0.0.1"]',
     }
     process = subprocess.Popen([sys.executable, "-m", "cli", "up"], env=environment, start_new_session=True)
     address = f"http://127.0.0.1:{port}"

@@ -158,6 +158,7 @@ class LiveEncoder:
     def _take_over(self, video: Video) -> OpenStream:
         """Goes on where the worker before stopped, unless this stream's frames killed too many workers."""
         fingerprint, stream_id = self._encoder.fingerprint, video.id
+        self._store.coverage.note_model(fingerprint)
         slots = self._store.open_frames.list_slots(stream_id)
         watches = WatchMeans(self._store, self._encoder, video.sample_fps, slots[0] if slots else 0)
         stream = OpenStream(video, watches, slots[-1] if slots else -1)

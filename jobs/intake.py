@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from configs.settings import Settings
 from jobs.inspector import Inspector
+from jobs.queues import trial_call
 from storage import agenda as due
 from storage.agenda import Full, Limits
 from storage.deletion import delete_video
@@ -13,6 +14,7 @@ from storage.errors import Conflict, GivenAway, NotFound, StateRebuilding
 from storage.live_documents import Delivery
 from storage.store import UNWRITTEN_S, Store
 from storage.stretch import Stretch
+from storage.watch_trials import WatchTrial
 
 # A capture starts again when one of these changes.
 RESTARTS = {"location", "transport", "mode", "record", "static_threshold"}
@@ -65,6 +67,12 @@ class Intake:
             return video.model_copy(update={**outer, "capture": video.capture.model_copy(update=inner)})
 
         return self._store.change_stream(stream_id, change)
+
+    def try_watch(self, stream_id: str, trial: WatchTrial) -> WatchTrial:
+        """Queues a trial of a watch on the past."""
+        self._store.watch_trials.write(trial)
+        self._inspector.queues.ensure([trial_call(stream_id, trial.id)])
+        return trial
 
     def claim_upload(self, video: Video) -> Video | None:
         """Makes the upload the owner of its content. If another video already owns it, returns that video."""

@@ -20,6 +20,7 @@ JOBS = {
     "fuse_question": FUSE,
     "answer_question": ANSWER,
     "evaluate_watches": WATCH,
+    "try_watch": WATCH,
     "deliver_events": DELIVER,
 }
 
@@ -64,6 +65,11 @@ def fuse_job_id(video_id: str, requests: Sequence[FusionRequest]) -> str:
 def watch_job_id(stream_id: str) -> str:
     """The id of the one job that evaluates this stream's watches."""
     return f"watch-{stream_id}"
+
+
+def trial_job_id(trial_id: str) -> str:
+    """The id of the one job that tries a watch on the past."""
+    return f"trial-{trial_id}"
 
 
 def answer_job_id(question_id: str) -> str:

@@ -25,6 +25,7 @@ from jobs.names import (
     fetch_job_id,
     fuse_job_id,
     ingest_job_id,
+    trial_job_id,
     watch_job_id,
 )
 from storage.connection import as_text, redis_errors
@@ -124,6 +125,11 @@ def deliver_call(stream_id: str, watch_id: str) -> Call:
 def watch_call(stream_id: str) -> Call:
     """Returns the job that evaluates the stream's watches."""
     return Call(watch_job_id(stream_id), "evaluate_watches", (stream_id,))
+
+
+def trial_call(stream_id: str, trial_id: str) -> Call:
+    """Returns the job that tries a watch on the past."""
+    return Call(trial_job_id(trial_id), "try_watch", (stream_id, trial_id))
 
 
 class Queues:

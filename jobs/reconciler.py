@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from configs.settings import JobSettings
+from configs.settings import JobSettings, RetentionSettings
 from jobs.inspector import Inspector
 from jobs.names import ENCODE, JOBS, find_target
 from jobs.queues import Call
+from jobs.retention import Retention
 from jobs.runner import make_due
 from storage import agenda as due
 from storage.deliveries import parse_agenda_item
@@ -33,13 +34,21 @@ SWEEP_S = 3600.0
 class Reconciler:
     """Works through the agenda, in one process at a time."""
 
-    def __init__(self, store: Store, settings: JobSettings, orphan_after_s: float = 86400.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: JobSettings,
+        orphan_after_s: float = 86400.0,
+        retention: RetentionSettings | None = None,
+    ) -> None:
         self.inspector = Inspector(store, settings)
         self._store = store
         self._settings = settings
         self._orphan_after_s = orphan_after_s
         self._queues = self.inspector.queues
-        self._swept_at = -math.inf
+        self._swept_at = self._limited_at = -math.inf
+        self._retention = None if retention is None else Retention(store, retention)
+        self._retention_every_s = retention.check_every_s if retention else math.inf
         self._revive_from = 0.0  # monotonic
         self._outages = 0  # of the archive, in this pass
 
@@ -78,6 +87,9 @@ class Reconciler:
             self._inspect_due(due.FOUND, self.inspector.inspect_found_question)
             self._inspect_due(due.QUESTIONS, self.inspector.inspect_question)
             self._keep_events(held)
+            if self._retention is not None and time.monotonic() - self._limited_at > self._retention_every_s:
+                self._limited_at = time.monotonic()
+                self._retention.run_once(held.renew)
             if time.monotonic() - self._swept_at > SWEEP_S:
                 self._store.archive.files.sweep(SWEEP_S)
                 self._swept_at = time.monotonic()

@@ -172,7 +172,7 @@ class WorkerProcess:
         self._pools = pools
         self._fingerprint = fingerprint
         self._max_frames = max_frames
-        self._reconciler = Reconciler(store, settings.jobs, settings.archive.orphan_after_s)
+        self._reconciler = Reconciler(store, settings.jobs, settings.archive.orphan_after_s, settings.retention)
         self._services = services
         self._name = name_worker(kind)
 

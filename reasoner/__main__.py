@@ -13,6 +13,7 @@ from llava_mini.prompt import PromptBuilder
 from reasoner.engine import Engine, Limits
 from reasoner.jobs import ReasonerJobs
 from reasoner.watch_jobs import WatchJobs
+from reasoner.watch_trial_jobs import WatchTrialJobs
 from storage.store import Store
 
 CONCURRENT_STREAMS = 2  # whose watches are evaluated at once by one worker
@@ -54,9 +55,11 @@ def run(settings: Settings) -> None:
     engine = load_engine(settings)
     jobs = ReasonerJobs(settings, store, engine)
     watches = WatchJobs(settings, store, engine)
+    trials = WatchTrialJobs(settings, store, engine)
     handlers = {
         "answer_question": Handler(jobs.answer_question, jobs.give_up_question),
         "evaluate_watches": Handler(watches.evaluate_watches, watches.give_up_watches),
+        "try_watch": Handler(trials.try_watch, trials.give_up_trial),
     }
     pools = [Pool((ANSWER,), settings.reasoner.concurrent_questions), Pool((WATCH,), CONCURRENT_STREAMS)]
     run_worker(settings, store, "reason", pools, handlers, engine.fingerprint, engine.max_frames)

@@ -1,28 +1,26 @@
 """The reasoner's job for standing questions: evaluates all watches of a stream that are due, as one batch."""
 
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
-
 from configs.settings import Settings
+from llava_mini.errors import NonFinite, PromptTooLong
 from llava_mini.prompt import PromptIds
-from reasoner.engine import Engine, TokenSource
+from reasoner.engine import Engine
 from reasoner.evidence_frames import list_evidence
-from reasoner.focus import Array, Frame, as_float
-from reasoner.gathering import EncoderMissing, FusionFailed, Gatherer, RecordLost
+from reasoner.focus import Array, Frame
+from reasoner.gathering import EncoderMissing, FusionFailed, RecordLost
 from reasoner.packed_answers import Reply
 from reasoner.watch_rules import judge
+from reasoner.watch_windows import Window, open_window, pool_means
 from storage.coverage import Covered
 from storage.documents import Video
 from storage.errors import NotFound
 from storage.live_documents import Event, Watch
-from storage.records import Half, text_id
 from storage.store import Store
-from storage.timeline import mask_within, segments_of, slots_in
+from storage.timeline import mask_within, segments_of
 from storage.watch_intervals import count_slots, list_window, slots_of
 from storage.watches import Evaluation, IntervalMean, WatchStatus
 
@@ -112,60 +110,52 @@ class WatchJobs:
 
     def _evaluate(self, stream: Video, together: Sequence[Due]) -> None:
         """Answers watches with the same window as one batch over one prefix."""
-        slots = _window_slots(together[0], stream)
-        covered = self._store.read_coverage(stream, segments_of(slots), self._engine.fingerprint)
-        masks = {
-            segment: mask & mask_within(slots, segment)
-            for segment, mask in covered.encoded.items()
-            if mask & mask_within(slots, segment)
-        }
-        frames = [Frame(slot, stream.grid.time_s(slot)) for slot in slots_in(masks)]
-        if not frames:
+        window = open_window(self._settings, self._store, self._engine, stream, _window_slots(together[0], stream))
+        if window is None:
             return
-        gather = Gatherer(self._settings, self._store, self._engine.fingerprint, stream, masks, lambda: None)
         asked: list[tuple[Due, Array]] = []
         for due in together:
             try:
-                asked.append((due, self._pool(stream, due, frames, gather)))
-            except (EncoderMissing, FusionFailed) as error:
-                log.warning("watch %s waits for its past to be fused: %s", due.watch.id, error)
+                self._engine.require_fit(len(window.frames), due.prompt, self._settings.watches.max_tokens)
+                asked.append((due, self._pool(window, due)))
+            except (EncoderMissing, FusionFailed, PromptTooLong) as error:
+                log.warning("watch %s is not evaluated: %s", due.watch.id, error)
         try:
-            source = self._make_source(stream, masks, gather, len(frames), together[0].prompt.before)
-            questions = [(due.prompt, rows) for due, rows in asked]
-            limits = self._settings.watches
-            replies = self._engine.answer_together(source, questions, limits.max_tokens, limits.questions_at_once)
+            answered = list(self._answer(window, asked))
         except RecordLost as error:
             log.warning("the watches of %s wait: %s", stream.id, error)
             return
-        self._settle(stream, frames, [due for due, _ in asked], replies)
+        self._settle(stream, window.frames, answered)
 
-    def _pool(self, stream: Video, due: Due, frames: Sequence[Frame], gather: Gatherer) -> Array:
-        """The question's rows (L,D): the mean of its intervals' means. A new watch's past is fused now, once."""
-        window = list_window(due.watch, due.interval)
-        (means,) = self._store.watches.read_means([due.watch.id], self._engine.fingerprint, window)
-        per_interval = count_slots(due.watch, stream.sample_fps)
-        for interval in window:
-            there = [frame for frame in frames if frame.slot // per_interval == interval]
-            if there and interval not in means:
-                rows = gather.fuse(due.prompt.text, len(due.prompt.before), there)
-                means[interval] = IntervalMean(len(there), there[-1].slot, rows.astype(np.float16))
-                self._store.watches.write_means(due.watch, self._engine.fingerprint, {interval: means[interval]})
-        total = sum(mean.frames for mean in means.values())
-        return as_float(sum(mean.rows.astype(np.float32) * np.float32(mean.frames / total) for mean in means.values()))
+    def _answer(self, window: Window, asked: Sequence[tuple[Due, Array]]) -> Iterator[tuple[Due, Reply]]:
+        """Answers all in one batch. If that fails, each alone, so that only the one at fault is left out."""
+        if not asked:
+            return
+        source, limits = window.make_source(asked[0][0].prompt.before), self._settings.watches
+        questions = [(due.prompt, rows) for due, rows in asked]
+        try:
+            replies = self._engine.answer_together(source, questions, limits.max_tokens, limits.questions_at_once)
+        except NonFinite as error:
+            if len(asked) == 1:
+                log.error("watch %s is not evaluated: %s", asked[0][0].watch.id, error)
+                return
+            for one in asked:
+                yield from self._answer(window, [one])
+        else:
+            yield from zip((due for due, _ in asked), replies, strict=True)
 
-    def _make_source(
-        self, stream: Video, masks: dict[int, int], gather: Gatherer, count: int, system: Sequence[int]
-    ) -> TokenSource:
-        def load() -> tuple[Array, Half]:
-            return gather.load_anchor(system), gather.load_tokens()
+    def _pool(self, window: Window, due: Due) -> Array:
+        """The question's rows (L,D). A new watch's past is fused now, once."""
+        intervals = list_window(due.watch, due.interval)
+        (means,) = self._store.watches.read_means([due.watch.id], self._engine.fingerprint, intervals)
+        made = window.fuse_missing(due.watch, due.prompt, intervals, means)
+        self._store.watches.write_means(due.watch, self._engine.fingerprint, made)
+        return pool_means([*means.values(), *made.values()])
 
-        frames_id = hashlib.sha256(repr(tuple(masks.items())).encode()).hexdigest()[:24]
-        return TokenSource((stream.id, frames_id, False, text_id(system)), count, load)
-
-    def _settle(self, stream: Video, frames: Sequence[Frame], due: Sequence[Due], replies: Sequence[Reply]) -> None:
+    def _settle(self, stream: Video, frames: Sequence[Frame], answered: Sequence[tuple[Due, Reply]]) -> None:
         """Publishes the events first: a job that is repeated after that publishes them under the same keys, once."""
         verdicts, events = [], []
-        for each, reply in zip(due, replies, strict=True):
+        for each, reply in answered:
             at = stream.grid.clock(frames[-1].t_s)
             assert at is not None, "a stream has a grid in wall-clock time"
             verdict = judge(each.watch, each.status, each.interval, reply.text, reply.probability, at)

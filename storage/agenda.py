@@ -108,6 +108,11 @@ class Agenda:
                 self._redis.zrem(agenda, *foreign)
         return [as_text(item_id) for item_id in found if item_id not in foreign]
 
+    def list_all(self, agenda: str) -> list[str]:
+        """Lists all items; for agendas whose length is limited."""
+        with redis_errors():
+            return [as_text(item_id) for item_id in cast(list[bytes], self._redis.zrange(agenda, 0, -1))]
+
     def count(self, agenda: str) -> int:
         """Counts the unsettled items."""
         with redis_errors():

@@ -248,9 +248,16 @@ class Archive:
         """Removes a record that no longer covers all frames of its segment."""
         self.files.delete(_record_path(video_id, segment, fingerprint))
 
-    def delete_segment(self, video_id: str, segment: int) -> None:
-        """Removes a segment with all that belongs to it."""
-        self.files.delete(f"{check_video_id(video_id)}/{segment:06d}")
+    def delete_frames(self, video_id: str, segment: int) -> None:
+        """Removes a segment's pictures and records; recordings stay."""
+        folder = f"{check_video_id(video_id)}/{segment:06d}"
+        names = self.files.names(folder)
+        if any(_RECORDING_FILE.fullmatch(f"{segment:06d}/{name}") for name in names):
+            for name in names:
+                if not _RECORDING_FILE.fullmatch(f"{segment:06d}/{name}"):
+                    self.files.delete(f"{folder}/{name}")
+        else:
+            self.files.delete(folder)
 
     # recordings
 

@@ -97,6 +97,11 @@ class Coverage:
         with redis_errors():
             return sorted(as_text(fingerprint) for fingerprint in self._redis.smembers(MODELS))
 
+    def note_model(self, fingerprint: str) -> None:
+        """Notes that this model encodes here, so that what it leaves in Redis can be found."""
+        with redis_errors():
+            self._redis.sadd(MODELS, fingerprint)
+
     def _list_marks(self, video_id: str) -> tuple[list[str], list[str]]:
         """Returns the keys of the marks of encoded segments, one for each model, and the names of their counters."""
         models = self.list_models()

@@ -11,8 +11,9 @@ from storage.agenda import DELIVERIES, EVENTS
 from storage.connection import as_text, redis_errors
 from storage.documents import parse_document
 from storage.errors import DamagedFile, DamagedState, NewerDocument, NotFound, StateRebuilding
-from storage.event_scripts import LIST_DELIVERIES, POSTPONE_DUE, SET_DELIVERY
+from storage.event_scripts import DOCUMENTS, LIST_DELIVERIES, POSTPONE_DUE, SET_DELIVERY
 from storage.ids import EVENT_NUMBER, check_video_id, check_watch_id, event_id_of, event_number
+from storage.index import READY
 from storage.live_documents import Delivery, DeliveryStatus
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Deliveries:
             *(status_key(stream_id, status) for status in STATUSES),
             pending_key(stream_id, watch_id),
             DELIVERIES,
+            DOCUMENTS,
         ]
         args: list[str | int | float] = [event_number(delivery.event_id), delivery.model_dump_json()]
         args += [STATUSES.index(delivery.status) + 1, agenda_item(stream_id, watch_id)]
@@ -60,10 +62,13 @@ class Deliveries:
     def list_by_status(self, stream_id: str, status: DeliveryStatus, before: str | None, count: int) -> list[Delivery]:
         """Up to `count` deliveries of this status, those of the newest events first; with `before`, only older ones."""
         high = "+inf" if before is None else f"({event_number(before)}"
-        keys = [status_key(stream_id, status), deliveries_key(stream_id)]
+        keys = [READY, EVENTS, status_key(stream_id, status), deliveries_key(stream_id)]
         try:
             with redis_errors():
-                found = [_parse(content) for content in self._list(keys=keys, args=[high, count])]
+                state, *contents = self._list(keys=keys, args=[high, count])
+            if state == b"rebuilding":
+                raise StateRebuilding("deliveries are being read from the archive: try again soon (see /readyz)")
+            found = [_parse(content) for content in contents[0]]
             if None in found:
                 raise DamagedState(f"a delivery of {stream_id} in Redis is damaged or lost")
         except DamagedState as error:

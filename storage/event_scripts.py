@@ -3,6 +3,8 @@
 An event's number is both the member and the score in each sorted set: microseconds are exact as a score until 2255.
 """
 
+DOCUMENTS = "lw:events:documents"  # hash: number -> the event as JSON
+
 # KEYS: ready, streams to rebuild, deleted, keys of the stream, documents, reserved, open, log, log of the stream, last.
 # ARGV: key, stream. Each event in the log has its key, so fewer keys are a damage.
 # Numbers only grow, even if the clock steps back. A number a year ahead is junk.
@@ -157,12 +159,14 @@ end
 return 1
 """
 
-# KEYS: deliveries of the stream, those by status (3), pending of the watch, due deliveries.
+# KEYS: deliveries of the stream, those by status (3), pending of the watch, due deliveries, documents.
 # ARGV: number, delivery, place of its status among the three, item of the agenda, when it is due if it is pending.
+# A settled delivery of an event that is no longer in the log is forgotten, as the event is.
 SET_DELIVERY = """
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+local gone = not ARGV[5] and redis.call('HEXISTS', KEYS[7], ARGV[1]) == 0
+if gone then redis.call('HDEL', KEYS[1], ARGV[1]) else redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 for at = 1, 3 do
-  if at == tonumber(ARGV[3]) then
+  if at == tonumber(ARGV[3]) and not gone then
     redis.call('ZADD', KEYS[at + 1], ARGV[1], ARGV[1])
   else
     redis.call('ZREM', KEYS[at + 1], ARGV[1])
@@ -183,9 +187,10 @@ for _, number in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', ARGV[1], 'BYSCORE'
 end
 return 1
 """
-# KEYS: those of one status, deliveries of the stream. ARGV: exclusive upper bound, count. Newest first.
+# KEYS: ready, streams to rebuild, those of one status, deliveries of the stream. ARGV: exclusive upper bound, count.
 LIST_DELIVERIES = """
-local numbers = redis.call('ZRANGE', KEYS[1], ARGV[1], '(999999999999999', 'BYSCORE', 'REV', 'LIMIT', 0, ARGV[2])
-if #numbers == 0 then return {} end
-return redis.call('HMGET', KEYS[2], unpack(numbers))
+if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', KEYS[2]) == 1 then return {'rebuilding'} end
+local numbers = redis.call('ZRANGE', KEYS[3], ARGV[1], '(999999999999999', 'BYSCORE', 'REV', 'LIMIT', 0, ARGV[2])
+if #numbers == 0 then return {'read', {}} end
+return {'read', redis.call('HMGET', KEYS[4], unpack(numbers))}
 """

@@ -116,6 +116,11 @@ class Index:
         with redis_errors():
             return {as_text(path): as_text(reason) for path, reason in self._redis.hgetall(UNREADABLE).items()}
 
+    def clear_unreadable(self, path: str) -> None:
+        """Removes the report about a document that can be read again."""
+        with redis_errors():
+            self._redis.hdel(UNREADABLE, path)
+
     def forget_unreadable(self) -> None:
         """Removes all reports, before the archive is read again."""
         with redis_errors():

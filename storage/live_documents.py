@@ -33,6 +33,7 @@ class StreamState(Document):
     frames_static: int = Field(0, description="Of these, how many reuse the token of the frame before.")
     frames_lost: int = Field(0, description="Damaged or late frames that were not kept.")
     reconnects: int = 0
+    lag_s: float = Field(0.0, description="How long the oldest frame that is not encoded has been waiting.")
     frozen_since: datetime | None = Field(None, description="The picture has not changed by a single bit since then.")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from storage import agenda as due
 from storage.documents import Video
-from storage.errors import DamagedFile, GivenAway, NewerDocument, NotFound
+from storage.errors import DamagedFile, NewerDocument, NotFound
 from storage.ids import VIDEO_ID
 from storage.store import Store
 
@@ -60,7 +60,7 @@ def rebuild_events(store: Store, renew_lease: Callable[[], bool], stream_id: str
     """Reads a stream's events from the archive into the log, as far back as the log reaches.
 
     Until this is done for all streams, no event is published or read: a reader must not pass events that are missing.
-    Raises GivenAway if the lease is lost.
+    If the lease is lost, the stream stays due, and another process reads it.
     """
     if not VIDEO_ID.fullmatch(stream_id):
         log.error("%s in Redis is not a stream; it is removed", stream_id)
@@ -74,7 +74,8 @@ def rebuild_events(store: Store, renew_lease: Callable[[], bool], stream_id: str
         listed = store.archive.list_day(stream_id, day)
         for first in range(0, len(listed.event_ids), EVENTS_AT_ONCE):
             if not renew_lease():
-                raise GivenAway(f"the lease is lost: another process reads the events of {stream_id}")
+                log.warning("the lease is lost: another process reads the events of %s", stream_id)
+                return
             chunk = [one for one in listed.event_ids[first : first + EVENTS_AT_ONCE] if one >= first_id]
             events, unreadable = store.archive.read_events(stream_id, chunk)
             delivered = [one for one in chunk if one in listed.delivery_ids]

@@ -3,8 +3,9 @@
 import logging
 from typing import cast
 
-from storage import agenda, coverage, events, index, workers
+from storage import agenda, coverage, event_log, events, index, workers
 from storage.connection import as_text, redis_errors
+from storage.event_scripts import DOCUMENTS
 from storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -24,11 +25,11 @@ SHARED = {
     agenda.WAITING: "zset",
     agenda.EVENTS: "zset",
     agenda.DELIVERIES: "zset",
-    events.LOG: "zset",
-    events.DOCUMENTS: "hash",
-    events.OPEN: "zset",
+    event_log.LOG: "zset",
+    DOCUMENTS: "hash",
+    event_log.OPEN: "zset",
     events.RESERVED: "hash",
-    events.LAST: "string",
+    event_log.LAST: "string",
     coverage.MODELS: "set",
     workers.ALIVE: "set",
     workers.MODEL: "string",

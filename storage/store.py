@@ -37,6 +37,7 @@ from storage.segments import SegmentFrame
 from storage.sizes import Sizes
 from storage.stream_states import StreamStates
 from storage.timeline import locate
+from storage.watch_trials import WatchTrials
 from storage.watches import Watches
 from storage.workers import Workers
 
@@ -72,6 +73,7 @@ class Store:
         self.open_frames = OpenFrames(state, cache)
         self.stream_states = StreamStates(state)
         self.watches = Watches(state, self.archive)
+        self.watch_trials = WatchTrials(cache)
         self.captures = Leases(state, "capture")  # which host captures which stream
         self.live_encoders = Leases(state, "encode")  # which encoder worker encodes which stream's open segment
 

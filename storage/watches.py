@@ -37,10 +37,11 @@ redis.call('HSET', KEYS[1], unpack(ARGV))
 redis.call('INCR', KEYS[3])
 return 1
 """
-# Stores means (interval, value ...) unless the stream was deleted.
+# Stores means (interval, value ...) unless the stream or the watch (ARGV[2]) was deleted.
 _PUT_MEANS = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+if redis.call('HEXISTS', KEYS[3], ARGV[3]) == 1 and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 4))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """
@@ -160,12 +161,14 @@ class Watches:
             for interval, mean in means.items()
             for word in (interval, pack_array(mean.last_slot << _COUNT_BITS | mean.frames, mean.rows))
         ]
-        keys = [_means_key(watch.id, fingerprint), deleted_key(watch.stream_id)]
+        keys = [_means_key(watch.id, fingerprint), deleted_key(watch.stream_id), _watches_key(watch.stream_id)]
         with redis_errors():
-            self._put_means(keys=keys, args=[KNOWN_S, *words])
+            self._put_means(keys=keys, args=[KNOWN_S, watch.id, LOADED, *words])
 
     def read_means(self, watch_ids: Sequence[str], fingerprint: str, intervals: range) -> list[dict[int, IntervalMean]]:
         """Interval -> mean, for each watch; one round trip for all."""
+        if not intervals:
+            return [{} for _ in watch_ids]
         with redis_errors(), self._redis.pipeline(transaction=False) as pipeline:
             for watch_id in watch_ids:
                 pipeline.hmget(_means_key(watch_id, fingerprint), [str(interval) for interval in intervals])

@@ -28,32 +28,23 @@ PACKAGES = (
 )
 WORKERS = ("encoder_worker", "ingest", "reasoner")
 # File names that mean the same in every package that has them.
-SHARED_NAMES = {"__init__", "__main__", "errors", "events", "jobs", "questions", "recordings", "scheduler", "videos"}
+SHARED_NAMES = {
+    "__init__",
+    "__main__",
+    "errors",
+    "events",
+    "jobs",
+    "questions",
+    "recordings",
+    "scheduler",
+    "streams",
+    "videos",
+    "watches",
+}
 # The parity tests compare each intermediate of an answer. Outside the model, `trace` would need its private parts.
 FOR_TESTS = {"llava_mini/model.py trace"}
-# Parts of live streams that other parts will use: cameras and watches publish, retention forgets.
-AWAITED = {
-    "configs/settings.py spool_dir",
-    "storage/documents.py Credentials",
-    "storage/live_documents.py StreamState",
-    "storage/archive.py delete_watch",
-    "storage/archive.py list_watch_ids",
-    "storage/archive.py write_watch",
-    "storage/events.py forget_before",
-    "storage/recordings.py list_oldest",
-    "storage/sizes.py read_segments",
-    "storage/sizes.py read_totals",
-    "storage/sizes.py remove_segments",
-    "storage/store.py delete_recordings",
-    "storage/events.py publish",
-}
-REGISTRARS = {
-    "app",
-    "router",
-    "source_router",
-    "stream_router",
-    "worker",
-}  # FastAPI and Typer objects, whose decorators register routes and commands
+ROUTERS = {"router", "source_router", "stream_router"}
+REGISTRARS = {"app", *ROUTERS, "worker"}  # FastAPI and Typer objects, whose decorators register routes and commands
 VALIDATORS = {"field_validator", "model_validator"}  # of pydantic
 
 
@@ -66,26 +57,31 @@ def list_modules(package: str) -> list[str]:
     return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
 
 
-def find_handlers(package: str) -> Iterator[tuple[str, list[str]]]:
-    """(job name, methods of the package's jobs class that handle it), read from the worker's `__main__`."""
+def find_handlers(package: str) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(job name, (class, method) that run it and give it up), read from the worker's `__main__`."""
     tree = ast.parse((ROOT / package / "__main__.py").read_text())
+    classes = {
+        ast.unparse(node.targets[0]): ast.unparse(node.value.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 if isinstance(value, ast.Call) and ast.unparse(value.func) == "Handler":
                     assert isinstance(key, ast.Constant)
-                    yield str(key.value), [ast.unparse(part).removeprefix("jobs.") for part in value.args]
+                    parts = [ast.unparse(part).split(".") for part in value.args]
+                    yield str(key.value), [(classes[owner], method) for owner, method in parts]
 
 
 def test_every_job_is_handled_by_one_kind_of_worker_with_existing_methods() -> None:
     bound: Counter[str] = Counter()
     for package in WORKERS:
-        module = importlib.import_module(f"{package}.jobs")
-        (jobs_class,) = [value for name, value in vars(module).items() if name.endswith("Jobs")]
+        module = importlib.import_module(f"{package}.__main__")
         for name, methods in find_handlers(package):
             bound[name] += 1
             assert len(methods) == 2, f"{name} needs one method to run and one to give up"
-            assert all(callable(getattr(jobs_class, method)) for method in methods), name
+            assert all(callable(getattr(getattr(module, owner), method)) for owner, method in methods), name
     assert bound == Counter(dict.fromkeys(JOBS, 1))
 
 
@@ -171,7 +167,7 @@ def test_no_public_code_is_used_only_by_tests() -> None:
         for node in _definitions(tree, ours)
         if not mentioned[node.name]
     }
-    assert unused - AWAITED == FOR_TESTS
+    assert unused == FOR_TESTS
 
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -1,11 +1,16 @@
-"""Measures a checkpoint's accuracy through the service's own path: H.264 file, sampler, JPEG, encoder, engine."""
+"""Measures a checkpoint's accuracy, or its calibration, through the service's own path.
+
+The path is: H.264 file, sampler, JPEG, encoder, engine.
+"""
 
 import argparse
 import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +31,7 @@ from reasoner.engine import Engine, Limits, Outcome, TokenSource
 from reasoner.focus import Array, as_float
 from storage.documents import FusionMode, Options
 from storage.timeline import SEGMENT_SLOTS
-from training.calibration import YES_NO, Said
+from training.calibration import BINS, YES_NO, Said, fit_temperature, measure_all
 from training.files import write_video
 from training.questions import KINDS, Question, ask
 from training.questions import Stretch as Asked
@@ -116,7 +121,7 @@ def examine(examinee: Examinee, frames: int, videos: int, tally: Tally) -> None:
         for number in range(videos):
             world = generate(FIRST_SEED + 2 * number, frames)
             asked = questions_about(world)
-            path = write_video(world, Path(folder) / f"{frames}-{number}.mp4", fps=FPS)
+            path = write_video(world, Path(folder) / f"{frames}-{world.seed}.mp4", fps=FPS)
             for question, answers in zip(asked, examinee.answers(path, [q.text for q in asked]), strict=True):
                 for mode, (answer, _) in answers.items():
                     tally[frames, mode, question.kind].append(answer.strip() == question.answer)
@@ -137,7 +142,7 @@ def listen(examinee: Examinee, frames: int, videos: int, first_seed: int, heard:
         for number in range(videos):
             world = generate(first_seed + 2 * number, frames)
             asked = list({question.text: question for question in questions_about(world, CALIBRATED_KINDS)}.values())
-            path = write_video(world, Path(folder) / f"{frames}-{number}.mp4", fps=FPS)
+            path = write_video(world, Path(folder) / f"{frames}-{world.seed}.mp4", fps=FPS)
             for question, answers in zip(asked, examinee.answers(path, [q.text for q in asked]), strict=True):
                 truth = vocabulary.encode(question.answer)[0]
                 for mode, (_, logits) in answers.items():
@@ -156,12 +161,57 @@ def table(tally: Tally, lengths: Sequence[int]) -> Table:
     return result
 
 
+def listen_to_all(examinee: Examinee, first_seed: int, part: float) -> Heard:
+    """Listens to the answers about videos of all lengths."""
+    heard: Heard = defaultdict(list)
+    for frames, videos in VIDEOS.items():
+        listen(examinee, frames, max(int(videos * part), 1), first_seed, heard)
+    return heard
+
+
+def calibration_table(heard: Heard, gauge: Gauge) -> Table:
+    """One row per mode and group of kinds: errors, then "share right of probability (count)" in each bin."""
+    edges = [f"{place / BINS:.1f} to {(place + 1) / BINS:.1f}" for place in range(BINS)]
+    result = Table("mode", "kinds", "n", "ECE", "Brier", *edges, box=None)
+    for mode, answers in heard.items():
+        for group, chosen in group_by_kind(answers).items():
+            found = measure_all(chosen, gauge)
+            bins = [f"{b.right:.2f} of {b.probability:.2f} ({b.count})" if b.count else "-" for b in found.bins]
+            result.add_row(mode, group, str(found.count), f"{found.error:.3f}", f"{found.brier:.3f}", *bins)
+    return result
+
+
+def group_by_kind(answers: Sequence[Said]) -> dict[str, list[Said]]:
+    """The groups whose calibration is shown."""
+    return {
+        "yes or no": [said for said in answers if said.kind in YES_NO],
+        **{kind: [said for said in answers if said.kind == kind] for kind in YES_NO},
+        "others": [said for said in answers if said.kind not in YES_NO],
+    }
+
+
+def report_calibration(examinee: Examinee, part: float, console: Console) -> None:
+    """Fits temperatures on some worlds. Prints the calibration on others, without one and with that of all modes."""
+    fitted = listen_to_all(examinee, FITTED_SEED, part)
+    measured = listen_to_all(examinee, FIRST_SEED, part)
+    plain = replace(examinee.gauge, temperature=1.0)
+    sides = {mode: group_by_kind(answers)["yes or no"] for mode, answers in fitted.items()}
+    temperature = fit_temperature(list(chain.from_iterable(sides.values())), plain)
+    console.print(f"temperature fitted on yes and no: {temperature:g}")
+    for mode, answers in sides.items():
+        console.print(f"of {mode} alone (n = {len(answers)}): {fit_temperature(answers, plain):g}")
+    for each in (1.0, temperature):
+        console.print(f"temperature {each:g}, other worlds")
+        console.print(calibration_table(measured, replace(plain, temperature=each)))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="tiny")
     parser.add_argument("--checkpoint", help="folder; default: the configured one")
     parser.add_argument("--part", type=float, default=1.0, help="share of the videos to use, for a quick look")
+    parser.add_argument("--calibration", action="store_true", help="measure probabilities instead of accuracy")
     parser.add_argument("--json", type=Path, help="file for the shares of right answers")
     options = parser.parse_args()
     settings = load_settings(options.config)
@@ -169,7 +219,10 @@ def main() -> None:
         model = settings.model.model_copy(update={"checkpoint": options.checkpoint})
         settings = settings.model_copy(update={"model": model})
     examinee, tally = Examinee(settings), defaultdict[tuple[int, str, str], list[bool]](list)
-    console = Console(width=160)
+    console = Console(width=240 if options.calibration else 160)
+    if options.calibration:
+        report_calibration(examinee, options.part, console)
+        return
     for frames, videos in VIDEOS.items():
         examine(examinee, frames, max(int(videos * options.part), 1), tally)
         console.print(table(tally, [frames]))

@@ -9,13 +9,16 @@ from training.render import render
 from training.world import World
 
 SIDE_PX = 336
-CODING = {"crf": "23", "preset": "veryfast", "g": "50", "bf": "2"}
+CODING = {"crf": "23", "preset": "veryfast", "bf": "2"}
 
 
-def write_video(world: World, path: Path, fps: int = 10, side_px: int = SIDE_PX) -> Path:
-    """Writes the whole world at `fps` frames a second, with B-frames. The file name decides the container."""
+def write_video(world: World, path: Path, fps: int = 10, side_px: int = SIDE_PX, gop: int = 50) -> Path:
+    """Writes the whole world at `fps` frames a second, with B-frames and a keyframe at least every `gop` frames.
+
+    The file name decides the container.
+    """
     with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}) as container:
-        stream = container.add_stream("libx264", rate=fps, options=CODING)
+        stream = container.add_stream("libx264", rate=fps, options=CODING | {"g": str(gop)})
         stream.width = stream.height = side_px
         stream.pix_fmt = "yuv420p"
         for number in range(world.seconds * fps):

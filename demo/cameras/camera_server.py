@@ -1,6 +1,7 @@
 """Runs cameras: their time, and the ports on which they answer."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,17 @@ from demo.cameras.http_live import HttpConnection
 from demo.cameras.rtsp_server import RtspConnection
 
 T = TypeVar("T")
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Binds a port (0: any free one) for as long as the socket is open, so that nobody takes it while no one listens.
+
+    Connections to it are refused until a server with SO_REUSEADDR listens there too, as asyncio's and GStreamer's do.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind((host, port))
+    return reserved
 
 
 class _Connection(Protocol):
@@ -40,12 +52,14 @@ class CameraServer:
         accounts: Accounts | None = None,
         faults: Faults | None = None,
     ) -> None:
-        self.host, self.rtsp_port, self.http_port = host, rtsp_port, http_port  # 0 until it is open: any free port
+        self.host = host
+        self.rtsp_port, self.http_port = rtsp_port, http_port  # 0 until it is open: any free one
         self.accounts, self.faults = accounts or Accounts(), faults or Faults()
         self.sources = {name: FileLoop(clip, self.faults) for name, clip in clips.items()}
         self.connection_count = 0
         self._connections: dict[_Connection, asyncio.StreamWriter] = {}
         self._listeners: list[asyncio.Server] = []
+        self._reserved: list[socket.socket] = []
         self._handlers: set[asyncio.Task[None]] = set()
         self._clocks: list[asyncio.Task[None]] = []
 
@@ -53,8 +67,10 @@ class CameraServer:
         """Listens. The first call also starts the cameras' time, which goes on until `close`."""
         if not self._clocks:
             self._clocks = [asyncio.create_task(source.run()) for source in self.sources.values()]
-        self.rtsp_port = await self._listen(self.rtsp_port, RtspConnection)
-        self.http_port = await self._listen(self.http_port, HttpConnection)
+            self._reserved = [reserve_port(self.host, port) for port in (self.rtsp_port, self.http_port)]
+            self.rtsp_port, self.http_port = (reserved.getsockname()[1] for reserved in self._reserved)
+        await self._listen(self.rtsp_port, RtspConnection)
+        await self._listen(self.http_port, HttpConnection)
 
     async def die(self) -> None:
         """Drops all connections and stops listening, as a killed process does. `open` listens on the same ports."""
@@ -69,6 +85,8 @@ class CameraServer:
     async def close(self) -> None:
         """Ends everything."""
         await self.die()
+        for reserved in self._reserved:
+            reserved.close()
         for clock in self._clocks:
             clock.cancel()
         for ended in await asyncio.gather(*self._clocks, return_exceptions=True):
@@ -86,14 +104,11 @@ class CameraServer:
         for connection in self._connections:
             connection.send_garbage(data)
 
-    async def _listen(self, port: int, protocol: _Protocol) -> int:
+    async def _listen(self, port: int, protocol: _Protocol) -> None:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._handle(protocol, reader, writer)
 
-        listener = await asyncio.start_server(handle, self.host, port)
-        self._listeners.append(listener)
-        bound: int = listener.sockets[0].getsockname()[1]
-        return bound
+        self._listeners.append(await asyncio.start_server(handle, self.host, port))
 
     async def _handle(self, protocol: _Protocol, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -108,8 +123,8 @@ class CameraServer:
                     pass
             else:
                 await connection.serve(reader)
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client left
+        except (OSError, OverflowError, asyncio.IncompleteReadError):
+            pass  # the client left, or asked for a port that does not exist
         finally:
             self._connections.pop(connection)
             self._handlers.discard(task)

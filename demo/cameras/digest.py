@@ -54,7 +54,10 @@ class Accounts:
         return login.accepted
 
     def _check_basic(self, rest: str) -> Login:
-        user, _, password = b64decode(rest).decode(errors="replace").partition(":")
+        try:
+            user, _, password = b64decode(rest).decode().partition(":")
+        except ValueError:
+            return Login("basic", "", None, False)
         return Login("basic", user, password, "basic" in self.schemes and self.passwords.get(user) == password)
 
     def _check_digest(self, method: str, rest: str) -> Login:

@@ -3,10 +3,11 @@
 from configs.loading import settings_from_command_line
 from configs.privacy import keep_files_private
 from configs.settings import Settings
+from ingest.cameras.declared import DeclaredStreams
 from ingest.cameras.publisher import Publisher
 from ingest.cameras.recording_publisher import RecordingPublisher
 from ingest.cameras.supervisor import KIND, Supervisor
-from jobs.worker import name_worker, run_worker
+from jobs.worker import Service, name_worker, run_worker
 from storage.store import Store
 
 
@@ -17,7 +18,14 @@ def run(settings: Settings) -> None:
     publisher = Publisher(settings, store)
     supervisor = Supervisor(settings, store, publisher, name_worker(KIND))
     recordings = RecordingPublisher(settings, store, publisher.list_captured)
-    services = [supervisor.assign_forever, supervisor.watch_forever, publisher.run_forever, recordings.run_forever]
+    services: list[Service] = [
+        supervisor.assign_forever,
+        supervisor.watch_forever,
+        publisher.run_forever,
+        recordings.run_forever,
+    ]
+    if settings.cameras.streams_file is not None:
+        services.append(DeclaredStreams(settings, store, settings.cameras.streams_file).run_forever)
     run_worker(settings, store, KIND, [], {}, services=services)
 
 

@@ -71,9 +71,8 @@ class CameraCapture:
         self._recording = threading.Lock()
         self._form = VideoForm(self._codec, decoder.width, decoder.height, decoder.extradata or b"")
         self._anchor = WallAnchor(plan.start_epoch_s)
-        self._clocks = {video.index: SenderClock()}
-        if self._audio is not None:
-            self._clocks[self._audio.index] = SenderClock()
+        self._clocks = {stream.index: SenderClock() for stream in self.streams}
+        self._tick_s = {stream.index: float(stream.time_base or 0) for stream in self.streams}
         self._arrived_s: deque[float] = deque()  # of video packets, for the rate
         self._counted_at_s = 0.0
         self._packets = self._sampled = self._static = self._unwritten = 0
@@ -103,6 +102,9 @@ class CameraCapture:
                 if time is not None
             ]
             clock.prepare(least_s, placed)
+        if self._recorder is not None and self._audio is not None:
+            sound = (arrival.packet for arrival in first if arrival.packet.stream is self._audio)
+            self._recorder.learn_audio(next(sound, None))
         for arrival in first:
             self._take(arrival, pts_s.get(id(arrival)))
 
@@ -110,11 +112,17 @@ class CameraCapture:
         """Takes the next packet."""
         self._take(arrival, self._seconds(arrival.packet, arrival.packet.pts))
 
-    def finish_recording(self, wait_s: float = -1) -> None:
-        """Finishes the present recording; any thread may call this. Waits for others `wait_s` at most; -1: for ever."""
-        if self._recorder is not None and self._recording.acquire(timeout=wait_s):
+    def finish_recording(self) -> None:
+        """Finishes the present recording. The next keyframe begins another."""
+        self._record(lambda recorder: recorder.end_file())
+
+    def stop_recording(self, wait_s: float) -> None:
+        """Finishes the present recording for good; another thread may call this. Waits `wait_s` at most."""
+        if self._recording.acquire(timeout=wait_s):
             try:
-                self._tell_recorded(self._recorder.end_file)
+                if self._recorder is not None:
+                    self._tell_recorded(self._recorder, self._recorder.end_file)
+                    self._recorder = None
             finally:
                 self._recording.release()
 
@@ -153,9 +161,9 @@ class CameraCapture:
             self._keep(sample)
 
     def _seconds(self, packet: "Packet[Any]", ticks: int | None) -> float | None:
-        if ticks is None or packet.time_base is None or not self._has_timestamps:
+        if ticks is None or not self._has_timestamps:
             return None
-        return float(ticks * packet.time_base)
+        return ticks * self._tick_s[packet.stream.index]
 
     def _step(self, step_s: float, at_s: float) -> None:
         """The host's clock was set: all begins anew at the new time."""
@@ -231,19 +239,17 @@ class CameraCapture:
         self._send(Opened(self._codec, self._form.width_px, self._form.height_px, fps, self._audio_codec))
 
     def _record(self, add: Callable[[Recorder], Any]) -> None:
-        if self._recorder is None:
-            return
-        recorder = self._recorder
         with self._recording:
-            self._tell_recorded(lambda: add(recorder) or [])
+            recorder = self._recorder
+            if recorder is not None:
+                self._tell_recorded(recorder, lambda: add(recorder) or [])
 
-    def _tell_recorded(self, work: Callable[[], Sequence[Message]]) -> None:
+    def _tell_recorded(self, recorder: Recorder, work: Callable[[], Sequence[Message]]) -> None:
         """Runs work on the recording. If it fails, capturing goes on, and the next keyframe begins another file."""
-        assert self._recorder is not None
         try:
             ended = work()
         except (OSError, ValueError, av.FFmpegError) as error:
-            self._recorder.abandon_file()
+            recorder.abandon_file()
             reason = getattr(error, "strerror", None) or type(error).__name__
             self._notice("recording-failed", f"the camera is not recorded ({reason}): check the disk of data_dir")
             return

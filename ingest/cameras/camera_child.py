@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,12 +34,9 @@ class _Pipe:
         self._lock = threading.Lock()
 
     def send(self, message: Message) -> None:
-        """Sends a message. Ends the process if the supervisor is gone."""
-        try:
-            with self._lock:
-                self._connection.send(message)
-        except OSError:
-            os._exit(0)
+        """Sends a message. If the supervisor is gone, nobody hears it, and `wait_for_end` returns."""
+        with suppress(OSError), self._lock:
+            self._connection.send(message)
 
     def wait_for_end(self) -> None:
         """Returns when the supervisor is gone, or has closed the connection."""
@@ -82,7 +80,7 @@ class _Leaver:
         self._pipe.wait_for_end()
         threading.Timer(LEAVING_S, os._exit, (0,)).start()
         if self.capture is not None:
-            self.capture.finish_recording(LEAVING_S)
+            self.capture.stop_recording(LEAVING_S)
         os._exit(0)
 
 
@@ -127,8 +125,8 @@ def _leave(*_: object) -> NoReturn:
 
 def _locate(error: BaseException) -> str:
     """The error's kind and place. Its text may contain the camera's URL."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "?"
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    place = f"{Path(frames.tb_frame.f_code.co_filename).name}:{frames.tb_lineno}" if frames is not None else "?"
     return f"{type(error).__name__} at {place}"

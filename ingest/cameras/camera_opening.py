@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 import av
+import av.logging
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
@@ -38,6 +39,7 @@ CODED_BEYOND_SHOWN = 2  # coded pictures are padded to whole blocks, so a decode
 PROBE_BYTES, PROBE_US = 1_000_000, 1_000_000  # enough for parameters that come with the first keyframe
 SAFE_IN_LOGINS = "!$&'()*+,;=~-._"  # FFmpeg holds 127 bytes of an RTSP login, so no more is encoded than must be
 MOST_RTSP_LOGIN_BYTES = 127
+LOSS = "RTP: missed"
 LATE_SHARE = 0.95  # of the time limit
 
 
@@ -82,14 +84,40 @@ def open_camera(plan: CameraPlan) -> Iterator[OpenCamera]:
 
 
 def read_packets(camera: OpenCamera, streams: "list[Stream]", plan: CameraPlan) -> "Iterator[Packet[Any]]":
-    """The packets of these streams as they arrive. Raises CameraProblem when the connection ends, as all do."""
+    """The packets of these streams as they arrive. Raises CameraProblem when the connection ends, as all do.
+
+    Packets to which something is missing are marked as corrupt.
+    """
     name = _name(_split_url(plan.url))
     problem = CameraProblem("camera-ended", f"{name} ended the stream; it is tried again")
+    packets = (packet for packet in camera.container.demux(streams) if packet.size)
     try:
-        yield from (packet for packet in camera.container.demux(streams) if packet.size)
+        yield from _mark_losses(packets) if plan.transport == "udp" else packets
     except av.FFmpegError as error:
         problem = _explain(error, name, f"sent nothing for {plan.silence_s:g} s")
     raise problem  # outside of the handler, so that the error with the URL is not its context
+
+
+def _mark_losses(packets: "Iterator[Packet[Any]]") -> "Iterator[Packet[Any]]":
+    """Marks the packets to which a part is missing that was lost on the way (UDP).
+
+    FFmpeg tells of a loss only in its log, while it reads either the packet itself or the one before it.
+    """
+    av.logging.set_skip_repeated(False)
+    with av.logging.Capture(local=False) as logs:  # nothing is printed: messages may contain the URL
+        av.logging.set_level(av.logging.WARNING)
+        try:
+            suspects = 0
+            for packet in packets:
+                if any(LOSS in message for _, _, message in logs):
+                    suspects = 2
+                logs.clear()
+                if suspects and packet.stream.type == "video":
+                    packet.is_corrupt = True
+                    suspects -= 1
+                yield packet
+        finally:
+            av.logging.set_level(None)
 
 
 def _split_url(text: str) -> SplitResult:
@@ -171,6 +199,10 @@ def _connect(url: SplitResult, address: str, plan: CameraPlan, limit_s: float) -
         is_late = time.monotonic() - began_at > LATE_SHARE * limit_s  # FFmpeg then often says "invalid data"
         cause = TimeoutError() if is_late else error
         problem = _explain(cause, _name(url), f"did not answer within {limit_s:.0f} s")
+        if url.scheme not in RTSP and getattr(cause, "errno", None) == errno.EIO:  # what max_redirects leads to
+            problem = CameraProblem(
+                "camera-unsupported", f"{_name(url)} redirects or breaks off: give the address that it redirects to"
+            )
     if problem is not None:
         raise problem
     camera = address, _port(url)

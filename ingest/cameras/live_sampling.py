@@ -168,6 +168,8 @@ class LiveSampler:
 
     def _is_decided(self, slot: int) -> bool:
         time_s = self._grid.time_s(slot)
+        if max(self._recent_s, default=time_s) <= time_s + EPSILON_S:
+            return False
         later = sum(t_s > time_s + EPSILON_S for t_s in self._recent_s)
         reordered = max(self._reordered, self._decoder.reorder_depth) if self._mode == "exact" else 0
         return later > min(reordered, REORDERED)
@@ -273,6 +275,8 @@ class LiveSampler:
 
     def _push_wanted(self) -> Iterator[SampledPicture]:
         """Gives the decoder more packets while it holds back a frame that a slot waits for."""
+        if not self._wanted:
+            return
         for entry in [entry for entry in self._entries if entry.held]:
             if not self._wanted or self._wanted[0][1].frame is not None or not self._follows:
                 break

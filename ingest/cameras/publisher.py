@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from configs.settings import Settings
 from ingest.cameras.outbox import Outbox
-from ingest.cameras.spool import SpooledFrame, list_spooled_segments, read_frames, spool_path
+from ingest.cameras.spool import SpooledFrame, list_spooled_segments, read_frames, remove_spooled, spool_path
 from jobs.inspector import Inspector
 from storage.documents import Video
 from storage.errors import DamagedFile, LongwatchError, NewerDocument, NotFound
@@ -23,7 +23,7 @@ from storage.timeline import locate, mask_of, masks_of
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0  # between two looks at the whole spool
-CLOSING_S = 3.0  # after a segment's end: its last slot is decided by then
+CLOSING_S = 3.0  # after a segment's end: its last frame is in the spool by then
 ORPHAN_S = 60.0  # after a segment's end: frames of a host that is gone go to the archive without it
 PAUSE_S = 2.0  # after a failure of Redis or the archive
 
@@ -40,6 +40,7 @@ class Publisher:
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._spool = settings.spool_dir
+        self._stall_s = settings.cameras.stall_s  # then a silent camera is connected again
         self._store = store
         self._inspector = Inspector(store, settings.jobs)
         self._new: SimpleQueue[tuple[str, int]] = SimpleQueue()
@@ -127,8 +128,11 @@ class Publisher:
     def _close_ended(self, stream: Video) -> list[tuple[str, int]]:
         """Closes the segments of a stream that are over; publishes the others, and returns them."""
         still_open = []
-        for segment in list_spooled_segments(self._spool / stream.id):
-            if _seconds_since_end(stream, segment) > CLOSING_S:
+        segments = list_spooled_segments(self._spool / stream.id)
+        for segment in segments:
+            # A slot is decided when the first packet after it comes. With few keyframes or frames that takes a while.
+            decided = segment < segments[-1]
+            if _seconds_since_end(stream, segment) > CLOSING_S + (0 if decided else self._stall_s):
                 self._close(stream, segment)
             else:
                 self._publish(stream.id, segment)
@@ -150,14 +154,17 @@ class Publisher:
 
     def _close(self, stream: Video, segment: int) -> None:
         """Moves a segment to the archive: the frames in this spool, and those of other hosts that Redis has."""
-        frames = {frame.place: frame for frame in self._read(stream.id, segment)}
+        path = spool_path(self._spool / stream.id, segment)
+        spooled, offset = read_frames(path)
+        frames = {frame.place: frame for frame in _as_segment_frames(spooled)}
         known = masks_of(self._store.open_frames.list_slots(stream.id)).get(segment, 0)
         frames |= self._store.open_frames.read_pictures(stream.id, segment, known & ~mask_of(frames))
         if frames:
             self._store.close_segment(stream.id, segment, [frames[place] for place in sorted(frames)])
         else:
             self._store.open_frames.remove_segment(stream.id, segment)
-        spool_path(self._spool / stream.id, segment).unlink(missing_ok=True)
+        if not remove_spooled(path, offset):
+            return  # a frame came meanwhile: the next look adds it
         self._published.pop((stream.id, segment), None)
         self._inspector.inspect_video(stream.id)
 

@@ -79,11 +79,16 @@ class Recorder:
             self.recorded_bytes += size
         return ended
 
+    def learn_audio(self, packet: "CodedPacket[Any] | None") -> None:
+        """Learns from an audio packet what the head of a file must say. Files that began before stay silent."""
+        if packet is not None and not self._sound_form and _has_adts(data := bytes(packet)):
+            self._sound_form = _describe_aac(data)
+
     def add_audio(self, packet: "CodedPacket[Any]", t_s: float) -> None:
         """Takes the next audio packet. Raises OSError, av.FFmpegError."""
         data = bytes(packet)
         if packet.stream.codec_context.name == "aac" and _has_adts(data):
-            self._sound_form = self._sound_form or _describe_aac(data)
+            self.learn_audio(packet)
             data = data[ADTS_BYTES if data[1] & 1 else ADTS_BYTES + 2 :]  # with a checksum if the bit is 0
         if self._file is not None:
             self._file.write_audio(data, t_s)

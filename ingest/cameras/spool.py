@@ -5,6 +5,7 @@ has it. A power cut loses only what the kernel had not written yet, mostly the l
 cost more than to decode it.
 """
 
+import fcntl
 import os
 import struct
 import zlib
@@ -70,6 +71,22 @@ def read_frames(path: Path, offset: int = 0) -> tuple[list[SpooledFrame], int]:
     return frames, offset
 
 
+def remove_spooled(path: Path, offset: int) -> bool:
+    """Removes a file that was read up to `offset`; returns False instead if something was appended since."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.stat().st_size > offset and read_frames(path, offset)[0]:
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(descriptor)  # which unlocks it
+
+
 class SpoolWriter:
     """Appends frames to the spool folder of one stream. One process at a time may write there."""
 
@@ -80,14 +97,26 @@ class SpoolWriter:
         self._places: set[int] = set()
 
     def append_frame(self, segment: int, frame: SpooledFrame) -> bool:
-        """Appends the frame; False if its place is taken, or if the segment's file was removed meanwhile.
+        """Appends the frame; False if its place is taken. A file that was removed meanwhile is begun again.
 
         Raises OSError, e.g. if the disk is full; then nothing of the frame stays in the file.
         """
         if segment != self._segment:
-            self._open_segment(segment)
-        if frame.place in self._places or os.fstat(self._descriptor).st_nlink == 0:
+            self._open_segment(segment, set())
+        if frame.place in self._places:
             return False
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # `remove_spooled` removes no file between the check and the write
+        if os.fstat(self._descriptor).st_nlink == 0:
+            self._open_segment(segment, self._places)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            self._append(frame)
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._places.add(frame.place)
+        return True
+
+    def _append(self, frame: SpooledFrame) -> None:
         head = HEADER.pack(
             MAGIC, frame.place, STATIC * frame.static, frame.t_s, len(frame.model_jpeg), len(frame.view_jpeg), 0
         )[:CHECKED_BYTES]
@@ -101,8 +130,6 @@ class SpoolWriter:
         except OSError:
             os.ftruncate(self._descriptor, size)
             raise
-        self._places.add(frame.place)
-        return True
 
     def close(self) -> None:
         """Closes the file that is open."""
@@ -110,15 +137,18 @@ class SpoolWriter:
             os.close(self._descriptor)
         self._segment = self._descriptor = -1
 
-    def _open_segment(self, segment: int) -> None:
-        """Opens the segment's file. What a killed writer left there is kept, except for a torn tail."""
+    def _open_segment(self, segment: int, places: set[int]) -> None:
+        """Opens the segment's file, the frames of these places are in the archive already.
+
+        What a killed writer left there is kept, except for a torn tail.
+        """
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
         path = spool_path(self._folder, segment)
         frames, end = read_frames(path)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)  # the umask is 0077
         os.ftruncate(self._descriptor, end)
-        self._segment, self._places = segment, {frame.place for frame in frames}
+        self._segment, self._places = segment, places | {frame.place for frame in frames}
 
 
 def _places_before(file: BinaryIO, end: int) -> Iterator[int]:

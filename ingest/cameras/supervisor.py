@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from typing import cast
@@ -15,13 +16,15 @@ from ingest.cameras.publisher import Publisher
 from jobs.shares import plan_share
 from storage.documents import Video
 from storage.errors import DamagedFile, LongwatchError, NewerDocument, NotFound
-from storage.live_documents import StreamState
+from storage.lag import find_lag_s
+from storage.live_documents import Event, StreamState
 from storage.store import Store
 
 log = logging.getLogger(__name__)
 
 ASSIGN_S = 2.0  # between two looks at which streams are ours
 WATCH_S = 0.25  # between two looks at the processes, when none of them says anything
+MEASURE_S = 5.0  # between two looks at how far the encoders are behind
 RELOAD_S = 60.0  # documents are read again this often, even if no change was noticed
 STARTS_AT_ONCE = 4  # processes started in one look: others are not held up for long
 KIND = "capture"  # of the workers that share the streams
@@ -42,6 +45,9 @@ class Supervisor:
         self._known: dict[str, Wanted] = {}
         self._version, self._loaded_at = "", float("-inf")
         self._streams: list[Video] = []
+        self._lags: dict[str, float] = {}
+        self._late: set[str] = set()  # streams whose lag was reported
+        self._measured_at = float("-inf")
 
     # which streams
 
@@ -69,10 +75,33 @@ class Supervisor:
         keep = [stream_id for stream_id in mine if stream_id not in change.release]
         lease_s = self._settings.cameras.lease_s
         held = self._store.captures.hold([*keep, *change.take], self._holder, lease_s)
+        self._measure_lag([by_id[stream_id] for stream_id in sorted(held)])
         self._want({stream_id: by_id[stream_id] for stream_id in sorted(held)})
         self._store.captures.release(change.release, self._holder)
-        self._store.stream_states.write({each: state for each, state in self._states.items() if each in held})
+        said = {each: state for each, state in self._states.items() if each in held}
+        self._store.stream_states.write(
+            {each: state.model_copy(update={"lag_s": self._lags.get(each, 0.0)}) for each, state in said.items()}
+        )
         self._publisher.look_after([by_id[stream_id] for stream_id in sorted(held)])
+
+    def _measure_lag(self, streams: Sequence[Video]) -> None:
+        """Looks how far the encoders are behind; an event says when that is too far, and when it is over."""
+        if time.monotonic() - self._measured_at < MEASURE_S:
+            return
+        self._measured_at, limit_s = time.monotonic(), self._settings.cameras.lag_s
+        for stream in streams:
+            before, lag_s = self._lags.get(stream.id, 0.0), find_lag_s(self._store, stream)
+            self._lags[stream.id] = lag_s
+            if lag_s > limit_s and stream.id not in self._late:
+                self._late.add(stream.id)
+                self._tell_lag(stream, f"frames wait {lag_s:.0f} s for an encoder worker: start another one")
+            elif lag_s <= limit_s / 2 and before <= limit_s / 2 and stream.id in self._late:
+                self._late.discard(stream.id)
+                self._tell_lag(stream, "the encoder workers have caught up")
+
+    def _tell_lag(self, stream: Video, message: str) -> None:
+        now = datetime.now(UTC)
+        self._outbox.put(Event(id="", type="lag", stream_id=stream.id, at=now, message=message))
 
     def _load_streams(self) -> None:
         """Reads the documents of all streams that are not paused, if any has changed."""

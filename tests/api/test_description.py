@@ -56,6 +56,8 @@ def test_the_description_shows_every_route_its_examples_and_problems(http: httpx
         "PATCH /v1/streams/{stream_id}/watches/{watch_id}",
         "DELETE /v1/streams/{stream_id}/watches/{watch_id}",
         "GET /v1/streams/{stream_id}/watches/{watch_id}/history",
+        "POST /v1/streams/{stream_id}/watches/{watch_id}/test",
+        "GET /v1/streams/{stream_id}/watches/{watch_id}/tests/{test_id}",
         "GET /v1/questions/{question_id}",
         "DELETE /v1/questions/{question_id}",
         "GET /v1/events",

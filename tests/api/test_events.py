@@ -359,6 +359,17 @@ def test_a_listener_that_does_not_read_holds_up_no_other(
     assert ids[1:] == [event.id for event in events]
 
 
+def test_head_answers_like_get_and_does_not_listen(http: httpx.Client, store: Store, stream: Video) -> None:
+    publish(store, stream, "a")
+    for path in ("/v1/events", f"/v1/streams/{stream.id}/events", f"/v1/streams/{stream.id}/deliveries"):
+        get, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]
+    head = http.head("/v1/events", headers=STREAM)
+    assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
+    wait_until(lambda: count_scripts(store) == 0)
+
+
 def test_deliveries_are_listed_by_status_and_posted_again_on_request(
     http: httpx.Client, store: Store, stream: Video
 ) -> None:

@@ -185,7 +185,7 @@ def test_a_partial_question_is_queued_once_its_first_segment_is_encoded(
         }
 
 
-@pytest.mark.parametrize("start", [-1, None, [3], "x" * 65])
+@pytest.mark.parametrize("start", [-1, [3], "x" * 65])
 def test_a_time_of_the_wrong_type_is_one_error_of_its_field(http: httpx.Client, seed: Seed, start: object) -> None:
     response = http.post(f"/v1/videos/{seed().id}/questions", json={"question": "?", "start": start})
     (error,) = require_problem(response, 422, "invalid")["errors"]

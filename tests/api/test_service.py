@@ -17,6 +17,7 @@ from storage import errors
 from storage.errors import LongwatchError
 from storage.store import Store
 from tests.api.conftest import Seed, announce, keep, new_question, require_problem, serving
+from tests.storage.making import make_stream
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
@@ -37,8 +38,14 @@ def test_the_process_is_alive_and_ready_once_every_part_is(http: httpx.Client, s
     assert [part["part"] for part in missing] == ["reason"]
     announce(store, "reason")
     ready = http.get("/readyz")
-    assert (ready.status_code, ready.json()["workers"]) == (200, {"ingest": 1, "encode": 1, "reason": 1})
+    workers = {"ingest": 1, "encode": 1, "reason": 1, "capture": 0}
+    assert (ready.status_code, ready.json()["workers"]) == (200, workers)
     assert ready.json()["notes"] == []
+    store.add_video(make_stream())
+    missing = require_problem(http.get("/readyz"), 503, "not-ready")["missing"]
+    assert [part["part"] for part in missing] == ["capture"]
+    announce(store, "capture")
+    assert http.get("/readyz").status_code == 200
 
 
 def test_what_works_but_needs_attention_is_noted(http: httpx.Client, store: Store) -> None:
@@ -105,8 +112,9 @@ def test_head_answers_like_get_without_the_body_on_every_route(http: httpx.Clien
         "question_id": question.id,
         "slot": "0",
         "stream_id": image.id,
-        "watch_id": "x",
-        "name": "x",
+        "watch_id": "none",
+        "test_id": "none",
+        "name": "none",
     }
     paths = [path for path, item in http.get("/openapi.json").json()["paths"].items() if "get" in item]
     for template in [*paths, "/docs", "/openapi.json", "/v1/videos/none"]:

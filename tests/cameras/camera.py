@@ -88,6 +88,10 @@ class Camera:
         """PLAY is answered, and nothing follows. The same as a stall from the beginning."""
         self.stall()
 
+    def join_anywhere(self) -> None:
+        """New clients begin at any frame. A decoder then waits for the next key frame, or shows damaged ones."""
+        self.faults.joins_anywhere = True
+
     def recover(self) -> None:
         """Ends every fault that lasts, except death. The clock stays where it jumped."""
         self.faults.is_silent = self.faults.is_stalled = self.faults.has_no_timestamps = False

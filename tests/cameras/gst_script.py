@@ -1,6 +1,6 @@
 """Runs gst-rtsp-server. Debian's own Python runs this file, because PyGObject is not a pip package.
 
-It reads its orders as one line of JSON from stdin, prints the port, and ends when stdin is closed.
+It reads its orders as one line of JSON from stdin, says when it is ready, and ends when stdin is closed.
 """
 
 import importlib
@@ -91,7 +91,7 @@ def main() -> None:
     loop = GLib.MainLoop()
     if not server.attach(None):
         sys.exit(f"cannot listen on port {orders['port']}")
-    sys.stdout.write(f"{server.get_bound_port()}\n")
+    sys.stdout.write("ready\n")
     sys.stdout.flush()
     GLib.io_add_watch(sys.stdin, GLib.IO_HUP, lambda *_: loop.quit())
     loop.run()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from demo.cameras.camera_server import reserve_port
 from demo.cameras.clips import VIDEO, read_clip
 
 PYTHON = "/usr/bin/python3"  # Debian's, which has PyGObject
@@ -41,7 +42,8 @@ class GstServer:
     """One camera at one port, which it keeps when it is killed and restarted."""
 
     def __init__(self, orders: dict[str, object]) -> None:
-        self.port = 0
+        self._reserved = reserve_port("127.0.0.1", 0)
+        self.port: int = self._reserved.getsockname()[1]
         self._orders = orders
         self._process: subprocess.Popen[str] | None = None
 
@@ -57,7 +59,7 @@ class GstServer:
         return f"rtsp://{user}:{password}@127.0.0.1:{self.port}/camera"
 
     def start(self) -> None:
-        """Returns when it listens: on its old port, if it had one."""
+        """Returns when it listens."""
         script = Path(__file__).with_name("gst_script.py")
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._process = subprocess.Popen([PYTHON, str(script)], text=True, **pipes)  # type: ignore[call-overload]
@@ -65,13 +67,19 @@ class GstServer:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(self._orders | {"port": self.port}) + "\n")
         self._process.stdin.flush()
-        self.port = int(self._process.stdout.readline())
+        assert self._process.stdout.readline() == "ready\n"
 
     def kill(self) -> None:
         """Kills the process."""
-        assert self._process is not None
+        if self._process is None:
+            return
         self._process.kill()
         self._process.communicate()
+
+    def close(self) -> None:
+        """Kills the process and gives its port back."""
+        self.kill()
+        self._reserved.close()
 
 
 @contextmanager
@@ -96,8 +104,8 @@ def gst_server(
         pipeline = f"( appsrc name=source is-live=true format=time caps={source} ! {rest} name=pay0 )"
         orders |= {"pipeline": pipeline, "units": str(units), "delay_s": clip.delay_s, "duration_s": clip.duration_s}
     server = GstServer(orders)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
-        server.kill()
+        server.close()

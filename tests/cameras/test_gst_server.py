@@ -23,7 +23,8 @@ def test_make_installs_the_server_that_these_tests_need() -> None:
 @pytest.mark.parametrize(("codec", "b_frames"), [("h264", 2), ("hevc", 0), ("mjpeg", 0)])
 def test_files_play_in_order_across_the_loop(tmp_path: Path, codec: Codec, b_frames: int) -> None:
     file = write_camera_file(tmp_path / "film.mkv", FRAMES / 15, codec=codec, gop=5, b_frames=b_frames)
-    with gst_server(tmp_path, file) as cam, watching(cam.url) as frames:
+    # A client may begin in the middle of a picture, whose rest is then damaged.
+    with gst_server(tmp_path, file) as cam, watching(cam.url, skip_damaged=True) as frames:
         numbers = [next(frames).number for _ in range(FRAMES + 5)]
     assert numbers == [(numbers[0] + k) % FRAMES for k in range(FRAMES + 5)]
 
@@ -42,10 +43,10 @@ def test_the_right_password_opens_it_and_a_missing_one_does_not(tmp_path: Path, 
 def test_it_can_be_killed_and_restarted_on_its_port(tmp_path: Path) -> None:
     with gst_server(tmp_path) as cam:
         url = cam.url
-        with watching(url) as frames:
+        with watching(url, skip_damaged=True) as frames:
             next(frames)
             cam.kill()
-            list(frames)  # ends
+            list(frames)  # ends, perhaps in the middle of a picture
         with pytest.raises(av.ConnectionRefusedError), watching(url):
             pass
         cam.start()

@@ -29,9 +29,20 @@ class Seen:
 
 
 @contextmanager
-def watching(url: str, transport: str = "tcp", timeout_s: float = TIMEOUT_S) -> Iterator[Iterator[Seen]]:
-    """Opens a camera; yields its frames as they come, until it ends."""
+def watching(
+    url: str, transport: str = "tcp", timeout_s: float = TIMEOUT_S, *, skip_damaged: bool = False
+) -> Iterator[Iterator[Seen]]:
+    """Opens a camera; yields its frames as they come, until it ends. Damaged packets raise, or are skipped."""
     timeout_us = str(round(timeout_s * 1e6))
     options = OPTIONS | {"timeout": timeout_us, **({"rtsp_transport": transport} if url[:4] == "rtsp" else {})}
     with av.open(url, options=options) as container:
-        yield map(Seen.read, container.decode(video=0))
+        yield _skip_damaged(container) if skip_damaged else map(Seen.read, container.decode(video=0))
+
+
+def _skip_damaged(container: av.container.InputContainer) -> Iterator[Seen]:
+    for packet in container.demux(video=0):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            continue
+        yield from map(Seen.read, frames)

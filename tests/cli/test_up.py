@@ -162,7 +162,7 @@ def test_up_reports_what_would_stop_it_before_it_starts(folder: Path, unused_por
 
 def test_the_procfile_lists_all_processes_and_each_is_restarted() -> None:
     processes = parse_procfile(PROCFILE.read_text())
-    assert list(processes) == ["state", "cache", "api", "ingest", "encoder_worker", "reasoner"]
+    assert list(processes) == ["state", "cache", "api", "ingest", "capture", "encoder_worker", "reasoner"]
     config = supervisor_config(processes, Path("/run"), Path("/log"), Path("/dev/stderr"))
     for order, name in enumerate(processes):
         program = config[f"program:{name}"]

@@ -20,7 +20,7 @@ WORLD = generate(7, 60)
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_video(WORLD, tmp_path_factory.mktemp("film") / "world.mp4", fps=5)
+    return write_video(WORLD, tmp_path_factory.mktemp("film") / "world.mp4", fps=5, gop=10)
 
 
 def add_stream(service: Service, cam: Camera, **more: Any) -> str:

@@ -112,7 +112,7 @@ def test_an_entry_without_a_port_means_every_port(entry: str, host: str, address
 def test_an_entry_with_a_port_means_only_that_port(entry: str, host: str, address: str) -> None:
     settings = IngestSettings(allowed_private_hosts=(entry,))
     allowed_addresses(host, 8080, found_addresses([address], 8080), settings.allowed_private_hosts)
-    with pytest.raises(FetchRefused, match="from its port 80"):
+    with pytest.raises(FetchRefused, match="its port 80"):
         allowed_addresses(host, 80, found_addresses([address], 80), settings.allowed_private_hosts)
 
 

@@ -42,6 +42,7 @@ def test_a_job_is_queued_once(store: Store) -> None:
         "encode": 2,
         "fuse": 1,
         "answer": 1,
+        "watch": 0,
         "deliver": 0,
     }
 

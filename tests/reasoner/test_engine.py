@@ -22,6 +22,7 @@ from tests.watched import WatchedLanguage, with_language
 
 LIMITS = Limits(sample_frames=16, focus_frames=16, focus_baseline=False, max_tokens=12, prefix_cache_bytes=2**30)
 RED, PLACE, NOW = "is there a red circle ?", "what place is this ?", "what is there now ?"
+MANY = "how many things are there ?"
 
 
 @pytest.fixture
@@ -246,6 +247,36 @@ def test_the_same_seed_gives_the_same_answer(model: LlavaMini, loads: Loads, eng
     texts = [ask(engine, model, loads.stretch, NOW, each)[0] for each in options]
     assert texts[0] == texts[1]
     assert len(set(texts)) > 1
+
+
+def test_the_probability_is_that_of_the_first_token_whatever_the_temperature(
+    model: LlavaMini, prompts: PromptBuilder, loads: Loads, engine: Engine
+) -> None:
+    (text, outcome), gauge = ask(engine, model, loads.stretch, MANY), prompts.gauge
+    assert outcome.rows is not None
+    system, tokens = loads.stretch.load()
+    cache = model.language.prefill(torch.from_numpy(np.concatenate([system, tokens[:, 0]])))
+    logits = model.language.advance(cache, torch.from_numpy(outcome.rows))
+    by_text = {prompts.decode([token]): gauge.measure_probability(logits, token) for token in range(len(logits))}
+    assert outcome.probability == pytest.approx(by_text[text.split()[0]], abs=1e-5)
+    drawn = set[str]()
+    for seed in range(12):
+        text, outcome = ask(engine, model, loads.stretch, MANY, Options(temperature=2.0, seed=seed, max_tokens=1))
+        if text:  # otherwise it drew the end of the answer
+            assert outcome.probability == pytest.approx(by_text[text], abs=1e-5)
+        drawn.add(text)
+    assert len(drawn) > 2
+
+
+def test_yes_is_measured_against_no(model: LlavaMini, prompts: PromptBuilder, loads: Loads, engine: Engine) -> None:
+    text, outcome = ask(engine, model, loads.stretch, RED)
+    assert text in ("yes", "no")
+    assert outcome.probability is not None
+    assert outcome.probability >= 0.5  # the greedy side
+    for seed in range(5):
+        said, drawn = ask(engine, model, loads.stretch, RED, Options(temperature=1.0, seed=seed))
+        expected = outcome.probability if said == text else 1 - outcome.probability
+        assert said not in ("yes", "no") or drawn.probability == pytest.approx(expected, abs=1e-5)
 
 
 def test_an_answer_ends_at_its_limit_and_says_so(model: LlavaMini, loads: Loads, engine: Engine) -> None:

@@ -93,6 +93,8 @@ def test_exact_fusion_is_the_model_itself(
     ended = next((k for k, i in enumerate(ids) if i in prompts.end_ids), len(ids))
     assert asked.answer.text == prompts.decode(ids[:ended])
     assert (asked.answer.frames, asked.answer.fusion_frames) == (80, 80)
+    expected = prompts.gauge.measure_probability(trace["logits_last"], ids[0])
+    assert asked.answer.probability == pytest.approx(expected, abs=2e-2)
 
     masks = {0: (1 << 64) - (1 << 10), 1: (1 << 26) - 1}
     gather = make_gatherer(settings, store, engine.fingerprint, video, masks)

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.archive import Archive
+from storage.archive import Archive, EventDay
 from storage.errors import ArchiveUnavailable, DamagedFile, NotFound
+from storage.live_documents import Delivery, Watch, Webhook
 from storage.timeline import FULL_MASK
 from tests.storage.making import MODEL, OTHER_MODEL, make_frames, make_question, make_record, make_video
+from tests.storage.publishing import make_event
 
 
 def test_everything_written_can_be_read_back(archive: Archive) -> None:
@@ -142,3 +144,43 @@ def test_foreign_text_never_becomes_a_path(name: str, archive: Archive) -> None:
 def test_an_unknown_kind_of_url_says_what_to_do() -> None:
     with pytest.raises(ArchiveUnavailable, match="nosuch"):
         Archive("nosuch://bucket")
+
+
+def test_an_event_is_written_once_unless_its_id_was_given_up(archive: Archive) -> None:
+    video = make_video()
+    archive.write_video(video)
+    event = make_event(video.id, id="20261121-020851123456", key="a")
+    assert archive.create_event(event) == event
+    assert archive.create_event(event.model_copy(update={"message": "late"})) == event
+    assert archive.give_up_event(video.id, event.id) == event
+    other = event.model_copy(update={"id": "20261122-000000000000"})
+    assert archive.give_up_event(video.id, other.id) is None
+    assert archive.create_event(other) is None
+    with pytest.raises(NotFound):
+        archive.read_event(video.id, other.id)
+    archive.write_delivery(Delivery(event_id=event.id, stream_id=video.id, watch_id="w1"))
+    assert archive.list_event_days(video.id) == ["20261121", "20261122"]
+    assert archive.list_day(video.id, "20261121") == EventDay([event.id], frozenset([event.id]))
+    assert archive.read_events(video.id, [event.id, other.id, "20261121-000000000000"]) == ([event], {})
+    found, _ = archive.read_deliveries(video.id, [event.id, other.id])
+    assert [delivery.status for delivery in found] == ["pending"]
+    archive.delete_event_day(video.id, "20261121")
+    assert archive.list_event_days(video.id) == ["20261122"]
+    with pytest.raises(NotFound):
+        archive.create_event(make_event(make_video().id, id=event.id))
+
+
+def test_watches_can_be_written_read_listed_and_deleted(archive: Archive) -> None:
+    video = make_video()
+    archive.write_video(video)
+    watch = Watch(id="w1", stream_id=video.id, question="?", webhook=Webhook(url="http://nas/", secret="s"))
+    archive.write_watch(watch)
+    assert archive.read_watch(video.id, "w1") == watch
+    assert archive.list_watch_ids(video.id) == ["w1"]
+    archive.delete_watch(video.id, "w1")
+    assert archive.list_watch_ids(video.id) == []
+    for bad in ("w1", "../w1", "a/b", ""):
+        with pytest.raises(NotFound):
+            archive.read_watch(video.id, bad)
+    with pytest.raises(NotFound):
+        archive.write_watch(watch.model_copy(update={"stream_id": make_video().id}))

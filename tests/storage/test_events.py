@@ -14,13 +14,14 @@ import pytest
 from configs.settings import EventSettings, Settings
 from jobs.reconciler import Reconciler
 from storage import agenda as due
-from storage import events as events_module
 from storage.archive import Archive
 from storage.connection import as_text
 from storage.deletion import delete_video
 from storage.documents import Video
 from storage.errors import ArchiveUnavailable, NotFound, StateRebuilding
-from storage.events import Events
+from storage.event_log import LAST, OPEN
+from storage.event_scripts import DOCUMENTS
+from storage.events import RESERVED, Events
 from storage.files import Files
 from storage.ids import event_id_of, event_number, new_video_id
 from storage.live_documents import Delivery, Event, Watch, Webhook
@@ -67,9 +68,9 @@ def read_all(store: Store, stream_id: str | None = None, at_once: int = 7) -> li
 
 def age_reservations(store: Store) -> None:
     """Makes all reservations as old as those of a dead process."""
-    for number, note in store.state.hgetall(events_module.RESERVED).items():
+    for number, note in store.state.hgetall(RESERVED).items():
         _, _, rest = as_text(note).partition(":")
-        store.state.hset(events_module.RESERVED, number, f"1:{rest}")
+        store.state.hset(RESERVED, number, f"1:{rest}")
 
 
 def test_an_event_is_in_the_archive_and_in_both_logs_under_one_id(store: Store) -> None:
@@ -161,7 +162,7 @@ def test_a_publisher_that_is_killed_between_two_steps_loses_and_repeats_nothing(
         return
     age_reservations(store)
     reconciler.run_once()
-    assert store.state.zcard(events_module.OPEN) == store.state.hlen(events_module.RESERVED) == 0
+    assert store.state.zcard(OPEN) == store.state.hlen(RESERVED) == 0
     if retried == "never":
         assert keys_of(read_all(store)) == (["p-0", "later"] if step == "reserved" else ["p-0", "p-1", "later"])
         return
@@ -339,8 +340,8 @@ def test_junk_under_any_key_is_reported_and_rebuilt(
     keys = [key for key in list_keys(store.state, "lw:*") if "event" in key or "deliver" in key or "pending" in key]
     assert len(keys) == 10
     store.agenda.remove(due.EVENTS, stream.id)
-    store.state.set(events_module.LAST, "1")
-    for key in [*keys, events_module.OPEN, events_module.RESERVED]:
+    store.state.set(LAST, "1")
+    for key in [*keys, OPEN, RESERVED]:
         spoil(store, key, how) if store.state.exists(key) else spoil_missing(store, key, how)
         Reconciler(store, settings.jobs).run_forever(StopAfter(4, partial(look_soon, store)))
         for _ in range(2):
@@ -368,9 +369,9 @@ def spoil_missing(store: Store, key: str, how: str) -> None:
     """Junk under a key that exists only for a moment."""
     if how == "type":
         store.state.set(key, "junk")
-    elif key == events_module.OPEN:
+    elif key == OPEN:
         store.state.zadd(key, {b"junk": 0, b"\xffjunk": 1})
-    elif key == events_module.RESERVED:
+    elif key == RESERVED:
         store.state.hset(key, "junk", "junk")
     else:
         store.state.zadd(key, {b"junk": 0, b"\xffjunk": 1})
@@ -381,7 +382,7 @@ def test_a_damaged_document_in_the_log_is_read_again_and_one_in_the_archive_is_r
 ) -> None:
     stream = add_stream(store)
     events = [store.events.publish(make_event(stream.id), key) for key in "abc"]
-    store.state.hset(events_module.DOCUMENTS, str(event_number(events[1].id)), "junk")
+    store.state.hset(DOCUMENTS, str(event_number(events[1].id)), "junk")
     with pytest.raises(StateRebuilding):
         store.events.read("", 10)
     reconciler.run_once()
@@ -405,7 +406,7 @@ def test_deleting_a_stream_removes_its_events_alone(store: Store) -> None:
     assert not [
         key for key in list_keys(store.state) if gone.id in key and not key.startswith(("lw:deleted", "lw:fence"))
     ]
-    assert store.state.hlen(events_module.DOCUMENTS) == len(left)
+    assert store.state.hlen(DOCUMENTS) == len(left)
     assert list(store.archive.files.tree(gone.id)) == []
     with pytest.raises(NotFound):
         store.events.publish(make_event(gone.id), "late")
@@ -426,8 +427,13 @@ def test_a_stream_that_is_deleted_while_an_event_is_written_keeps_nothing(
     with pytest.raises(NotFound):
         store.events.publish(make_event(gone.id), "a")
     assert list(store.archive.files.tree(gone.id)) == []
+    monkeypatch.undo()
     event = store.events.publish(make_event(kept.id), "a")
     assert read_all(store) == [event]
+    with pytest.raises(NotFound):
+        store.events.publish_all([(make_event(stream.id), "b") for stream in (kept, gone)])
+    later = store.events.publish(make_event(kept.id), "c")
+    assert read_all(store) == [event, later]  # what was not published holds up nobody
 
 
 def test_whole_days_before_a_time_are_forgotten(store: Store, reconciler: Reconciler) -> None:
@@ -459,7 +465,7 @@ def test_the_log_is_bounded_by_count_and_age(store: Store, settings: Settings, r
     brief = Events(store.state, store.archive, EventSettings(log_max_age_h=1e-9))
     brief.trim()
     assert read_all(store) == []
-    assert store.state.hlen(events_module.DOCUMENTS) == 0
+    assert store.state.hlen(DOCUMENTS) == 0
     assert store.events.publish(make_event(stream.id), "new").id > events[-1].id
 
 
@@ -534,6 +540,27 @@ def test_an_event_of_a_watch_with_a_webhook_is_pending_until_it_is_settled_even_
         assert store.deliveries.list_by_status(stream.id, "dead", None, 10) == [settled]
         flush_and_rebuild(store, reconciler)
     assert other.id in [event.id for event in read_all(store)]
+
+
+def test_a_delivery_is_forgotten_with_its_event_once_it_is_settled(store: Store, reconciler: Reconciler) -> None:
+    stream = add_stream(store)
+    store.archive.write_watch(make_watch(stream, webhook=Webhook(url="http://127.0.0.1:9/", secret="s")))
+    event = store.events.publish(make_event(stream.id, type="match", watch_id="w1"), "a")
+    Events(store.state, store.archive, EventSettings(log_max_age_h=1e-9)).trim()
+    following = store.deliveries.find_next(stream.id, "w1")
+    assert following is not None
+    assert following[0] == event.id
+    assert store.events.read_event(stream.id, event.id) == event  # it can still be posted
+    delivered = Delivery(event_id=event.id, stream_id=stream.id, watch_id="w1", status="delivered")
+    store.archive.write_delivery(delivered)
+    store.deliveries.put(delivered)
+    assert not [key for key in list_keys(store.state) if "pending" in key or "deliveries:" in key]
+    store.state.flushall()
+    with pytest.raises(StateRebuilding):
+        store.deliveries.list_by_status(stream.id, "delivered", None, 10)
+    reconciler.run_once()
+    assert store.deliveries.list_by_status(stream.id, "delivered", None, 10) == [delivered]
+    assert store.deliveries.find_next(stream.id, "w1") is None
 
 
 def test_a_key_may_be_any_text_and_an_unknown_stream_has_no_events(store: Store) -> None:

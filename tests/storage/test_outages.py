@@ -8,11 +8,16 @@ import pytest
 from storage.archive import Archive
 from storage.errors import ArchiveUnavailable
 from storage.ids import new_video_id
+from storage.live_documents import Delivery, Watch
 from tests.storage.conftest import BUCKET, S3
 from tests.storage.making import MODEL, make_frames, make_question, make_record, make_video
+from tests.storage.publishing import make_event
 
 VIDEO = make_video()
 QUESTION = make_question(VIDEO)
+WATCH = Watch(id="w1", stream_id=VIDEO.id, question="?")
+EVENT = make_event(VIDEO.id, id="20261121-020851123456", watch_id=WATCH.id)
+DELIVERY = Delivery(event_id=EVENT.id, stream_id=VIDEO.id, watch_id=WATCH.id)
 USES: dict[str, Callable[[Archive, Path], object]] = {
     "write_video": lambda archive, _: archive.write_video(VIDEO),
     "read_video": lambda archive, _: archive.read_video(VIDEO.id),
@@ -26,6 +31,20 @@ USES: dict[str, Callable[[Archive, Path], object]] = {
     "read_record": lambda archive, _: archive.read_record(VIDEO.id, 0, MODEL),
     "write_question": lambda archive, _: archive.write_question(QUESTION),
     "read_question": lambda archive, _: archive.read_question(QUESTION.id),
+    "write_watch": lambda archive, _: archive.write_watch(WATCH),
+    "read_watch": lambda archive, _: archive.read_watch(VIDEO.id, WATCH.id),
+    "list_watch_ids": lambda archive, _: archive.list_watch_ids(VIDEO.id),
+    "delete_watch": lambda archive, _: archive.delete_watch(VIDEO.id, WATCH.id),
+    "create_event": lambda archive, _: archive.create_event(EVENT.model_copy(update={"id": EVENT.id[:-1] + "7"})),
+    "give_up_event": lambda archive, _: archive.give_up_event(VIDEO.id, EVENT.id[:-1] + "8"),
+    "void_event": lambda archive, _: archive.void_event(EVENT),
+    "read_event": lambda archive, _: archive.read_event(VIDEO.id, EVENT.id),
+    "list_event_days": lambda archive, _: archive.list_event_days(VIDEO.id),
+    "list_day": lambda archive, _: archive.list_day(VIDEO.id, EVENT.id[:8]),
+    "read_events": lambda archive, _: archive.read_events(VIDEO.id, [EVENT.id]),
+    "delete_event_day": lambda archive, _: archive.delete_event_day(VIDEO.id, EVENT.id[:8]),
+    "write_delivery": lambda archive, _: archive.write_delivery(DELIVERY),
+    "read_deliveries": lambda archive, _: archive.read_deliveries(VIDEO.id, [EVENT.id]),
     "put_source": lambda archive, file: archive.put_source(VIDEO.id, file),
     "open_source": lambda archive, file: archive.open_source(VIDEO.id, file.with_name("work")),
     "read_source": lambda archive, _: archive.read_source(VIDEO.id),
@@ -39,6 +58,9 @@ def fill(archive: Archive) -> None:
     archive.create_segment(VIDEO.id, 0, make_frames(64))
     archive.create_record(VIDEO.id, 0, make_record())
     archive.write_question(QUESTION)
+    archive.write_watch(WATCH)
+    archive.create_event(EVENT)
+    archive.write_delivery(DELIVERY)
 
 
 def test_every_call_reports_an_unreachable_server_and_nothing_is_lost(s3: S3, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from tests.media import number_of, numbered, steady, write_video
 
 FPS = 15.0
 CODECS: dict[str, tuple[str, dict[str, str]]] = {
-    "h264": ("libx264", {"g": "30", "bf": "0"}),
-    "b-frames": ("libx264", {"g": "30", "bf": "3"}),
+    "h264": ("libx264", {"g": "30", "bf": "0", "sc_threshold": "0"}),
+    "b-frames": ("libx264", {"g": "30", "bf": "3", "sc_threshold": "0"}),
     "one reference": ("libx264", {"g": "30", "bf": "2", "x264-params": "b-pyramid=none:open-gop=0"}),
     "open gop": ("libx264", {"g": "30", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}),
     "10 s apart": ("libx264", {"g": "150", "bf": "0", "sc_threshold": "0"}),

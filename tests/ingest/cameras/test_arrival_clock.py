@@ -1,6 +1,7 @@
 """When frames are shown, whatever the sender's clock and the host's do."""
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -16,7 +17,7 @@ from ingest.cameras.arrival_clock import (
 FPS = 15
 
 
-def run(packets: list[tuple[float, float | None]]) -> list[FrameTime]:
+def run(packets: Sequence[tuple[float, float | None]]) -> list[FrameTime]:
     """Times packets of (arrival, pts); checks what holds for all: never later than arrival, never backwards."""
     clock = SenderClock()
     times = [clock.time_packet(arrival_s, pts_s, pts_s) for arrival_s, pts_s in packets]
@@ -35,7 +36,8 @@ def steady(seconds: float, *, start_s: float = 100.0, pts_s: float = 0.0) -> lis
 
 def test_timestamps_smooth_what_the_network_delays() -> None:
     noise = random.Random(3)
-    packets, at = [], 0.0
+    packets: list[tuple[float, float | None]] = []
+    at = 0.0
     for k in range(40 * FPS):
         at = max(at, 100 + k / FPS + noise.expovariate(20))
         packets.append((at, k / FPS))
@@ -66,7 +68,8 @@ def test_a_jump_of_the_sender_begins_a_new_timeline_and_is_reported_once(seconds
     times = run(steady(10, pts_s=50_000) + steady(40, start_s=110, pts_s=50_010 + seconds))
     assert max(abs(time.t_s - (100 + k / FPS)) for k, time in enumerate(times)) < 0.01
     (jump,) = jumps(times)
-    assert (jump.kind, jump.seconds) == (kind, pytest.approx(abs(seconds), abs=0.1))
+    assert jump.kind == kind
+    assert jump.seconds == pytest.approx(abs(seconds), abs=0.1)
 
 
 def test_a_stray_timestamp_changes_nothing() -> None:

@@ -1,11 +1,19 @@
 """The spool keeps what was written, whatever happens to the writer."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from ingest.cameras.spool import SpooledFrame, SpoolWriter, list_spooled_segments, read_frames, spool_path
+from ingest.cameras.spool import (
+    SpooledFrame,
+    SpoolWriter,
+    list_spooled_segments,
+    read_frames,
+    remove_spooled,
+    spool_path,
+)
 
 
 def frame(place: int, static: bool = False, size: int = 500) -> SpooledFrame:
@@ -72,13 +80,45 @@ def test_a_place_is_filled_once(tmp_path: Path) -> None:
     assert read_frames(path, end // 2) == ([], end)
 
 
-def test_a_segment_that_was_closed_takes_no_more_frames(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path)
+def test_a_frame_after_its_segment_was_moved_to_the_archive_begins_a_new_file(tmp_path: Path) -> None:
+    writer, path = SpoolWriter(tmp_path), spool_path(tmp_path, 0)
     assert writer.append_frame(0, frame(1))
-    spool_path(tmp_path, 0).unlink()
-    assert not writer.append_frame(0, frame(2))
-    assert not spool_path(tmp_path, 0).exists()
+    assert remove_spooled(path, read_frames(path)[1])
+    assert not writer.append_frame(0, frame(1, size=9)), "the archive has this place"
+    assert writer.append_frame(0, frame(2))
+    assert read_frames(path)[0] == [frame(2)]
     assert writer.append_frame(1, frame(2))
+
+
+def test_a_file_to_which_something_was_appended_is_not_removed(tmp_path: Path) -> None:
+    writer, path = SpoolWriter(tmp_path), spool_path(tmp_path, 0)
+    assert writer.append_frame(0, frame(1))
+    _, offset = read_frames(path)
+    assert writer.append_frame(0, frame(2))
+    assert not remove_spooled(path, offset)
+    assert read_frames(path)[0] == [frame(1), frame(2)]
+    assert remove_spooled(path, path.stat().st_size)
+    assert not path.exists()
+    assert remove_spooled(path, 0)
+
+
+def test_no_frame_is_lost_between_a_writer_and_somebody_who_empties_the_spool(tmp_path: Path) -> None:
+    writer, path, found = SpoolWriter(tmp_path), spool_path(tmp_path, 0), list[SpooledFrame]()
+    over = threading.Event()
+
+    def empty() -> None:
+        while not over.is_set() or path.exists():
+            frames, offset = read_frames(path)
+            if remove_spooled(path, offset):
+                found.extend(frames)
+
+    reader = threading.Thread(target=empty)
+    reader.start()
+    written = [frame(place) for place in range(64)]
+    assert all(writer.append_frame(0, each) for each in written)
+    over.set()
+    reader.join()
+    assert found == written
 
 
 def test_segments_are_listed(tmp_path: Path) -> None:
