@@ -23,7 +23,7 @@ from playback.playable import Verdict, judge_file
 from playback.playlist import MEDIA_TYPE, write_entry, write_playlist
 from storage.documents import Video
 from storage.errors import BadRequest, Conflict, DamagedFile, NotFound
-from storage.pictures import read_pictures
+from storage.picture_reading import read_pictures
 from storage.recordings import Recording, parse_name
 from storage.store import Store
 from storage.timeline import SEGMENT_SLOTS, Masks, count_frames, locate, mask_within, places_in, segments_of

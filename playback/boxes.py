@@ -196,12 +196,16 @@ def rewrite_fragment(moof: Box, sequence: int, earlier: Mapping[int, int], entri
     return Box(b"moof", children=tuple(_move_data(child, after - before) for child in children)).pack()
 
 
-def describe_head(head: Head, entries: Mapping[int, tuple[bytes, ...]], skipped: Mapping[int, int]) -> bytes:
+def describe_head(
+    head: Head, entries: Mapping[int, tuple[bytes, ...]], skipped: Mapping[int, int], duration_s: float
+) -> bytes:
     """A head whose tracks have these sample entries, and are shown from `skipped` ticks after their times' zero."""
-    return b"".join(
-        replace(box, children=tuple(_describe_child(child, entries, skipped) for child in box.children)).pack()
-        for box in head.boxes
-    )
+    boxes = []
+    for box in head.boxes:
+        children = tuple(_describe_child(child, entries, skipped) for child in box.children)
+        described = replace(box, children=children)
+        boxes.append(_set_duration(described, duration_s) if box.kind == b"moov" else described)
+    return b"".join(box.pack() for box in boxes)
 
 
 def walk_boxes(file: BinaryIO, offset: int, end: int) -> Iterator[tuple[int, int, Box | None]]:
@@ -292,6 +296,15 @@ def _describe_child(child: Box, entries: Mapping[int, tuple[bytes, ...]], skippe
         children.insert(1, Box(b"edts", children=(elst,)))
         trak = replace(trak, children=tuple(children))
     return trak
+
+
+def _set_duration(moov: Box, duration_s: float) -> Box:
+    """Says how long the fragments last: players need not read them all to know."""
+    mvhd, mvex = moov.find(b"mvhd").content, moov.find(b"mvex")
+    (timescale,) = struct.unpack_from(">I", mvhd, 20 if mvhd[0] == 1 else 12)
+    others = tuple(child for child in mvex.children if child.kind != b"mehd")
+    mehd = Box(b"mehd", struct.pack(">BxxxQ", 1, round(duration_s * timescale)))
+    return moov.put((b"mvex",), replace(mvex, children=(mehd, *others)))
 
 
 def _shift_times(traf: Box, earlier: int) -> Box:

@@ -217,13 +217,9 @@ def _start_clip(
     zero = {n: round(decoded_s * scale) for n, scale in scales.items()}
     skipped = {n: round((shown_s - decoded_s) * scale) for n, scale in scales.items()}
     after = [f.times[number].shown / timescale for f in last if f.offset >= pieces[-1].end]
-    return Clip(
-        describe_head(base, entries, skipped),
-        tuple(pieces),
-        zero,
-        shown_s,
-        min(after, default=pieces[-1].recording.end_s),
-    )
+    end_s = min(after, default=pieces[-1].recording.end_s)
+    head = describe_head(base, entries, skipped, end_s - shown_s)
+    return Clip(head, tuple(pieces), zero, shown_s, end_s)
 
 
 def _find_video(head: Head) -> tuple[int, int]:

@@ -43,7 +43,8 @@ SHARED_NAMES = {
 }
 # The parity tests compare each intermediate of an answer. Outside the model, `trace` would need its private parts.
 FOR_TESTS = {"llava_mini/model.py trace"}
-REGISTRARS = {"app", "router", "worker"}  # FastAPI and Typer objects, whose decorators register routes and commands
+ROUTERS = {"router", "source_router", "stream_router"}
+REGISTRARS = {"app", *ROUTERS, "worker"}  # FastAPI and Typer objects, whose decorators register routes and commands
 VALIDATORS = {"field_validator", "model_validator"}  # of pydantic
 
 

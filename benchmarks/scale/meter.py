@@ -142,6 +142,11 @@ class CountedFiles(Files):
         self._counts["head"] += 1
         return super().exists(path)
 
+    def size(self, path: str) -> int | None:
+        """A HEAD."""
+        self._counts["head"] += 1
+        return super().size(path)
+
     def write(self, path: str, content: bytes) -> None:
         """A PUT."""
         self._counts["put"] += 1

@@ -125,8 +125,8 @@ def _leave(*_: object) -> NoReturn:
 
 def _locate(error: BaseException) -> str:
     """The error's kind and place. Its text may contain the camera's URL."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "?"
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    place = f"{Path(frames.tb_frame.f_code.co_filename).name}:{frames.tb_lineno}" if frames is not None else "?"
     return f"{type(error).__name__} at {place}"

@@ -42,6 +42,14 @@ def test_the_description_shows_every_route_its_examples_and_problems(http: httpx
         "GET /v1/streams/{video_id}/segments",
         "GET /v1/streams/{video_id}/frames/{slot}.jpg",
         "GET /v1/streams/{video_id}/frame",
+        *(
+            f"GET /v1/{kind}/{{video_id}}/{file}"
+            for kind in ("videos", "streams")
+            for file in ("clip.mp4", "strip.jpg")
+        ),
+        "GET /v1/streams/{stream_id}/playlist.m3u8",
+        "GET /v1/streams/{stream_id}/recordings",
+        "GET /v1/streams/{stream_id}/recordings/{name}",
         "POST /v1/streams/{stream_id}/watches",
         "GET /v1/streams/{stream_id}/watches",
         "GET /v1/streams/{stream_id}/watches/{watch_id}",

@@ -114,6 +114,7 @@ def test_head_answers_like_get_without_the_body_on_every_route(http: httpx.Clien
         "stream_id": image.id,
         "watch_id": "none",
         "test_id": "none",
+        "name": "none",
     }
     paths = [path for path, item in http.get("/openapi.json").json()["paths"].items() if "get" in item]
     for template in [*paths, "/docs", "/openapi.json", "/v1/videos/none"]:
