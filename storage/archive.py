@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -179,10 +180,8 @@ class Archive:
                     self.files.delete(path)
 
     def _read_frames(self, path: str) -> list[SegmentFrame]:
-        with self.files.open(path) as file:
-            if file is None:  # another writer has just replaced it by a larger one
-                return []
-            return SegmentReader(file, self.files.full(path)).read_all()
+        content = self.files.read(path)  # in one go: another writer may replace it by a larger one meanwhile
+        return [] if content is None else SegmentReader(BytesIO(content), self.files.full(path)).read_all()
 
     def _list_frames(self, video_id: str, segment: int) -> list[tuple[int, str]]:
         """(mask, path) of the files with the segment's frames: more than one only while it is being merged."""
