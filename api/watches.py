@@ -135,7 +135,7 @@ def read_history(stream_id: str, watch_id: str, service: ServiceNeeded, limit: C
     },
     dependencies=[Depends(require_json)],
 )
-async def test_watch(
+async def try_watch(
     stream_id: str, watch_id: str, wanted: TrialRequest, service: ServiceNeeded, prefer: Prefer = None
 ) -> Response:
     """Tries a watch on the past: what would it have answered and sent? Without a time: on the last intervals.
