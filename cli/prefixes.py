@@ -20,8 +20,8 @@ def find_video(client: Client, beginning: str) -> str:
         return beginning
     if QUESTION_ID.fullmatch(beginning):
         raise NoMatch(f"{beginning} is a question's id; its video is {beginning.partition(BETWEEN)[0]}")
-    if not BEGINNING.match(beginning):
-        return find_stream(client, beginning)  # it may be the name of a stream
+    if not BEGINNING.match(beginning) and (stream_id := _find_named(client, beginning)):
+        return stream_id
     page = _read_matches(client, "/v1/videos", beginning, "no video {}; `longwatch list` shows the ids")
     names = {video["id"]: video["title"] or video["source"] for video in page["videos"]}
     return _require_one(names, beginning, "videos", more=bool(page["next_cursor"]))
@@ -31,12 +31,17 @@ def find_stream(client: Client, beginning: str) -> str:
     """The id of the only stream with this beginning or name; a complete id is returned unchecked. Raises NoMatch."""
     if VIDEO_ID.fullmatch(beginning):
         return beginning
-    named = [row for row in client.pages("/v1/streams", "streams") if row["name"] == beginning]
-    if len(named) == 1:
-        return str(named[0]["id"])
+    if stream_id := _find_named(client, beginning):
+        return stream_id
     page = _read_matches(client, "/v1/streams", beginning, "no stream {}; `longwatch stream list` shows the ids")
     names = {stream["id"]: stream["name"] or stream["url"] for stream in page["streams"]}
     return _require_one(names, beginning, "streams", more=bool(page["next_cursor"]))
+
+
+def _find_named(client: Client, name: str) -> str | None:
+    """The id of the only stream with this name."""
+    named = [str(row["id"]) for row in client.pages("/v1/streams", "streams") if row["name"] == name]
+    return named[0] if len(named) == 1 else None
 
 
 def find_question(client: Client, beginning: str) -> str:

@@ -8,7 +8,18 @@ from pathlib import Path
 from configs.places import HOME
 
 DISTRIBUTION = "longwatch"
-PACKAGES = ("api", "cli", "configs", "encoder_worker", "ingest", "jobs", "llava_mini", "reasoner", "storage")
+PACKAGES = (
+    "api",
+    "cli",
+    "configs",
+    "encoder_worker",
+    "ingest",
+    "jobs",
+    "llava_mini",
+    "playback",
+    "reasoner",
+    "storage",
+)
 REMEDY = "give Longwatch an environment of its own (pipx, or a virtual environment)"
 
 

@@ -80,6 +80,7 @@ def service() -> Iterator[Service]:
     service = Service()
     service.on("GET", "/readyz", {"status": "ok", "workers": {}, "notes": []})
     service.on("GET", "/v1/videos", {"videos": [], "next_cursor": None})
+    service.on("GET", "/v1/streams", {"streams": [], "next_cursor": None})
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.0"  # a stream ends with its connection
