@@ -159,7 +159,10 @@ STREAM: JsonDict = {
     "reconnects": 1,
     "lag_s": 0.6,
     "gaps": [{"start": "2026-11-21T02:30:10Z", "end": "2026-11-21T02:30:13Z"}],
+    "frames_bytes": 734003200,
+    "recordings_bytes": 0,
     "removed_until": None,
+    "recordings_removed_until": None,
 }
 
 _WATCH_ID = "20261121-020851123-4f2a9c_20261121-023011455-77b0aa"

@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -296,24 +295,17 @@ def _respond_with_clip(store: Store, stream: Video, clip: Clip, wanted: str | No
 
 
 def _respond_with_film(service: Service, video: Video, holder: Video, masks: Masks) -> Response:
-    """A film of the pictures. The first piece is made before the answer begins, so that a failure is a problem."""
+    """A film of the pictures. The first one is read before the answer begins, so that a failure is a problem."""
     pictures = read_pictures(service.store, holder, dict(masks))
-    first = next(pictures, None)
     frame_s = 1 / holder.sample_fps
-    film = make_film((TimedPicture(each.t_s, each.jpeg) for each in chain([first] if first else [], pictures)), frame_s)
-    begun = next(film, None)
-    if begun is None or first is None:
+    film = make_film((TimedPicture(each.t_s, each.jpeg) for each in pictures), frame_s)
+    if film is None:
         raise NotFound(f"{video.id} has neither recordings nor pictures in this stretch")
     segment, mask = masks[-1]
     last_s = holder.grid.time_s(segment * SEGMENT_SLOTS + mask.bit_length() - 1)
-    more = FRESH | _describe(video, "pictures", first.t_s, last_s + frame_s) | {"accept-ranges": "none"}
-    content = stream_chunks(_go_on(begun, film), service.films)
+    more = FRESH | _describe(video, "pictures", film.start_s, last_s + frame_s) | {"accept-ranges": "none"}
+    content = stream_chunks(film.pieces, service.films)
     return StreamingResponse(content, headers=more, media_type=MP4)
-
-
-def _go_on(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 def _describe(video: Video, source: str, start_s: float, end_s: float) -> dict[str, str]:

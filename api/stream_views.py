@@ -12,6 +12,7 @@ from api.views import Failure
 from configs.settings import CameraSettings
 from storage.documents import Gap, Problem, Retention, Video
 from storage.live_documents import StreamCondition, StreamState
+from storage.sizes import HeldBytes
 from storage.store import Store
 from storage.stretch import SETTLING_S
 from storage.text import escape_controls
@@ -59,7 +60,10 @@ class StreamView(BaseModel):
     reconnects: int
     lag_s: float = Field(description="How long the oldest frame that is not encoded has been waiting.")
     gaps: list[Gap] = Field(description="Times without frames, within the last `cameras.gaps_shown_h`.")
+    frames_bytes: int = Field(description="Disk used by pictures and tokens.")
+    recordings_bytes: int = Field(description="Disk used by recordings.")
     removed_until: datetime | None = Field(description="Retention removed what came before.")
+    recordings_removed_until: datetime | None = Field(description="Retention removed the recordings before.")
 
 
 class StreamPage(BaseModel):
@@ -73,19 +77,24 @@ def view_streams(
     store: Store, streams: Sequence[Video], settings: CameraSettings, *, with_gaps: bool = False
 ) -> list[StreamView]:
     """The views of streams; reads what hosts say of all of them in one go."""
-    states = store.stream_states.read([stream.id for stream in streams])
+    ids = [stream.id for stream in streams]
+    states, held = store.stream_states.read(ids), store.sizes.read_totals(ids)
     return [
-        _view(store, stream, state or _without_host(stream), settings, with_gaps=with_gaps)
-        for stream, state in zip(streams, states, strict=True)
+        _view(store, stream, state or _without_host(stream), size, settings, with_gaps=with_gaps)
+        for stream, state, size in zip(streams, states, held, strict=True)
     ]
 
 
-def _view(store: Store, stream: Video, state: StreamState, settings: CameraSettings, *, with_gaps: bool) -> StreamView:
+def _view(
+    store: Store, stream: Video, state: StreamState, held: HeldBytes, settings: CameraSettings, *, with_gaps: bool
+) -> StreamView:
     capture, grid = stream.capture, stream.grid
     assert capture is not None, "a stream has one"
     condition = "paused" if capture.paused else state.state
     problem = state.problem if condition == "offline" else None
-    removed = grid.clock(stream.removed_until_s) if stream.removed_until_s else None
+    removed, unrecorded = (
+        grid.clock(t_s) if t_s else None for t_s in (stream.removed_until_s, stream.recordings_removed_until_s)
+    )
     said = state.model_dump(include=set(StreamView.model_fields) - {"state", "problem", "host", "frames_sampled"})
     captured = len(store.open_frames.list_slots(stream.id))
     return StreamView(
@@ -106,7 +115,10 @@ def _view(store: Store, stream: Video, state: StreamState, settings: CameraSetti
         host=state.host or None,
         frames_sampled=store.coverage.count_sampled(stream.id) + captured,
         gaps=list_gaps(store, stream, settings.gaps_shown_h) if with_gaps else [],
+        frames_bytes=held.frames,
+        recordings_bytes=held.recordings,
         removed_until=removed,
+        recordings_removed_until=unrecorded,
     )
 
 

@@ -102,7 +102,6 @@ class Fragment:
     """A fragment in a file: a group of pictures with the sound beside it."""
 
     offset: int
-    size: int  # with all boxes up to the next fragment
     times: Mapping[int, TrackTimes]  # by track
 
 
@@ -124,13 +123,8 @@ def read_head(file: BinaryIO) -> Head:
 
 def list_fragments(file: BinaryIO, offset: int, end: int) -> list[Fragment]:
     """The fragments between two places of a file."""
-    found: list[Fragment] = []
-    for at, size, index in walk_boxes(file, offset, end):
-        if index is not None:
-            found.append(Fragment(at, size, read_times(index)))
-        elif found:
-            found[-1] = replace(found[-1], size=at + size - found[-1].offset)
-    return found
+    boxes = walk_boxes(file, offset, end)
+    return [Fragment(at, read_times(index)) for at, _, index in boxes if index is not None]
 
 
 def has_own_parameters(file: BinaryIO, head: Head, offset: int, end: int) -> bool:

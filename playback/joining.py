@@ -70,15 +70,13 @@ def plan_clip(recordings: Sequence[Recording], start_s: float, end_s: float, ope
     heads = _read_heads(recordings, open_file)
     base = max(heads.values(), key=lambda head: len(head.tracks))
     entries, chosen = _merge_entries(base, heads)
-    pieces = []
-    for at, recording in enumerate(recordings):
-        known = Piece(recording, recording.head_bytes, recording.size_bytes, chosen[recording.form], 0)
-        ends = at == 0 or at == len(recordings) - 1
-        pieces.append(_cut(known, base, start_s, end_s, open_file) if ends else known)
+    pieces = [Piece(each, each.head_bytes, each.size_bytes, chosen[each.form], 0) for each in recordings]
+    pieces[0], first = _cut_start(pieces[0], base, start_s, open_file)
+    pieces[-1], clip_end_s = _cut_end(pieces[-1], base, end_s, open_file)
     if len(entries[_find_video(base)[0]]) > 1:
         _require_parameters(pieces, heads, open_file)
     pieces = [_measure(piece, heads[piece.recording.form], open_file) for piece in pieces]
-    return _start_clip(base, entries, pieces, open_file)
+    return _start_clip(base, entries, pieces, first, clip_end_s)
 
 
 def read_clip(clip: Clip, first: int, count: int, open_file: Open) -> Iterator[bytes]:
@@ -169,19 +167,30 @@ def _require_parameters(pieces: Sequence[Piece], heads: Mapping[str, Head], open
                 raise Conflict(f"the picture's size or quality changes at {changed.recording.start_s:.1f} s: {ADVICE}")
 
 
-def _cut(piece: Piece, base: Head, start_s: float, end_s: float, open_file: Open) -> Piece:
-    """The part of a file that is shown in the stretch, from the keyframe before it on."""
-    with open_file(piece.recording) as file:
-        fragments = _list_shown(file, piece, base)
+def _cut_start(piece: Piece, base: Head, start_s: float, open_file: Open) -> tuple[Piece, Fragment]:
+    """The piece from the last keyframe before the stretch on, and the fragment that begins there."""
     number, timescale = _find_video(base)
-    first = max((f.offset for f in fragments if f.times[number].shown <= start_s * timescale), default=piece.offset)
-    later = [f.offset for f in fragments if f.times[number].shown >= end_s * timescale and f.offset > first]
-    return replace(piece, offset=first, end=min(later, default=piece.end))
+    fragments = _list_fragments(piece, number, open_file)
+    early = [each for each in fragments if each.times[number].shown <= start_s * timescale]
+    first = max(early or fragments[:1], key=lambda each: each.offset)
+    return replace(piece, offset=first.offset), first
 
 
-def _list_shown(file: BinaryIO, piece: Piece, base: Head) -> list[Fragment]:
-    number, _ = _find_video(base)
-    fragments = [f for f in list_fragments(file, piece.offset, piece.end) if number in f.times]
+def _cut_end(piece: Piece, base: Head, end_s: float, open_file: Open) -> tuple[Piece, float]:
+    """The piece up to the keyframe after the stretch, and when that is shown."""
+    number, timescale = _find_video(base)
+    late = [
+        each for each in _list_fragments(piece, number, open_file)[1:] if each.times[number].shown >= end_s * timescale
+    ]
+    if not late:
+        return piece, piece.recording.end_s
+    return replace(piece, end=late[0].offset), late[0].times[number].shown / timescale
+
+
+def _list_fragments(piece: Piece, number: int, open_file: Open) -> list[Fragment]:
+    """The fragments of a piece that show something."""
+    with open_file(piece.recording) as file:
+        fragments = [each for each in list_fragments(file, piece.offset, piece.end) if number in each.times]
     if not fragments:
         raise DamagedFile(f"the recording {piece.recording.name} is damaged: it holds no picture")
     return fragments
@@ -200,24 +209,15 @@ def _measure(piece: Piece, head: Head, open_file: Open) -> Piece:
 
 
 def _start_clip(
-    base: Head,
-    entries: Mapping[int, tuple[bytes, ...]],
-    pieces: Sequence[Piece],
-    open_file: Open,
+    base: Head, entries: Mapping[int, tuple[bytes, ...]], pieces: Sequence[Piece], first: Fragment, end_s: float
 ) -> Clip:
     """The clip's time begins with the first sample that is decoded; it is shown from its first picture on."""
     number, timescale = _find_video(base)
-    with open_file(pieces[0].recording) as file:
-        first = _list_shown(file, pieces[0], base)[0]
-    with open_file(pieces[-1].recording) as file:
-        last = _list_shown(file, replace(pieces[-1], end=pieces[-1].recording.size_bytes), base)
     scales = {track.number: track.timescale for track in base.tracks}
     shown_s = first.times[number].shown / timescale
     decoded_s = min(times.decoded / scales[n] for n, times in first.times.items() if n in pieces[0].entries)
     zero = {n: round(decoded_s * scale) for n, scale in scales.items()}
     skipped = {n: round((shown_s - decoded_s) * scale) for n, scale in scales.items()}
-    after = [f.times[number].shown / timescale for f in last if f.offset >= pieces[-1].end]
-    end_s = min(after, default=pieces[-1].recording.end_s)
     head = describe_head(base, entries, skipped, end_s - shown_s)
     return Clip(head, tuple(pieces), zero, shown_s, end_s)
 

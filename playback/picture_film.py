@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from typing import NamedTuple
 
 import av
@@ -42,16 +43,24 @@ class _Buffer:
         return b"".join(chunks)
 
 
-def make_film(pictures: Iterable[TimedPicture], frame_s: float) -> Iterator[bytes]:
-    """The film, in pieces. The first picture's size is the film's; others are fitted into it.
+class Film(NamedTuple):
+    """A film that is encoded as its pieces are taken."""
 
-    Each picture stays until the next one; the last one for `frame_s`. Damaged ones are left out. Yields nothing if
-    there is no picture.
+    start_s: float  # when its first picture begins to be shown
+    pieces: Iterator[bytes]
+
+
+def make_film(pictures: Iterable[TimedPicture], frame_s: float) -> Film | None:
+    """The film; None if there is no picture. The first picture's size is the film's; others are fitted into it.
+
+    Each picture stays until the next one; the last one for `frame_s`. Damaged ones are left out.
     """
     decoded = ((picture.t_s, found) for picture in pictures if (found := decode_picture(picture.jpeg)) is not None)
     first = next(decoded, None)
-    if first is None:
-        return
+    return None if first is None else Film(first[0], _encode(first, decoded, frame_s))
+
+
+def _encode(first: tuple[float, Pixels], others: Iterable[tuple[float, Pixels]], frame_s: float) -> Iterator[bytes]:
     start_s, pixels = first
     buffer = _Buffer()
     size = _find_size(pixels)
@@ -63,7 +72,7 @@ def make_film(pictures: Iterable[TimedPicture], frame_s: float) -> Iterator[byte
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS)
         last = -1
-        for t_s, picture in _chain(first, decoded):
+        for t_s, picture in chain([first], others):
             frame = VideoFrame.from_ndarray(fit_picture(picture, size), format="bgr24")
             last = max(round((t_s - start_s) * TICKS), last + 1)
             frame.pts, frame.time_base, frame.duration = last, Fraction(1, TICKS), round(frame_s * TICKS)
@@ -98,8 +107,3 @@ def _find_size(pixels: Pixels) -> tuple[int, int]:
     height, width = pixels.shape[:2]
     scale = min(MOST_PX / max(width, height), 1.0)
     return max(round(width * scale) // 2 * 2, 2), max(round(height * scale) // 2 * 2, 2)
-
-
-def _chain(first: tuple[float, Pixels], others: Iterable[tuple[float, Pixels]]) -> Iterator[tuple[float, Pixels]]:
-    yield first
-    yield from others

@@ -163,9 +163,10 @@ def find_run(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_a_flush_changes_no_answer(captured: Captured, http: httpx.Client, store: Store) -> None:
     for path, before in captured.answers.items():
         assert http.get(path).content == before, path
-    assert store.sizes.read_totals([captured.stream.id])[0].recordings == sum(
-        each["bytes"] for each in list_files(http, captured.stream)
-    )
+    shown = http.get(f"/v1/streams/{captured.stream.id}").json()
+    assert shown["recordings_bytes"] == sum(each["bytes"] for each in list_files(http, captured.stream))
+    tree = store.archive.files.tree(captured.stream.id)
+    assert shown["frames_bytes"] == sum(size for path, size in tree.items() if path.endswith(".zip"))
 
 
 def test_recordings_are_listed_one_per_segment_and_connection(captured: Captured, http: httpx.Client) -> None:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -13,8 +13,8 @@ from ingest.cameras.recording import Recorder, VideoForm, name_codec
 from playback.boxes import measure_head
 from storage.recordings import Recording
 from storage.timeline import Grid
-from tests.ingest.cameras.filming import FPS, film, play
-from tests.media import number_of
+from tests.ingest.cameras.filming import CODECS, FPS, film, play
+from tests.media import number_of, steady, write_video
 
 GRID = Grid(8.0)  # segments of 8 s
 
@@ -49,6 +49,26 @@ class Shelf:
             ended += recorder.add_video(filmed.packet, start_s + filmed.t_s, start_s + decoded_s, form)
         ended += recorder.end_file()
         return [self.keep(folder / each.file) for each in ended]
+
+    def record_sound(self, start_s: float, seconds: float) -> list[Recording]:
+        """Records a connection with sound, as `record` does."""
+        folder = self.folder / f"{start_s}-sound"
+        folder.mkdir()
+        film_path = write_video(folder / "film.ts", steady(seconds, FPS), options=CODECS["h264"][1], sound=True)
+        container: Any = av.open(str(film_path))
+        video, sound = container.streams.video[0], container.streams.audio[0]
+        recorder, ended = Recorder(folder, GRID, video, sound), []
+        form = VideoForm("h264", 64, 48, video.codec_context.extradata or b"")
+        packets = sorted((each for each in container.demux() if each.size), key=lambda each: each.dts * each.time_base)
+        first = min(each.pts * each.time_base for each in packets if each.stream is video)
+        recorder.learn_audio(next(each for each in packets if each.stream is sound))
+        for packet in packets:
+            t_s, decoded_s = (start_s + float(ticks * packet.time_base - first) for ticks in (packet.pts, packet.dts))
+            if packet.stream is video:
+                ended += recorder.add_video(packet, t_s, decoded_s, form)
+            else:
+                recorder.add_audio(packet, t_s)
+        return [self.keep(folder / each.file) for each in [*ended, *recorder.end_file()]]
 
     def keep(self, file: Path) -> Recording:
         """Describes a finished file."""

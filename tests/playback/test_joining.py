@@ -1,8 +1,12 @@
 """A clip shows the right pictures at the right times, whatever its files were, and any part of it can be read alone."""
 
+import io
+from itertools import pairwise
 from pathlib import Path
 
+import av
 import pytest
+from av.container import InputContainer
 
 from playback.boxes import cut_torn_tail
 from playback.joining import Clip, plan_clip, read_clip
@@ -71,6 +75,25 @@ def test_another_resolution_goes_on_in_the_same_clip(shelf: Shelf) -> None:
     assert [size for _, _, size in shown] == [(64, 48)] * 75 + [(128, 96)] * 60 + [(64, 48)] * 45
     for first in range(0, clip.size_bytes, 777):
         assert b"".join(read_clip(clip, first, 777, shelf.open)) == content[first : first + 777]
+
+
+def test_sound_stays_beside_its_pictures(shelf: Shelf) -> None:
+    recordings = [
+        *shelf.record_sound(START_S, 12),
+        *shelf.record(START_S + 15, 5),
+        *shelf.record_sound(START_S + 21, 5),
+    ]
+    clip, content = make_clip(shelf, recordings, START_S + 3, START_S + 30)
+    with av.open(io.BytesIO(content), "r") as container:
+        assert isinstance(container, InputContainer)
+        heard = [frame.time or 0.0 for frame in container.decode(audio=0)]
+    gaps = [(one, other) for one, other in pairwise(heard) if other - one > 0.3]
+    begun_s = clip.start_s - START_S
+    assert heard[0] == pytest.approx(0.0, abs=0.2)
+    ((last, again),) = gaps
+    assert [last, again] == pytest.approx([12 - begun_s, 21 - begun_s], abs=0.4)
+    shown = read_shown(content)
+    expect_numbers(shown[-75:], 0, 75, 21 - begun_s)
 
 
 def test_files_that_no_player_could_join_are_refused(shelf: Shelf) -> None:
