@@ -1,9 +1,9 @@
 """How soon what a camera shows becomes a token, can be asked about, and becomes an event.
 
-1, 4 and 16 cameras with 0, 1 and 10 watches each. The whole service runs on this machine with the bundled model; our own
-RTSP server plays films of the generated world. A slot is *shown* at its time. Redis is looked at every 20 ms: *captured*
-and *answerable* are when a slot's frame and its token are there. *Event* is when an event can be read, counted from the
-moment its window is complete.
+1, 4 and 16 cameras with 0, 1 and 10 watches each. The whole service runs on this machine with the bundled model; our
+own RTSP server plays films of the generated world. A slot is *shown* at its time. Redis is looked at every 20 ms:
+*captured* and *answerable* are when a slot's frame and its token are there. *Event* is when an event can be read,
+counted from the moment its window is complete.
 """
 
 import argparse

@@ -114,10 +114,11 @@ class Files:
                         _link_into_place(scratch, Path(self.full(path)))
                 else:
                     self._fs.pipe_file(self.full(path), content, mode="create")
-            except FileExistsError:
-                if not self._fs.isfile(self.full(path)):
-                    raise  # a file is where a folder must be
-                return False
+            except FileExistsError as error:
+                in_the_way = self._local and error.filename2 is None  # of mkdir: a file is where a folder must be
+                if in_the_way and not self._fs.isfile(self.full(path)):
+                    raise
+                return False  # even if it was removed again since
             return True
 
     def put(self, path: str, source: Path) -> None:
