@@ -1,5 +1,6 @@
 """Reads and writes whole files on any fsspec filesystem; on a local disk every write is atomic and durable."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -15,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from storage.errors import ArchiveUnavailable, LongwatchError
 
 SCRATCH = ".scratch"  # in a local archive: unfinished writes and files being deleted, in one folder to sweep
+REMOVALS = 20  # tries to remove a folder into which others write: each of them writes one file there at most
 FRESH = {"use_listings_cache": False}  # other hosts write too
 
 
@@ -247,7 +249,16 @@ class Files:
         """Renames it first: the deletion is atomic, and a concurrent writer cannot prevent it."""
         doomed = self._scratch_folder() / secrets.token_hex(8)
         path.replace(doomed)
-        shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+        if not doomed.is_dir():
+            doomed.unlink()
+            return
+        for left in reversed(range(REMOVALS)):
+            try:
+                shutil.rmtree(doomed)
+                return
+            except OSError as error:  # a writer had looked up the folder before it was renamed
+                if error.errno != errno.ENOTEMPTY or not left:
+                    raise
 
 
 class _TranslatedReader:

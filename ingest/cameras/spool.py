@@ -106,7 +106,7 @@ class SpoolWriter:
         if frame.place in self._places:
             return False
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # `remove_spooled` removes no file between the check and the write
-        if os.fstat(self._descriptor).st_nlink == 0:
+        while os.fstat(self._descriptor).st_nlink == 0:
             self._open_segment(segment, self._places)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:

@@ -48,9 +48,11 @@ def poison_handler(store: Store, name: str, handler: Handler) -> Handler:
 def run(module: ModuleType, settings: Settings) -> None:
     """Runs the module's worker with wrapped handlers."""
 
-    def run_poisoned(chosen: Settings, store: Store, kind: str, pools: Any, handlers: Handlers, *model: Any) -> None:
+    def run_poisoned(
+        chosen: Settings, store: Store, kind: str, pools: Any, handlers: Handlers, *model: Any, **more: Any
+    ) -> None:
         wrapped = {name: poison_handler(store, name, handler) for name, handler in handlers.items() if name in JOBS}
-        run_worker(chosen, store, kind, pools, wrapped, *model)
+        run_worker(chosen, store, kind, pools, wrapped, *model, **more)
 
     module.__dict__["run_worker"] = run_poisoned
     module.__dict__["run"](settings)

@@ -115,13 +115,15 @@ def test_a_deletion_ends_while_others_write_below_it(files: Files) -> None:
     threads = [threading.Thread(target=write, args=(number,)) for number in (0, 1)]
     for thread in threads:
         thread.start()
-    for _ in range(50):
-        files.delete("video")
-        before = list(ended)
-        wait_until(lambda: all(now >= then + 2 for now, then in zip(ended, before, strict=True)), step_s=0.001)  # noqa: B023
-    over.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(50):
+            files.delete("video")
+            before = list(ended)
+            wait_until(lambda: all(now >= then + 2 for now, then in zip(ended, before, strict=True)), step_s=0.001)  # noqa: B023
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
     files.delete("video")
     assert files.names() == []
     assert problems == []
