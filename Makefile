@@ -88,11 +88,14 @@ format: setup  ## Format the code and fix its style
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: setup $(PEERS)/installed  ## Run all benchmarks (20 minutes, idle machine): tables here, JSON in benchmarks/results/
+bench: setup $(PEERS)/installed  ## Run all benchmarks (an hour, idle machine): tables here, JSON in benchmarks/results/
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.encoding
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.cameras
+	$(BIN)/python -m benchmarks.live
+	$(BIN)/python -m benchmarks.watches
 
 $(PEERS)/installed: benchmarks/requirements-peers.txt $(CONSTRAINTS)
 	$(PYTHON) -m venv $(PEERS)
