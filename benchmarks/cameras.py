@@ -75,7 +75,9 @@ def measure_size(folder: Path, size: tuple[int, int], seconds: float) -> Iterato
                 used = sum(map(read_cpu_s, pids)) - before
                 memory = sum(map(read_pss_mb, pids)) / len(pids)
                 elapsed_s = time.monotonic() - began
-            yield Row(f"{size[0]}x{size[1]}", way, used / elapsed_s * 60 / len(pids), memory)
+            row = Row(f"{size[0]}x{size[1]}", way, used / elapsed_s * 60 / len(pids), memory)
+            print(*_words(row), flush=True)
+            yield row
 
 
 Start = Callable[[], Any]  # -> a context manager that yields the pids
@@ -107,7 +109,7 @@ def list_ways(folder: Path, url: str, size: tuple[int, int]) -> dict[str, Start]
     }
     if shutil.which("ffmpeg"):
         width, height = size
-        base = ["ffmpeg", "-loglevel", "error", "-rtsp_transport", "tcp", "-i", url, "-an"]
+        base = ["ffmpeg", "-y", "-loglevel", "error", "-rtsp_transport", "tcp", "-i", url, "-an"]
         jpeg = [*base, "-vf", "fps=1", "-q:v", "3", "-f", "image2", "-update", "1", str(folder / "frame.jpg")]
         raw = [
             *base,
