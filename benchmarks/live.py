@@ -7,27 +7,20 @@ counted from the moment its window is complete.
 """
 
 import argparse
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import numpy as np
 
 from benchmarks.report import write_json
+from cli.client import Client
 from configs.loading import load_settings
-from configs.settings import Settings
 from demo.cameras.camera_server import CameraServer, running_cameras
 from demo.cameras.clips import read_clip
+from demo.service import running
 from llava_mini.text_table import table
 from storage.documents import Video
 from storage.store import Store
@@ -81,37 +74,14 @@ def main() -> None:
 def measure(folder: Path, film: Path, cameras: int, watches: int, seconds: float) -> Row:
     clip = read_clip(film)
     server = CameraServer({f"camera{number}": clip for number in range(cameras)})
-    with running_cameras(server), service(folder) as (http, store):
-        streams = [_add_stream(http, f"rtsp://{server.host}:{server.rtsp_port}/camera{n}") for n in range(cameras)]
+    with running_cameras(server), running(folder, keep=False) as (client, _):
+        streams = [_add_stream(client, f"rtsp://{server.host}:{server.rtsp_port}/camera{n}") for n in range(cameras)]
         for stream in streams:
             for number in range(watches):
-                _add_watch(http, stream, number)
+                _add_watch(client, stream, number)
         time.sleep(WARM_S + EVERY_S)
-        return _observe(store, streams, watches, seconds)
-
-
-@contextmanager
-def service(folder: Path) -> Iterator[tuple[httpx.Client, Store]]:
-    """Runs `longwatch up` with its own data; yields a client and the store."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "LONGWATCH_DATA_DIR": str(folder),
-        "LONGWATCH_API__PORT": str(port),
-        "LONGWATCH_INGEST__CAMERA_NETWORKS": '["127.0.0.1"]',
-    }
-    line = [sys.executable, "-m", "cli", "up"]
-    process = subprocess.Popen(line, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    settings: Settings = load_settings("tiny").model_copy(update={"data_dir": folder})
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
-            while not _is_ready(http):
-                time.sleep(0.3)
-            yield http, Store.open(settings)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        settings = load_settings("tiny").model_copy(update={"data_dir": folder})
+        return _observe(Store.open(settings), streams, watches, seconds)
 
 
 def _observe(store: Store, streams: list[str], watches: int, seconds: float) -> Row:
@@ -169,22 +139,14 @@ def _percentile(values: list[float], share: float) -> float | None:
     return round(float(np.percentile(values, share)), 3) if values else None
 
 
-def _add_stream(http: httpx.Client, url: str) -> str:
-    stream = http.post("/v1/streams", json={"url": url, "sample_fps": 1}).raise_for_status().json()
-    return str(stream["id"])
+def _add_stream(client: Client, url: str) -> str:
+    return str(client.call("POST", "/v1/streams", json={"url": url, "sample_fps": 1})["id"])
 
 
-def _add_watch(http: httpx.Client, stream_id: str, number: int) -> None:
+def _add_watch(client: Client, stream_id: str, number: int) -> None:
     question = f"is there a {COLOURS[number % 5]} {SHAPES[number // 5]} ?"
     body = {"question": question, "every_s": EVERY_S, "window_s": 2 * EVERY_S, "notify": "always"}
-    http.post(f"/v1/streams/{stream_id}/watches", json=body).raise_for_status()
-
-
-def _is_ready(http: httpx.Client) -> bool:
-    try:
-        return http.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
+    client.call("POST", f"/v1/streams/{stream_id}/watches", json=body)
 
 
 def _words(row: Row) -> list[str]:

@@ -162,10 +162,6 @@ class LiveEncoder:
         slots = self._store.open_frames.list_slots(stream_id)
         watches = WatchMeans(self._store, self._encoder, video.sample_fps, slots[0] if slots else 0)
         stream = OpenStream(video, watches, slots[-1] if slots else -1)
-        if self._attempts.begin(_job_id(stream_id)) > self._max_attempts:
-            log.error("the open frames of %s are left to its segment's job: they killed workers", stream_id)
-            self._attempts.clear(_job_id(stream_id))
-            return stream
         encoded = set(self._store.open_frames.list_encoded(stream_id, fingerprint))
         known: set[int] = set()
         for segment, mask in masks_of(slots).items():
@@ -175,7 +171,13 @@ class LiveEncoder:
                 stream.systems[segment] = SystemSum()
                 stream.systems[segment].add(mean.mask, mean.rows.astype(np.float32))
                 known |= there
-        stream.waiting = [slot for slot in slots if slot not in known]
+        waiting = [slot for slot in slots if slot not in known]
+        # Only frames can kill a worker: a stream that brings none is no attempt.
+        if waiting and self._attempts.begin(_job_id(stream_id)) > self._max_attempts:
+            log.error("the open frames of %s are left to its segment's job: they killed workers", stream_id)
+            self._attempts.clear(_job_id(stream_id))
+            return stream
+        stream.waiting = waiting
         return stream
 
     def _choose_batch(self) -> list[tuple[OpenStream, list[int]]]:

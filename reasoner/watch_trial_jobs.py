@@ -5,11 +5,10 @@ import logging
 from configs.settings import Settings
 from llava_mini.errors import ModelError
 from reasoner.engine import Engine
-from reasoner.gathering import EncoderMissing, FusionFailed, RecordLost
 from reasoner.watch_rules import judge
 from reasoner.watch_windows import open_window, pool_means
 from storage.documents import Problem, Video
-from storage.errors import LongwatchError, NotFound, Surroundings
+from storage.errors import LongwatchError, NotFound
 from storage.live_documents import Watch
 from storage.store import Store
 from storage.watch_intervals import list_window, slots_of
@@ -28,7 +27,10 @@ class WatchTrialJobs:
         self._engine = engine
 
     def try_watch(self, stream_id: str, trial_id: str) -> None:
-        """Evaluates the watch at the end of each interval of the trial; readers see each as it comes."""
+        """Evaluates the watch at the end of each interval of the trial; readers see each as it comes.
+
+        Whatever fails ends the trial: nobody queues its job again, but its user can.
+        """
         try:
             trial = self._store.watch_trials.read(trial_id)
             stream, watch = self._store.read_stream(stream_id), self._store.watches.read(trial.watch_id)
@@ -37,9 +39,8 @@ class WatchTrialJobs:
             return
         try:
             self._run(trial, stream, watch)
-        except (Surroundings, NotFound):
-            raise
-        except (EncoderMissing, FusionFailed, RecordLost, LongwatchError, ModelError) as error:
+        except (LongwatchError, ModelError) as error:
+            log.error("trial %s of watch %s failed: %s", trial_id, watch.id, error)
             self._fail(trial, error.code, str(error))
 
     def give_up_trial(self, reason: str, stream_id: str, trial_id: str) -> None:

@@ -11,21 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.shadowing import PACKAGES
 from jobs.names import JOBS, QUEUES
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = (
-    "api",
-    "cli",
-    "configs",
-    "encoder_worker",
-    "ingest",
-    "jobs",
-    "llava_mini",
-    "playback",
-    "reasoner",
-    "storage",
-)
 WORKERS = ("encoder_worker", "ingest", "reasoner")
 # File names that mean the same in every package that has them.
 SHARED_NAMES = {

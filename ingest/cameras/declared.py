@@ -37,6 +37,7 @@ class DeclaredStreams:
         self._file = file
         self._intake = Intake(store, settings)
         self._applied: bytes | None = None
+        self._problem = ""  # that was logged last
 
     def run_forever(self, stop: threading.Event) -> None:
         """Applies the file at the start and whenever it changes. No exception ends it."""
@@ -58,7 +59,9 @@ class DeclaredStreams:
                 return
             specs = parse_streams(content)
         except (OSError, ValueError) as error:
-            log.error("%s: %s", self._file, error)
+            if str(error) != self._problem:  # it is looked at every few seconds
+                log.error("%s: %s", self._file, error)
+            self._problem = str(error)
             self._store.index.report_unreadable(str(self._file), str(error))
             return
         with self._store.locks.hold("declared-streams", HOLD_S, wait_s=HOLD_S) as held:
@@ -69,7 +72,7 @@ class DeclaredStreams:
             self._store.index.report_unreadable(str(self._file), "; ".join(problems))
         else:
             self._store.index.clear_unreadable(str(self._file))
-        self._applied = content
+        self._applied, self._problem = content, ""
 
     def _match(self, specs: dict[str, StreamSpec]) -> list[str]:
         """Adds, changes and pauses streams; returns what could not be done."""

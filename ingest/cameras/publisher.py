@@ -120,8 +120,9 @@ class Publisher:
         """Adds the segment's frames to Redis that were not added yet."""
         known = self._published.get((stream_id, segment), Published())
         frames, offset = read_frames(spool_path(self._spool / stream_id, segment), known.offset)
-        if frames:
-            self._store.add_frames(stream_id, segment, self._describe(stream_id, segment, frames))
+        if not frames:
+            return
+        self._store.add_frames(stream_id, segment, self._describe(stream_id, segment, frames))
         mask = known.mask | mask_of(frame.place for frame in frames)
         self._published[stream_id, segment] = Published(offset, mask)
 
@@ -147,7 +148,7 @@ class Publisher:
         masks = {stream_id: masks_of(numbers) for stream_id, numbers in slots.items()}
         for key, pictured in zip(segments, self._store.open_frames.list_pictured(segments), strict=True):
             stream_id, segment = key
-            if self._published[key].mask & ~(pictured & masks.get(stream_id, {}).get(segment, 0)):
+            if self._published.get(key, Published()).mask & ~(pictured & masks.get(stream_id, {}).get(segment, 0)):
                 log.warning("Redis lost frames of segment %d of %s: they are added again", segment, stream_id)
                 del self._published[key]
                 self._publish(stream_id, segment)

@@ -26,7 +26,6 @@ ASSIGN_S = 2.0  # between two looks at which streams are ours
 WATCH_S = 0.25  # between two looks at the processes, when none of them says anything
 MEASURE_S = 5.0  # between two looks at how far the encoders are behind
 RELOAD_S = 60.0  # documents are read again this often, even if no change was noticed
-STARTS_AT_ONCE = 4  # processes started in one look: others are not held up for long
 KIND = "capture"  # of the workers that share the streams
 
 

@@ -168,3 +168,14 @@ def test_a_stream_whose_frames_kill_workers_is_left_to_its_segments_job(
     store.add_frames(stream.id, 1, take([0]))
     run(survivor, 2)
     assert store.open_frames.list_encoded(stream.id, encoder.fingerprint) == [64]
+
+
+def test_taking_over_a_stream_that_brings_no_frames_is_no_attempt(
+    make_live: MakeLive, store: Store, stream: Video, encoder: Encoder, settings: Settings
+) -> None:
+    for restart in range(settings.jobs.max_attempts + 2):
+        make_live(f"restart-{restart}")._take_share()
+        store.live_encoders.release([stream.id], f"restart-{restart}")
+    store.add_frames(stream.id, 0, take([0]))
+    run(make_live("last"))
+    assert store.open_frames.list_encoded(stream.id, encoder.fingerprint) == [0]

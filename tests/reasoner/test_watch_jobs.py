@@ -17,6 +17,7 @@ from reasoner.engine import Engine
 from reasoner.focus import Frame
 from reasoner.watch_jobs import WatchJobs
 from reasoner.watch_trial_jobs import WatchTrialJobs
+from storage.errors import ArchiveUnavailable, LongwatchError, RedisUnavailable
 from storage.ids import new_question_id
 from storage.live_documents import Event, Watch
 from storage.segments import SegmentFrame
@@ -235,3 +236,26 @@ def test_a_trial_on_the_past_answers_and_would_send_as_the_watch_does(
     assert [each.event for each in done.evaluations] == [None, *("answer" if changed else None for changed in changes)]
     assert list_events(store) == []
     assert store.watches.read_status([watch.id])[0].interval == -1
+
+
+@pytest.mark.parametrize("error", [RedisUnavailable("the state is away"), ArchiveUnavailable("no disk")])
+def test_a_trial_that_meets_an_outage_ends_with_the_reason(
+    settings: Settings,
+    store: Store,
+    engine: Engine,
+    live: Live,
+    add_watch: AddWatch,
+    monkeypatch: pytest.MonkeyPatch,
+    error: LongwatchError,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    watch = add_watch()
+    store.watch_trials.write(WatchTrial(id="t", watch_id=watch.id, first_interval=9, last_interval=9))
+    monkeypatch.setattr(store, "read_coverage", fail)
+    WatchTrialJobs(settings, store, engine).try_watch(live.stream.id, "t")
+    ended = store.watch_trials.read("t")
+    assert ended.status == "failed"
+    assert ended.problem is not None
+    assert (ended.problem.code, ended.problem.message) == (error.code, str(error))
