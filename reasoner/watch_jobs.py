@@ -79,30 +79,41 @@ class WatchJobs:
             return []
         statuses = self._store.watches.read_status([watch.id for watch in watches])
         now_slot = stream.grid.slot_at(stream.grid.seconds(datetime.now(UTC)))
-        last = {watch.id: now_slot // count_slots(watch, stream.sample_fps) - 1 for watch in watches}
+        # An interval is over once its last slot is fused, which is half a slot before the clock says so.
+        last = {watch.id: (now_slot + 1) // count_slots(watch, stream.sample_fps) - 1 for watch in watches}
         oldest = min(
             slots_of(w, stream.sample_fps, range(last[w.id] + 1 - MOST_LATE, last[w.id] + 1)).start for w in watches
         )
-        span = range(max(oldest, 0), max(now_slot, 0))
+        span = range(max(oldest, 0), max(now_slot + 1, 0))
         covered = self._store.read_coverage(stream, segments_of(span), self._engine.fingerprint)
         due = []
         for watch, status in zip(watches, statuses, strict=True):
             first = max(status.interval + 1, last[watch.id] + 1 - MOST_LATE, 0)
             intervals = range(first, last[watch.id] + 1)
             (means,) = self._store.watches.read_means([watch.id], self._engine.fingerprint, intervals)
-            ready = [each for each in reversed(intervals) if self._is_fused(watch, stream, covered, means, each)]
+            ready = [
+                each for each in reversed(intervals) if self._is_fused(watch, stream, covered, means, each, now_slot)
+            ]
             if ready:
                 due.append(Due(watch, status, ready[0], self._engine.build_prompt([(watch.question, None)])))
         return due
 
     def _is_fused(
-        self, watch: Watch, stream: Video, covered: Covered, means: Mapping[int, IntervalMean], interval: int
+        self,
+        watch: Watch,
+        stream: Video,
+        covered: Covered,
+        means: Mapping[int, IntervalMean],
+        interval: int,
+        now_slot: int,
     ) -> bool:
         """Whether the interval has frames, and the watch's mean has all that the encoder will add to it."""
         if interval not in means:
             return False
         slots = slots_of(watch, stream.sample_fps, range(interval, interval + 1))
         later = range(max(slots.start, means[interval].last_slot + 1), slots.stop)
+        if later and slots.stop > now_slot:
+            return False  # more frames may come
         return not any(
             covered.sampled.get(segment, 0) & ~covered.encoded.get(segment, 0) & mask_within(later, segment)
             for segment in segments_of(later)

@@ -259,3 +259,16 @@ def test_a_trial_that_meets_an_outage_ends_with_the_reason(
     assert ended.status == "failed"
     assert ended.problem is not None
     assert (ended.problem.code, ended.problem.message) == (error.code, str(error))
+
+
+def test_an_interval_is_evaluated_as_soon_as_its_last_frame_is_fused(
+    live: Live, add_watch: AddWatch, watching: WatchJobs, store: Store
+) -> None:
+    """The last slot's frame comes before the clock says that the interval is over: nobody waits for the next one."""
+    add_watch(every_s=65, window_s=65)  # slots 130 to 194; it is about 194 s now
+    live.feed(range(185, 194))
+    watching.evaluate_watches(live.stream.id)
+    assert list_events(store) == [], "its last frame is still to come"
+    live.feed(range(194, 195))
+    watching.evaluate_watches(live.stream.id)
+    assert [event.evidence[-1].slot in range(185, 195) for event in list_events(store)] == [True]
