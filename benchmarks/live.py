@@ -3,7 +3,7 @@
 1, 4 and 16 cameras with 0, 1 and 10 watches each. The whole service runs on this machine with the bundled model; our
 own RTSP server plays films of the generated world. A slot is *shown* at its time. Redis is looked at every 20 ms:
 *captured* and *answerable* are when a slot's frame and its token are there. *Event* is when an event can be read,
-counted from the moment its window is complete.
+counted from when the last slot of its window is shown.
 """
 
 import argparse
@@ -39,7 +39,7 @@ COLOURS, SHAPES = ("red", "green", "blue", "yellow", "purple"), ("circle", "star
 
 @dataclass(frozen=True)
 class Row:
-    """The latencies of one setting, in seconds from when a slot is shown or a window is complete."""
+    """The latencies of one setting, in seconds from when a slot is shown; of events, the last one of the window."""
 
     cameras: int
     watches: int
@@ -88,7 +88,6 @@ def _observe(store: Store, streams: list[str], watches: int, seconds: float) -> 
     """Looks at Redis until `seconds` are over; each slot and event counts when it is first seen."""
     model = store.workers.read_model()
     videos = [store.read_stream(stream_id) for stream_id in streams]
-    fps = {video.id: video.sample_fps for video in videos}
     captured, encoded = dict[tuple[str, int], float](), dict[tuple[str, int], float]()
     for video in videos:  # what is there already is not measured
         _look(store, video, model, captured, encoded)
@@ -101,8 +100,7 @@ def _observe(store: Store, streams: list[str], watches: int, seconds: float) -> 
         for event in store.events.read(cursor, 1000):
             cursor = event.id
             if event.watch_id is not None and event.end_at is not None:
-                complete = event.end_at.timestamp() + 0.5 / fps[event.stream_id]  # `end_at` is the last slot's middle
-                delays.append(time.time() - complete)
+                delays.append(time.time() - event.end_at.timestamp())
         time.sleep(LOOK_S)
     caught = [late for key, late in captured.items() if key not in old_captured]
     fresh = [late for key, late in encoded.items() if key not in old_encoded]
